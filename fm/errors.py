@@ -1,0 +1,56 @@
+"""What a user can cause, said in one sentence: what happened, where, and how to mend it. Everything else is our bug and keeps its traceback."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """One sentence, `where: what; mend`. All fields travel in `args`, so it survives pickling between processes."""
+
+    def __init__(self, what: str, where: str = "", mend: str = "") -> None:
+        super().__init__(what, where, mend)
+        self.what, self.where, self.mend = what, where, mend
+
+    def __str__(self) -> str:
+        return (f"{self.where}: " if self.where else "") + self.what + (f"; {self.mend}" if self.mend else "")
+
+
+class ValueUserError(UserError, ValueError):
+    """A value that is out of its range or of the wrong kind: also a ValueError, for callers of the library."""
+
+
+class SettingsError(ValueUserError):
+    """A recipe, preset or option that cannot be used; `where` is the key's path."""
+
+
+class DataError(UserError):
+    """A source, shard or image that cannot be read or does not match its manifest."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is missing, damaged, or belongs to another recipe or data set."""
+
+
+class NumericalError(ValueUserError):
+    """NaN, infinity, a time outside the path's range, or a step size that vanished; `where` names the sample and t."""
+
+
+class Diverged(NumericalError):
+    """Training met a non-finite loss or gradient; raised before the weights are touched."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`did you mean 'demo'? known: a, b, c`: the tail of every message about an unknown name."""
+    known = sorted(known)
+    close = get_close_matches(name, known, n=1, cutoff=0.5)
+    return (f"did you mean {close[0]!r}? " if close else "") + f"known: {', '.join(known)}"
+
+
+def member(name: str, family: dict, what: str, where: str = ""):
+    """The family's member of that name.
+
+    Raises: SettingsError that names the nearest member.
+    """
+    if name not in family:
+        raise SettingsError(f"unknown {what} {name!r}", where=where, mend=nearest(name, family))
+    return family[name]

@@ -1,0 +1,80 @@
+"""Files that are whole or absent: temporary name, fsync, rename. And the SHA-256 of what is there."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from fm.errors import UserError
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames inside a folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[BinaryIO]:
+    """A binary file that takes its name only when the block ends without an error."""
+    writable_folder(path.parent)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+        sync_folder(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file.
+
+    Raises: UserError if the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError("no such file", where=str(path)) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot be read as JSON ({error})", where=str(path)) from None
+
+
+def writable_folder(folder: Path) -> Path:
+    """The folder, made if absent.
+
+    Raises: UserError if it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot make this folder ({error.strerror})", where=str(folder), mend="choose a folder you may write"
+        ) from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError("no write permission", where=str(folder), mend="choose a folder you may write")
+    return folder

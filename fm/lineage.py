@@ -1,0 +1,35 @@
+"""The one place where keys are made: digests of settings, data, weights and code, for manifests, rows and stage records."""
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: getattr(value, name) for name in value.__dataclass_fields__}
+    raise TypeError(f"no canonical form for {type(value).__name__}")
+
+
+def digest(*parts: Any) -> str:
+    """16 hex digits that identify the parts (anything JSON can say, settings and dataclasses included)."""
+    return hashlib.sha256(canonical(parts).encode()).hexdigest()[:16]
+
+
+@cache
+def code_digest() -> str:
+    """Digest of every source file of `fm`: the code that computed a number, whether or not git is there."""
+    root = Path(__file__).parent
+    files = sorted(root.rglob("*.py"))
+    return digest(*[(f.relative_to(root).as_posix(), hashlib.sha256(f.read_bytes()).hexdigest()) for f in files])

@@ -1,0 +1,24 @@
+"""The recipes that come with the project, one complete TOML file each: a file in this folder is a member.
+
+Knows only names and text, so that a question about presets loads nothing heavy.
+"""
+
+from pathlib import Path
+
+from fm.errors import SettingsError, nearest
+
+FOLDER = Path(__file__).parent
+
+
+def names() -> list[str]:
+    return sorted(f.stem for f in FOLDER.glob("*.toml"))
+
+
+def file(name: str) -> Path:
+    """The preset's file.
+
+    Raises: SettingsError that names the nearest preset.
+    """
+    if name not in names():
+        raise SettingsError(f"unknown preset {name!r}", mend=nearest(name, names()))
+    return FOLDER / f"{name}.toml"

@@ -1,0 +1,28 @@
+"""From any source of pictures to exact batches: sources -> shards -> random access -> an endless, resumable stream."""
+
+from fm.data.batches import Batch, batches
+from fm.data.describe import Summary, describe
+from fm.data.images import ShardedImages
+from fm.data.manifest import Manifest, load_manifest, verify
+from fm.data.order import Order
+from fm.data.preparation import Preparation
+from fm.data.shards import inputs_digest, write_shards
+from fm.data.sources import Item, Source, open_source
+
+__all__ = [
+    "Batch",
+    "Item",
+    "Manifest",
+    "Order",
+    "Preparation",
+    "ShardedImages",
+    "Source",
+    "Summary",
+    "batches",
+    "describe",
+    "inputs_digest",
+    "load_manifest",
+    "open_source",
+    "verify",
+    "write_shards",
+]

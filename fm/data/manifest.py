@@ -1,0 +1,152 @@
+"""What a prepared data set says of itself: `DATA/manifest.json`, read, checked against the shards, and identified.
+
+A folder without a manifest is unfinished, whatever else lies in it.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+
+from fm.data.preparation import Preparation
+from fm.errors import DataError, UserError
+from fm.files import read_json, sha256
+from fm.lineage import digest
+from fm.settings import Settings
+
+FORMAT: Literal["fm-shards-1"] = "fm-shards-1"
+Map = Callable[[Callable[[Any], Any], list[Any]], Iterable[Any]]  # map(function, items) -> results in the items' order
+
+
+class Shard(Settings):
+    """One tar and its index."""
+
+    name: str
+    images: int
+    bytes: int
+    sha256: str
+    index_sha256: str
+
+
+class Split(Settings):
+    images: int
+    shards: tuple[Shard, ...]
+
+
+class Manifest(Settings):
+    """Counts, names and hashes of a prepared data set.
+
+    `digest` identifies the content and so the data set; `inputs` identifies source and settings, for "is it current?".
+    """
+
+    format: Literal["fm-shards-1"] = FORMAT
+    source: str
+    inputs: str
+    digest: str
+    settings: Preparation
+    shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    splits: dict[str, Split]
+    rejected: dict[str, int]
+
+    @property
+    def images(self) -> int:
+        return sum(split.images for split in self.splits.values())
+
+
+def content_digest(splits: dict[str, Split], classes: tuple[str, ...], settings: Preparation) -> str:
+    """The data set's identity: the shards' hashes and what is needed to read them."""
+    hashes = {name: [shard.sha256 for shard in split.shards] for name, split in splits.items()}
+    return digest(FORMAT, hashes, classes, settings)
+
+
+def make_manifest(
+    source: str,
+    inputs: str,
+    settings: Preparation,
+    classes: tuple[str, ...],
+    shards: Iterable[tuple[str, Shard]],
+    rejected: Counter[str],
+) -> Manifest:
+    """The manifest of (split, shard) pairs; shards without images are left out."""
+    groups: dict[str, list[Shard]] = {}
+    for split, shard in shards:
+        if shard.images:
+            groups.setdefault(split, []).append(shard)
+    splits = {
+        name: Split(images=sum(s.images for s in groups[name]), shards=tuple(groups[name])) for name in sorted(groups)
+    }
+    return Manifest(
+        source=source,
+        inputs=inputs,
+        digest=content_digest(splits, classes, settings),
+        settings=settings,
+        shape=settings.shape,
+        classes=classes,
+        splits=splits,
+        rejected=dict(sorted(rejected.items())),
+    )
+
+
+def load_manifest(root: str | Path) -> Manifest:
+    """The manifest of a prepared data set.
+
+    Raises: DataError if there is none, or it is not ours, or its digest does not belong to its content.
+    """
+    path = Path(root) / "manifest.json"
+    if not path.is_file():
+        raise DataError("no prepared data set here", where=str(root), mend="make one with `fm prepare SOURCE OUT`")
+    try:
+        manifest = Manifest.model_validate(read_json(path))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "the whole file"
+        raise DataError(f"not a manifest of this program ({key}: {first['msg']})", where=str(path)) from None
+    except UserError as error:
+        raise DataError(error.what, where=error.where, mend="prepare the data set again") from None
+    if manifest.digest != content_digest(manifest.splits, manifest.classes, manifest.settings):
+        raise DataError("was changed by hand: its digest is not that of its content", where=str(path))
+    return manifest
+
+
+def tar_path(root: Path, name: str) -> Path:
+    return root / "shards" / f"{name}.tar"
+
+
+def index_path(root: Path, name: str) -> Path:
+    return root / "index" / f"{name}.npy"
+
+
+def intact(root: Path, shard: Shard) -> str:
+    """Why the shard's files are not those that were written, or nothing if they are."""
+    for path, due in ((tar_path(root, shard.name), shard.sha256), (index_path(root, shard.name), shard.index_sha256)):
+        if not path.is_file():
+            return f"{path.parent.name}/{path.name} is missing"
+        if sha256(path) != due:
+            return f"{path.parent.name}/{path.name} is not what was written (its SHA-256 differs)"
+    return ""
+
+
+def _fault(job: tuple[Path, Shard]) -> str:
+    return intact(*job)
+
+
+def verify(root: str | Path, map: Map = map) -> Manifest:
+    """Reads every shard and compares its hash; returns the manifest.
+
+    Raises: DataError that names the first shard that is missing or differs.
+    """
+    root, manifest = Path(root), load_manifest(root)
+    for fault in map(_fault, [(root, shard) for _, shard in shards_of(manifest)]):
+        if fault:
+            raise DataError(fault, where=str(root), mend="run `fm prepare` again: it rewrites what is damaged")
+    return manifest
+
+
+def shards_of(manifest: Manifest, split: str | None = None) -> Iterator[tuple[str, Shard]]:
+    """(split, shard) of one split, or of all in the order of their names."""
+    for name, part in manifest.splits.items():
+        if split in (None, name):
+            yield from ((name, shard) for shard in part.shards)

@@ -1,0 +1,91 @@
+"""A folder of image files: `root/CLASS/**/name.jpg`, or `root/SPLIT/CLASS/...`, or flat and then without labels."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fm.data.decode import EXTENSIONS, MAX_BYTES, Rejected
+from fm.data.sources import Item, Source
+from fm.errors import DataError
+from fm.lineage import digest
+
+SCHEME = "folder"
+SPLITS = {"train": "train", "test": "test", "val": "test", "valid": "test", "validation": "test"}
+
+
+@dataclass(frozen=True)
+class Folder(Source):
+    """Classes are the first folders below root, or below its splits if all folders of root are splits."""
+
+    uri: str
+    root: Path
+
+    def items(self) -> list[Item]:
+        found = [path.split("/") for path, _ in self._files()]
+        tops = {parts[0] for parts in found if len(parts) > 1}
+        splits = _splits(tops)
+        return [_item(parts, splits) for parts in found]
+
+    def read(self, item: Item) -> bytes:
+        path = self.root / item.at[0]
+        try:
+            if path.stat().st_size > MAX_BYTES:
+                raise Rejected("too-large")
+            return path.read_bytes()
+        except OSError:
+            raise Rejected("unreadable") from None
+
+    def digest(self) -> str:
+        return digest(SCHEME, [(path, info.st_size, info.st_mtime_ns) for path, info in sorted(self._files())])
+
+    def _files(self) -> Iterator[tuple[str, os.stat_result]]:
+        """Image files below root: path relative to it with forward slashes, and its stat."""
+        seen: set[tuple[int, int]] = set()
+        for folder, below, names in os.walk(self.root, onerror=_refuse, followlinks=True):
+            here = os.stat(folder)
+            if (here.st_dev, here.st_ino) in seen:  # a link back up
+                below.clear()
+                continue
+            seen.add((here.st_dev, here.st_ino))
+            below[:] = sorted(name for name in below if not name.startswith("."))
+            for name in sorted(names):
+                if Path(name).suffix.lower() in EXTENSIONS and not name.startswith("."):
+                    path = Path(folder, name)
+                    yield path.relative_to(self.root).as_posix(), _stat(path)
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"cannot be read ({error.strerror})", where=str(error.filename)) from None
+
+
+def _stat(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except OSError:
+        return path.lstat()  # a link to nowhere: listed, and rejected when it is read
+
+
+def _splits(tops: set[str]) -> dict[str, str]:
+    """Split names of the top folders, if all of them are such; val is test unless there is a test."""
+    if "train" not in tops or len(tops) < 2 or not tops <= SPLITS.keys():
+        return {}
+    return {top: "val" if "test" in tops and top not in ("train", "test") else SPLITS[top] for top in tops}
+
+
+def _item(parts: list[str], splits: dict[str, str]) -> Item:
+    path = "/".join(parts)
+    split = splits.get(parts[0]) if len(parts) > 1 else None
+    folders = parts[1:-1] if split else parts[:-1]
+    return Item(key=path, label=folders[0] if folders else None, split=split, at=(path,))
+
+
+def fits(path: str) -> bool:
+    return Path(path).is_dir()
+
+
+def open_uri(rest: str) -> Folder:
+    root = Path(rest).expanduser()
+    if not root.is_dir():
+        raise DataError("no such folder", where=rest)
+    return Folder(uri=rest, root=root.resolve())

@@ -1,0 +1,45 @@
+"""A plain network of fully connected layers, for 2-D problems (Lipman et al. 2023: 5 layers of 512) and for tests."""
+
+from itertools import pairwise
+from math import prod
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from fm.settings import Settings
+
+
+class MLP(nn.Module):
+    """Velocity of points: t joins x as one more input, a class adds its embedding to the first layer."""
+
+    def __init__(self, features: int, width: int = 512, depth: int = 5, classes: int | None = None) -> None:
+        super().__init__()
+        self.classes = classes
+        widths = [features + 1] + [width] * depth
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.out = nn.Linear(width, features)
+        if classes is not None:
+            self.label_emb = nn.Embedding(classes, width)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """x (batch, ...), t (batch,) or scalar, y (batch,) int, -1 = no label -> like x."""
+        h = torch.cat([x.flatten(1), t.reshape(-1, 1).expand(len(x), 1).to(x.dtype)], dim=1)
+        for depth, layer in enumerate(self.hidden):
+            h = layer(h)
+            if depth == 0 and y is not None and self.classes is not None:
+                h = h + self.label_emb(y.clamp(min=0)) * (y >= 0)[:, None]
+            h = nn.functional.silu(h)
+        return self.out(h).reshape(x.shape)
+
+
+class MLPSettings(Settings):
+    """The 2-D network of a recipe."""
+
+    kind: Literal["mlp"] = "mlp"
+    width: int = Field(512, ge=1, le=8192, title="Width", description="units in each hidden layer, 1 to 8192")
+    depth: int = Field(5, ge=1, le=64, title="Depth", description="number of hidden layers, 1 to 64")
+
+    def build(self, shape: tuple[int, ...], classes: int | None = None) -> MLP:
+        return MLP(prod(shape), self.width, self.depth, classes)

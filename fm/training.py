@@ -1,0 +1,300 @@
+"""The training loop, top to bottom: a generator that reports nothing itself; who runs it reads its events.
+
+One clock, `images_seen`: rate, average, randomness and place in the data follow from it, so a resume is one number.
+Everything random is drawn by stream position (`fm.noise`), hence equal for any number of ranks.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from fm import noise
+from fm.checkpoints import Saved, State, Store
+from fm.couplings import COUPLINGS
+from fm.ema import Ema
+from fm.errors import Diverged, SettingsError, member
+from fm.objectives import Objective, drop_labels
+from fm.optimizer import Adam
+from fm.parallel import ALONE, Gradients, World, parts
+from fm.pixels import to_unit
+from fm.schedules import SCHEDULES
+from fm.settings import Settings
+from fm.times import AnyTimes, Uniform, stratified
+
+
+class Training(Settings):
+    """How a network is trained; all counts are in images, batch sizes are global."""
+
+    seed: int = Field(0, ge=0, title="Seed", description="of weights, data order and all noise, from 0")
+    batch_images: int = Field(
+        256, ge=1, le=1_000_000, title="Batch", description="images in one step, over all workers together, from 1"
+    )
+    micro_batch_images: int | None = Field(
+        None,
+        ge=1,
+        title="Micro-batch",
+        description="most images a worker holds at once, from 1; empty = its whole share",
+    )
+    total_images: int = Field(ge=0, title="Images", description="images seen when training ends, from 0")
+    max_seconds: float | None = Field(
+        None, gt=0, title="Time limit", description="seconds of training, resumes included, above 0; empty = no limit"
+    )
+    learning_rate: float = Field(
+        2e-4, gt=0, le=1, title="Learning rate", description="of Adam, at its peak, above 0, at most 1"
+    )
+    schedule: str = Field(
+        "constant",
+        title="Schedule",
+        description="course of the learning rate after the warm-up",
+        json_schema_extra={"enum": list(SCHEDULES)},
+    )
+    warmup_images: int = Field(0, ge=0, title="Warm-up", description="images over which the rate rises, from 0")
+    clip_norm: float | None = Field(
+        1.0, gt=0, title="Clipping", description="largest gradient norm, above 0; empty = no clipping"
+    )
+    ema_halflife_kimg: float = Field(
+        500.0, ge=0, title="EMA half-life", description="of the averaged weights, in thousands of images, from 0"
+    )
+    ema_ramp: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        title="EMA ramp",
+        description="largest half-life as a share of the images seen, 0 to 1; 0 = no cap",
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", title="Precision", description="of the network's arithmetic; weights, time and loss stay fp32"
+    )
+    flips: bool = Field(False, title="Flips", description="half of the images are mirrored left to right")
+    label_drop: float = Field(
+        0.0, ge=0, le=1, title="Label drop", description="share of labels hidden, for guidance, 0 to 1"
+    )
+    times: AnyTimes = Field(Uniform(), title="Times", description="law of the training time t")
+    stratify: bool = Field(
+        False, title="Stratified times", description="the times of a batch are spread evenly over their law"
+    )
+    coupling: str = Field(
+        "independent",
+        title="Coupling",
+        description="which noise goes with which image",
+        json_schema_extra={"enum": list(COUPLINGS)},
+    )
+    report_images: int = Field(10_000, ge=1, title="Report every", description="images between two reports, from 1")
+    save_images: int = Field(500_000, ge=1, title="Save every", description="images between two checkpoints, from 1")
+    keep: int = Field(3, ge=1, le=1000, title="Keep", description="newest checkpoints kept, 1 to 1000")
+    threads: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        title="Threads",
+        description="CPU threads of each worker, 1 to 1024; their number changes last bits",
+    )
+
+    def rate(self, images_seen: int) -> float:
+        """The learning rate of the step that starts at `images_seen`."""
+        schedule = member(self.schedule, SCHEDULES, "schedule", where="training.schedule")
+        return schedule(images_seen, self.total_images, self.warmup_images, self.learning_rate)
+
+    def finished(self, images_seen: int, seconds: float) -> bool:
+        """Whether a run that stands there has nothing left to do."""
+        return images_seen >= self.total_images or seconds >= (self.max_seconds or math.inf)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A report: loss is the mean since the last one, over all ranks; the norm is the last step's, before clipping."""
+
+    images_seen: int
+    loss: float
+    images_per_s: float
+    learning_rate: float
+    grad_norm: float
+    seconds: float
+
+
+def train(
+    model: nn.Module,
+    objective: Objective,
+    settings: Training,
+    batches_from: Callable[[int], Iterator[Any]],
+    store: Store,
+    world: World = ALONE,
+    stop: Callable[[], bool] = lambda: False,
+    device: str | torch.device = "cpu",
+) -> Iterator[Progress | Saved]:
+    """Trains the model in place, from the store's newest checkpoint on -> its events, the last one a Saved.
+
+    The state is restored before this returns, so `store.restored` can be printed and records be cut to
+    `store.images_seen`. `batches_from(images_seen)` yields this rank's share of each global batch (images uint8, or
+    floats as they are; labels; indices; positions). `stop` is polled once a step; when it is true on any rank, all
+    leave at the same step with a checkpoint.
+
+    Raises: Diverged before the weights are touched, if loss or gradient is not finite; CheckpointError; SettingsError.
+    """
+    check(settings, world)
+    torch.set_num_threads(settings.threads)
+    model.to(device)
+    gradients = Gradients(model, world, signals=("loss", "leave"))
+    state = State(model, Adam(model, gradients), Ema(model, settings.ema_halflife_kimg, settings.ema_ramp))
+    state.set_numbers(world.once(lambda: restored(store, state)))
+    world.share(tensor for file in state.tensors().values() for tensor in file.values())
+    return steps(state, gradients, objective, settings, batches_from, store, world, stop)
+
+
+def check(settings: Training, world: World) -> None:
+    """The rules that no single field can hold."""
+    member(settings.schedule, SCHEDULES, "schedule", where="training.schedule")
+    member(settings.coupling, COUPLINGS, "coupling", where="training.coupling")
+    if settings.batch_images < world.size:
+        raise SettingsError(
+            f"a batch of {settings.batch_images} images cannot be shared by {world.size} workers",
+            where="training.batch_images",
+            mend="use a larger batch or fewer workers",
+        )
+
+
+def restored(store: Store, state: State) -> dict[str, Any]:
+    store.restore_newest_good(state)
+    return state.numbers()
+
+
+def steps(
+    state: State,
+    gradients: Gradients,
+    objective: Objective,
+    settings: Training,
+    batches_from: Callable[[int], Iterator[Any]],
+    store: Store,
+    world: World,
+    stop: Callable[[], bool],
+) -> Iterator[Progress | Saved]:
+    """One step after another until all images are seen, time is up, or a rank was told to stop."""
+    model, batch_images = state.model, settings.batch_images
+    batches = batches_from(state.images_seen)
+    clock = Clock(state)
+    saved: Saved | None = None
+
+    def leaving() -> bool:
+        return stop() or clock.seconds() >= (settings.max_seconds or math.inf)
+
+    leave = world.any(leaving())
+    while state.images_seen < settings.total_images and not leave:
+        rate = settings.rate(state.images_seen)
+        gradients.zero()
+        batch = next(batches)
+        for part in parts(len(batch.positions), settings.micro_batch_images):
+            loss = part_loss(model, objective, settings, batch, part).sum() / batch_images
+            loss.backward()
+            gradients.signal("loss", loss.detach())
+        gradients.signal("leave", leaving())
+        signals = gradients.reduce()
+        norm = gradients.clip(settings.clip_norm)
+        if not math.isfinite(norm) or not math.isfinite(signals["loss"]):
+            raise diverged(state, batch)
+        state.images_seen += batch_images
+        state.optimizer.step(rate, number=state.images_seen // batch_images)
+        state.ema.update(model, state.images_seen, batch_images)
+        clock.count(signals["loss"])
+        leave = signals["leave"] > 0
+        over = state.images_seen >= settings.total_images
+        if over or due(state.images_seen, batch_images, settings.report_images):
+            yield clock.report(rate, norm, batch_images)
+        if not (over or leave) and due(state.images_seen, batch_images, settings.save_images):
+            state.seconds = clock.seconds()
+            saved = world.once(lambda: store.save(state))
+            yield saved
+    state.seconds = clock.seconds()
+    yield world.once(lambda: store.save(state))
+
+
+def part_loss(model: nn.Module, objective: Objective, settings: Training, batch: Any, part: slice) -> Tensor:
+    """Loss of each sample of a part of the batch, on the model's device and in its float type."""
+    weight = next(model.parameters())
+    positions = batch.positions[part]
+    conditional = getattr(model, "classes", None) is not None
+    x_1, t, z, y = draw(batch.images[part], batch.labels[part], positions, objective, settings, weight, conditional)
+    # Dropout inside the network is torch's own; seeded here by position, a resumed run drops what the other would have.
+    torch.manual_seed(noise.key(settings.seed, f"network/{int(positions[0])}")[0])
+    with torch.autocast(weight.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+        return objective.loss(model, x_1, t=t, z=z, y=y)
+
+
+def draw(
+    images: Tensor,
+    labels: Tensor,
+    positions: Tensor,
+    objective: Objective,
+    settings: Training,
+    like: Tensor,
+    conditional: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """x_1, t, z, y of one part: all that is random follows from seed, stream and stream position."""
+    seed, device = settings.seed, like.device
+    images = images.to(device, non_blocking=True)
+    if settings.flips:
+        mirrored = noise.uniforms(seed, "flip", positions, (), device) < 0.5
+        images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+    shape = images.shape[1:]
+    if images.dtype == torch.uint8:
+        images = to_unit(images, noise.uniforms(seed, "u", positions, shape, device))
+    x_1 = images.to(like.dtype)
+    z = noise.draws(seed, "z", positions, shape, device).to(like.dtype)
+    u = noise.uniforms(seed, "t", positions, (), device)
+    if settings.stratify:
+        u = stratified(u, positions, settings.batch_images)
+    t = settings.times.at(u, objective.path.t_max)
+    y = labels.to(device, non_blocking=True) if conditional else None
+    if y is not None and settings.label_drop:
+        y = drop_labels(y, noise.uniforms(seed, "drop", positions, (), device), settings.label_drop)
+    return x_1, t, coupled(z, x_1, y, settings.coupling), y
+
+
+def coupled(z: Tensor, x_1: Tensor, y: Tensor | None, coupling: str) -> Tensor:
+    """The noises in the order in which they go with the images, matched within this part of the batch."""
+    return z[COUPLINGS[coupling](z, x_1, y)]
+
+
+class Clock:
+    """Time and sums between two reports; the sums are part of the state, so a resumed run reports the same means."""
+
+    def __init__(self, state: State) -> None:
+        self.state, self.before = state, state.seconds
+        self.start = self.last = time.monotonic()
+        self.images = state.images_seen
+        state.tally = state.tally or {"loss": 0.0, "steps": 0}
+
+    def seconds(self) -> float:
+        """Seconds of training, earlier sessions included."""
+        return self.before + time.monotonic() - self.start
+
+    def count(self, loss: float) -> None:
+        self.state.tally["loss"] += loss
+        self.state.tally["steps"] += 1
+
+    def report(self, rate: float, norm: float, batch_images: int) -> Progress:
+        now, tally, seen = time.monotonic(), self.state.tally, self.state.images_seen
+        speed = (seen - self.images) / max(now - self.last, 1e-9)
+        self.last, self.images = now, seen
+        self.state.tally = {"loss": 0.0, "steps": 0}
+        return Progress(seen, tally["loss"] / tally["steps"], speed, rate, norm, self.seconds())
+
+
+def due(images_seen: int, step: int, every: int) -> bool:
+    """Whether the step that ended at `images_seen` crossed a multiple of `every`."""
+    return images_seen // every > (images_seen - step) // every
+
+
+def diverged(state: State, batch: Any) -> Diverged:
+    indices = batch.indices.tolist()
+    shown = ", ".join(map(str, indices[:8])) + (", ..." if len(indices) > 8 else "")
+    return Diverged(
+        f"loss or gradient is not finite in the step after {state.images_seen:,} images (this rank's indices {shown})",
+        where="training",
+        mend="lower the learning rate, or clip gradients; the last checkpoint is unharmed",
+    )

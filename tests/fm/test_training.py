@@ -1,0 +1,253 @@
+"""The loop: same training for any number of ranks and any interruption, to the bit where the ranks are the same."""
+
+import hashlib
+import itertools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+
+from fm import noise
+from fm.checkpoints import Saved, Store, load_weights
+from fm.errors import Diverged, SettingsError
+from fm.models import MLP, UNet
+from fm.objectives import FlowMatching
+from fm.parallel import ALONE, World
+from fm.paths import OTPath
+from fm.training import Progress, Training, draw, due, train
+
+SHAPE = (3, 8, 8)
+TINY = {
+    "batch_images": 12,
+    "total_images": 96,
+    "learning_rate": 1e-2,
+    "warmup_images": 24,
+    "schedule": "polynomial",
+    "report_images": 24,
+    "save_images": 48,
+    "flips": True,
+    "label_drop": 0.2,
+    "ema_halflife_kimg": 0.05,
+}
+
+
+class Batch(NamedTuple):
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    positions: Tensor
+
+
+def stream(settings: Training, world: World = ALONE):
+    """The contract of fm.data.batches on 40 pictures of one colour with some noise."""
+    colours = noise.uniforms(7, "colours", torch.arange(40), (3, 1, 1))
+    pictures = (colours * 200 + noise.uniforms(7, "grain", torch.arange(40), SHAPE) * 50).to(torch.uint8)
+
+    def batches_from(start: int) -> Iterator[Batch]:
+        low, high = (settings.batch_images * r // world.size for r in (world.rank, world.rank + 1))
+        for first in itertools.count(start, settings.batch_images):
+            positions = torch.arange(first + low, first + high)
+            index = positions * 7 % 40
+            yield Batch(pictures[index], index % 3, index, positions)
+
+    return batches_from
+
+
+def network(kind: str = "mlp", **changes) -> torch.nn.Module:
+    torch.manual_seed(3)
+    if kind == "mlp":
+        return MLP(math.prod(SHAPE), **{"width": 16, "depth": 2, "classes": 3, **changes})
+    options = {"channels": 32, "multiples": (1, 1), "blocks": 1, "attention_resolutions": (), "head_channels": 16}
+    return UNet(SHAPE[1], classes=3, **{**options, **changes})
+
+
+def run(folder: Path, settings: Training, model=None, stop=lambda: False, world: World = ALONE, store=None):
+    """All events of one training, to its end."""
+    model = network() if model is None else model
+    store = store or Store(folder, "recipe", "data", settings.keep)
+    objective = FlowMatching(OTPath())
+    return list(train(model, objective, settings, stream(settings, world), store, world, stop))
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over the bytes of weights, average and optimiser of the newest checkpoint."""
+    newest = max(path for path in (folder / "checkpoints").iterdir() if path.name.isdigit())
+    return "/".join(hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(newest.glob("*.safetensors")))
+
+
+def stop_after(steps: int):
+    """True from the poll in that step on; the first poll comes before all steps."""
+    calls = itertools.count()
+    return lambda: next(calls) >= steps
+
+
+def test_golden_loss_after_three_steps(tmp_path: Path) -> None:
+    settings = Training(**{**TINY, "total_images": 36, "report_images": 12})
+    losses = [event.loss for event in run(tmp_path, settings) if isinstance(event, Progress)]
+    assert losses == pytest.approx([1.2095984, 1.1859088, 1.1953713], abs=1e-5)
+
+
+def test_events_are_at_their_images(tmp_path: Path) -> None:
+    events = run(tmp_path, Training(**TINY))
+    assert [e.images_seen for e in events if isinstance(e, Progress)] == [24, 48, 72, 96]
+    assert [e.images_seen for e in events if isinstance(e, Saved)] == [48, 96]
+    assert isinstance(events[-1], Saved)
+    weights, lineage = load_weights(tmp_path)
+    assert lineage == {"weights": events[-1].weights, "images_seen": 96}
+    network().load_state_dict(weights)
+
+
+def test_training_lowers_the_loss(tmp_path: Path) -> None:
+    settings = Training(**{**TINY, "total_images": 2400, "report_images": 480, "save_images": 10_000})
+    losses = [event.loss for event in run(tmp_path, settings, network(width=128)) if isinstance(event, Progress)]
+    assert losses[-1] < 0.95 * losses[0]
+
+
+@pytest.mark.parametrize("kind", ["mlp", "unet"])
+@pytest.mark.parametrize("steps", [1, 5])
+def test_a_stopped_and_resumed_run_has_the_weights_of_one_never_stopped(tmp_path: Path, kind: str, steps: int) -> None:
+    changes = {"dropout": 0.3} if kind == "unet" else {}
+    settings = Training(**TINY)
+    whole = run(tmp_path / "whole", settings, network(kind, **changes))
+    first = run(tmp_path / "cut", settings, network(kind, **changes), stop=stop_after(steps))
+    assert first[-1].images_seen == 12 * steps
+    second = run(tmp_path / "cut", settings, network(kind, **changes))
+    assert fingerprint(tmp_path / "whole") == fingerprint(tmp_path / "cut")
+    reports = [
+        [(e.images_seen, e.loss, e.grad_norm) for e in events if isinstance(e, Progress)]
+        for events in (whole, first + second)
+    ]
+    assert reports[0] == reports[1]
+
+
+def test_stopping_before_the_first_step_takes_none(tmp_path: Path) -> None:
+    assert [e.images_seen for e in run(tmp_path, Training(**TINY), stop=lambda: True)] == [0]
+
+
+def test_a_finished_run_is_not_touched(tmp_path: Path) -> None:
+    settings = Training(**TINY)
+    last = run(tmp_path, settings)[-1]
+    store = Store(tmp_path, "recipe", "data")
+    assert run(tmp_path, settings, store=store) == [last]
+    assert store.restored == "resumed at 96 images" and store.images_seen == 96
+
+
+def test_the_time_limit_counts_over_resumes(tmp_path: Path) -> None:
+    settings = Training(**{**TINY, "total_images": 10**9, "save_images": 10**9, "max_seconds": 0.3})
+    last = run(tmp_path, settings)[-1]
+    assert last.images_seen > 0 and last.seconds >= 0.3
+    assert run(tmp_path, settings) == [last]
+    assert settings.finished(last.images_seen, last.seconds)
+
+
+def test_micro_batches_change_rounding_only(tmp_path: Path) -> None:
+    for limit in (None, 5):
+        run(tmp_path / str(limit), Training(**TINY, micro_batch_images=limit), network().double())
+    one, five = (load_weights(tmp_path / str(limit))[0] for limit in (None, 5))
+    for name in one:
+        torch.testing.assert_close(one[name], five[name], rtol=0, atol=1e-9)
+
+
+def test_divergence_stops_before_the_weights_are_touched(tmp_path: Path) -> None:
+    class Explodes(FlowMatching):
+        def loss(self, model, x_1, *, t, z, y=None, cond=None):
+            explode = float("nan") if model.steps == 2 else 1.0
+            model.steps += 1
+            return super().loss(model, x_1, t=t, z=z, y=y) * explode
+
+    settings = Training(**{**TINY, "save_images": 12})
+    model = network()
+    model.steps = 0
+    store = Store(tmp_path)
+    with pytest.raises(Diverged, match=r"after 24 images \(this rank's indices 8, 15, 22"):
+        list(train(model, Explodes(OTPath()), settings, stream(settings), store))
+    saved, lineage = load_weights(tmp_path, "model")
+    assert lineage["images_seen"] == 24
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, saved[name])
+
+
+def test_draws_follow_the_position_alone() -> None:
+    settings = Training(total_images=1, batch_images=8, flips=True, label_drop=0.5)
+    batch = next(stream(settings)(0))
+    like, objective = torch.zeros(1), FlowMatching(OTPath())
+    all_at_once = draw(batch.images, batch.labels, batch.positions, objective, settings, like, True)
+    backwards = torch.arange(7, -1, -1)
+    reverse = draw(
+        *(f[backwards] for f in (batch.images, batch.labels, batch.positions)), objective, settings, like, True
+    )
+    for one, other in zip(all_at_once, reverse, strict=True):
+        assert torch.equal(one[backwards], other)
+
+
+def test_draws_are_what_their_names_say() -> None:
+    settings = Training(total_images=1, flips=True, label_drop=0.25)
+    count = 4000
+    ramp = torch.arange(4, dtype=torch.uint8).expand(count, 1, 2, 4)
+    positions, labels = torch.arange(count), torch.zeros(count, dtype=torch.long)
+    x_1, t, z, y = draw(ramp, labels, positions, FlowMatching(OTPath()), settings, torch.zeros(1), True)
+    levels = ((x_1 + 1) * 128).floor()
+    mirrored = (levels[:, 0, 0, 0] == 3).float().mean()
+    assert abs(mirrored - 0.5) < 0.04
+    assert abs((y == -1).float().mean() - 0.25) < 0.04
+    assert abs(z.mean()) < 0.03 and abs(z.std() - 1) < 0.03 and abs(t.mean() - 0.5) < 0.02
+    assert torch.equal(levels.sort(dim=3).values, ramp.float())
+
+
+def test_points_are_taken_as_they_are() -> None:
+    points = torch.randn(5, 2)
+    x_1, *_ = draw(
+        points,
+        torch.full((5,), -1),
+        torch.arange(5),
+        FlowMatching(OTPath()),
+        Training(total_images=1),
+        torch.zeros(1),
+        False,
+    )
+    assert torch.equal(x_1, points)
+
+
+def test_due_once_for_each_multiple() -> None:
+    assert [n for n in range(10, 101, 10) if due(n, 10, 25)] == [30, 50, 80, 100]
+
+
+def test_unknown_names_and_small_batches_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="did you mean 'polynomial'"):
+        run(tmp_path, Training(**{**TINY, "schedule": "polynomal"}))
+    with pytest.raises(SettingsError, match="did you mean 'minibatch_ot'"):
+        run(tmp_path, Training(**{**TINY, "coupling": "minibatch-ot"}))
+    with pytest.raises(SettingsError, match="cannot be shared by 20 workers"):
+        run(tmp_path, Training(**TINY), world=World(0, 20))
+
+
+def worker(rank: int, size: int, folder: str) -> None:
+    """Whole, interrupted (one rank alone is told), resumed; and once in float64."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet-{size}", rank=rank, world_size=size)
+    world, place = World.current(), Path(folder) / str(size)
+    settings = Training(**TINY)
+    run(place / "whole", settings, world=world)
+    events = run(place / "cut", settings, world=world, stop=stop_after(5) if rank == size - 1 else lambda: False)
+    assert events[-1].images_seen == 60
+    # Only rank 0's weights count: the others receive them.
+    other = network() if rank == 0 else MLP(math.prod(SHAPE), width=16, depth=2, classes=3)
+    run(place / "cut", settings, other, world=world)
+    run(place / "exact", settings, network().double(), world=world)
+    dist.destroy_process_group()
+
+
+def test_two_and_three_processes_resume_to_the_bit_and_equal_one(tmp_path: Path) -> None:
+    run(tmp_path / "1" / "exact", Training(**TINY), network().double())
+    one = load_weights(tmp_path / "1" / "exact")[0]
+    for size in (2, 3):
+        mp.start_processes(worker, args=(size, str(tmp_path)), nprocs=size, start_method="fork")
+        assert fingerprint(tmp_path / str(size) / "whole") == fingerprint(tmp_path / str(size) / "cut")
+        many = load_weights(tmp_path / str(size) / "exact")[0]
+        for name in one:
+            torch.testing.assert_close(one[name], many[name], rtol=0, atol=1e-9)

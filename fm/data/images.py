@@ -5,6 +5,7 @@ read.
 """
 
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -54,25 +55,28 @@ class ShardedImages:
         channels, height, width = self.shape
         images = np.empty((len(indices), height, width, channels), np.uint8)
         shard_of = self._shard_of[indices]
-        for shard in np.unique(shard_of):
-            here = np.flatnonzero(shard_of == shard)
-            images[here] = self._read(int(shard), indices[here])
+        by_shard = np.argsort(shard_of, kind="stable")
+        for here in np.split(by_shard, np.flatnonzero(np.diff(shard_of[by_shard])) + 1):
+            if len(here):
+                images[here] = self._read(int(shard_of[here[0]]), indices[here])
         return images
 
     def _read(self, shard: int, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         channels, height, width = self.shape
-        tar = self._map(shard)
+        offsets = self._offsets[indices]
         if self.manifest.settings.encoding == "raw":
-            # Every window of the tar as long as one image: a view, of which the rows at the offsets are copied.
-            pixels = np.lib.stride_tricks.sliding_window_view(tar, channels * height * width)
-            return pixels[self._offsets[indices]].reshape(-1, height, width, channels)
-        files = (tar[o : o + n].tobytes() for o, n in zip(self._offsets[indices], self._lengths[indices], strict=True))
+            return self._map(shard)[offsets].reshape(-1, height, width, channels)
+        tar = self._map(shard)[:, 0]
+        files = (tar[o : o + n].tobytes() for o, n in zip(offsets, self._lengths[indices], strict=True))
         return np.stack([np.asarray(Image.open(io.BytesIO(file), formats=("PNG",))) for file in files])
 
     def _map(self, shard: int) -> NDArray[np.uint8]:
+        """Row i is the part of the tar that starts at byte i and is as long as one raw image (one byte for PNG): a view
+        of the memory map in which indexing copies the images at any offsets."""
         if shard not in self._maps:
-            path = tar_path(self.root, self._shards[shard].name)
-            self._maps[shard] = np.asarray(np.memmap(path, np.uint8, "r"))
+            tar = np.asarray(np.memmap(tar_path(self.root, self._shards[shard].name), np.uint8, "r"))
+            length = math.prod(self.shape) if self.manifest.settings.encoding == "raw" else 1
+            self._maps[shard] = np.lib.stride_tricks.sliding_window_view(tar, length)
         return self._maps[shard]
 
     def __getstate__(self) -> dict[str, Any]:

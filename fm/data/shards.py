@@ -24,7 +24,7 @@ from fm.data.order import words
 from fm.data.preparation import Preparation, encode, prepare
 from fm.data.sources import Item, Source
 from fm.data.ustar import UstarWriter
-from fm.errors import DataError
+from fm.errors import DataError, UserError
 from fm.files import atomic, read_json, writable_folder, write_json, write_text
 from fm.lineage import digest
 from fm.settings import Settings
@@ -113,23 +113,24 @@ def plan(source: Source, root: Path, settings: Preparation, inputs: str) -> list
 def split_items(items: list[Item], holdout: float) -> dict[str, list[Item]]:
     """The items by split: the source's own, or train and test by a hash of each key.
 
-    One name for all is no split. A test split that would be empty gets the item with the lowest hash.
+    One name for all is no split. Both get at least one, as far as two items go: those of the lowest and highest hash.
     """
+    groups: dict[str, list[Item]] = {}
     if len({item.split for item in items}) > 1:
-        groups: dict[str, list[Item]] = {}
         for item in items:
             groups.setdefault(item.split or "train", []).append(item)
         return groups
-    places = {item.key: _place(item.key) for item in items}
-    bound = max(holdout, min(places.values()) + 2.0**-60) if len(places) > 1 else 0.0
-    test = [item for item in items if places[item.key] < bound]
-    train = [item for item in items if places[item.key] >= bound]
-    return {"train": train, "test": test} if train and test else {"train": items}
+    places = [_place(item.key) for item in items]
+    bound = min(max(holdout, min(places) + 2.0**-33), max(places))
+    groups = {"train": [], "test": []}
+    for item, place in zip(items, places, strict=True):
+        groups["test" if place < bound else "train"].append(item)
+    return {split: group for split, group in groups.items() if group}
 
 
 def _place(key: str) -> float:
     """Where in [0, 1) a key falls: the same for ever, whatever else the source holds."""
-    hashed = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=4).digest()
+    hashed = hashlib.blake2b(key.encode(), digest_size=4).digest()
     return int.from_bytes(hashed, "little") / 2**32
 
 
@@ -189,7 +190,7 @@ def _kept(part: Part) -> Finished | None:
         return None
     try:
         finished = Finished.model_validate(read_json(_record_path(part)))
-    except (pydantic.ValidationError, DataError):
+    except (pydantic.ValidationError, UserError):
         return None
     same = finished.inputs == part.inputs and finished.shard.name == part.name
     return finished if same and not intact(part.root, finished.shard) else None

@@ -57,6 +57,11 @@ class Source(ABC):
         """Identifies the content cheaply: names, sizes and times of files, not their bytes."""
 
 
+def readable(name: str) -> str:
+    """A file's name as text that every format can hold: bytes that are not UTF-8 become `\\xNN`."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def members() -> dict[str, ModuleType]:
     """The source modules by scheme."""
     modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
@@ -75,8 +80,8 @@ def open_source(uri: str | Path) -> Source:
     for module in known.values():
         if module.fits(uri):
             return module.open_uri(uri)
-    if Path(uri).exists():
-        raise DataError("is no source of pictures", where=uri, mend="give a folder of images, a .tar, or `photos:`")
+    if uri and Path(uri).exists():
+        raise DataError("no pictures in it", where=uri, mend="give a folder of images, WebDataset tars, or `photos:`")
     if colon and re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
         raise DataError(f"unknown kind of source {scheme!r}", where=uri, mend=nearest(scheme, known))
     raise DataError("no such file or folder", where=uri or "source", mend="`photos:` is a source that is always there")

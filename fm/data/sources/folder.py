@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fm.data.decode import EXTENSIONS, MAX_BYTES, Rejected
-from fm.data.sources import Item, Source
+from fm.data.sources import Item, Source, readable
 from fm.errors import DataError
 from fm.lineage import digest
 
@@ -75,17 +75,18 @@ def _splits(tops: set[str]) -> dict[str, str]:
 
 def _item(parts: list[str], splits: dict[str, str]) -> Item:
     path = "/".join(parts)
+    parts = [readable(part) for part in parts]
     split = splits.get(parts[0]) if len(parts) > 1 else None
     folders = parts[1:-1] if split else parts[:-1]
-    return Item(key=path, label=folders[0] if folders else None, split=split, at=(path,))
+    return Item(key="/".join(parts), label=folders[0] if folders else None, split=split, at=(path,))
 
 
 def fits(path: str) -> bool:
-    return Path(path).is_dir()
+    return Path(path).is_dir() and next(open_uri(path)._files(), None) is not None
 
 
 def open_uri(rest: str) -> Folder:
     root = Path(rest).expanduser()
     if not root.is_dir():
         raise DataError("no such folder", where=rest)
-    return Folder(uri=rest, root=root.resolve())
+    return Folder(uri=readable(rest), root=root.resolve())

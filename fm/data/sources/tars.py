@@ -4,17 +4,19 @@ import glob
 import os
 import tarfile
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 
 from fm.data.decode import EXTENSIONS, MAX_BYTES, Rejected
 from fm.data.manifest import load_manifest
-from fm.data.sources import Item, Source
+from fm.data.sources import Item, Source, readable
 from fm.errors import DataError
 from fm.lineage import digest
 
 SCHEME = "tars"
 SPLITS = {"train": "train", "test": "test", "val": "test", "validation": "test"}
 MAX_LABEL_BYTES = 4096
+PICTURES = EXTENSIONS | {".npy"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Tars(Source):
         names = _class_names(common)
         items: list[Item] = []
         for path in self.paths:
-            prefix = path.relative_to(common).with_suffix("").as_posix()
+            prefix = readable(path.relative_to(common).with_suffix("").as_posix())
             split = SPLITS.get(path.name.partition("-")[0])
             items += [replace(item, split=split) for item in _index(path, prefix, names)]
         return items
@@ -62,43 +64,50 @@ def _class_names(folder: Path) -> list[str]:
 
 
 def _index(path: Path, prefix: str, names: list[str]) -> list[Item]:
-    """The samples of one tar.
+    """The samples of one tar, a second of the same name marked as such.
 
     Raises: DataError if it is no tar or ends early.
     """
-    samples: dict[str, Item] = {}
-    repeated: list[Item] = []
-    current = ""
+    items: list[Item] = []
+    seen: set[str] = set()
     try:
         with tarfile.open(path, "r:") as tar:
-            for info in tar:
-                if info.isdir():
-                    continue
-                key, ending = _split_name(info.name)
-                if key != current and key in samples:
-                    repeated.append(Item(key=f"{prefix}/{key}", fault="duplicate"))
-                    current = ""
-                    continue
-                current = key
-                sample = samples.get(key, Item(key=f"{prefix}/{key}"))
-                if ending == "cls":
-                    samples[key] = replace(sample, label=_label(tar, info, names))
-                elif f".{ending.rpartition('.')[2]}" in EXTENSIONS | {".npy"} and not (sample.at or sample.fault):
-                    plain = info.isreg() and not info.issparse()
-                    at = (str(path), info.offset_data, info.size) if plain else ()
-                    samples[key] = replace(sample, at=at, fault="" if plain else "not-a-file")
+            files = (info for info in tar if not info.isdir())
+            for key, members in groupby(files, key=lambda info: _split_name(info.name)[0]):
+                item = _sample(tar, list(members), path, f"{prefix}/{key}", names)
+                if item:
+                    items.append(replace(item, label=None, fault="duplicate") if key in seen else item)
+                    seen.add(key)
     except (tarfile.TarError, EOFError) as error:
         raise DataError(f"is not a whole tar archive ({error})", where=str(path), mend="fetch it again") from None
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from None
-    return [sample for sample in samples.values() if sample.at or sample.fault] + repeated
+    return items
+
+
+def _sample(
+    tar: tarfile.TarFile, members: list[tarfile.TarInfo], path: Path, key: str, names: list[str]
+) -> Item | None:
+    """The item of one sample's members, None if it has no image."""
+    label, image = None, None
+    for info in members:
+        ending = _split_name(info.name)[1]
+        if ending == "cls":
+            label = _label(tar, info, names)
+        elif image is None and f".{ending.rpartition('.')[2]}" in PICTURES:
+            image = info
+    if image is None:
+        return None
+    plain = image.isreg() and not image.issparse()
+    at = (str(path), image.offset_data, image.size) if plain else ()
+    return Item(key=key, label=label, at=at, fault="" if plain else "not-a-file")
 
 
 def _split_name(name: str) -> tuple[str, str]:
     """Key and ending as WebDataset cuts them: at the first dot of the last part."""
-    path = PurePosixPath(name)
+    path = PurePosixPath(readable(name))
     stem, _, ending = path.name.partition(".")
-    return str(path.with_name(stem)) if stem else name, ending.lower()
+    return str(path.with_name(stem)) if stem else str(path), ending.lower()
 
 
 def _label(tar: tarfile.TarFile, info: tarfile.TarInfo, names: list[str]) -> str | None:
@@ -130,4 +139,4 @@ def open_uri(rest: str) -> Tars:
     paths = _find(rest)
     if not paths:
         raise DataError("no tar files there", where=rest)
-    return Tars(uri=rest, paths=tuple(path.resolve() for path in paths))
+    return Tars(uri=readable(rest), paths=tuple(path.resolve() for path in paths))

@@ -1,0 +1,97 @@
+import io
+import os
+import tarfile
+
+import pytest
+
+from fm.data import Preparation, ShardedImages, open_source, write_shards
+from fm.errors import DataError
+
+
+def make(path, *members):
+    """members: (name, bytes) or a TarInfo."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for member in members:
+            if isinstance(member, tarfile.TarInfo):
+                tar.addfile(member)
+            else:
+                info = tarfile.TarInfo(member[0])
+                info.size = len(member[1])
+                tar.addfile(info, io.BytesIO(member[1]))
+    return path
+
+
+def link(name, target):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = tarfile.SYMTYPE, target
+    return info
+
+
+def test_samples_of_plain_webdataset_tars(tmp_path, png):
+    members = [("a/1.cls", b"7"), ("a/1.png", png(0)), ("a/1.txt", b"caption"), ("2.JPG", png(1)), ("2.cls", b"cat")]
+    make(tmp_path / "x-0.tar", *members, ("3.png", png(2)), ("4.json", b"{}"), ("5.cls", b"-1"), ("5.png", png(3)))
+    source = open_source(tmp_path / "x-0.tar")
+    items = {item.key: item for item in source.items()}
+    labels = {"x-0/a/1": "0007", "x-0/2": "cat", "x-0/3": None, "x-0/5": None}
+    assert {key: item.label for key, item in items.items()} == labels
+    assert source.read(items["x-0/2"]) == png(1)
+
+
+def test_webdatasets_own_writer(tmp_path, png):
+    import webdataset
+
+    with webdataset.TarWriter(str(tmp_path / "w.tar")) as writer:
+        writer.write({"__key__": "one", "png": png(4), "cls": 3})
+    (item,) = open_source(tmp_path / "w.tar").items()
+    assert item.key == "w/one" and item.label == "0003" and open_source(tmp_path / "w.tar").read(item) == png(4)
+
+
+def test_folders_and_globs_and_splits(tmp_path, png):
+    for name in ("train-0", "train-1", "val-0"):
+        make(tmp_path / "in" / f"{name}.tar", (f"{name}.png", png(0)))
+    found = {item.key: item.split for item in open_source(tmp_path / "in").items()}
+    assert found == {"train-0/train-0": "train", "train-1/train-1": "train", "val-0/val-0": "test"}
+    assert len(open_source(f"{tmp_path}/in/train-*.tar").items()) == 2
+    make(tmp_path / "in" / "deep" / "train-0.tar", ("a.png", png(0)))
+    assert len({item.key for item in open_source(f"{tmp_path}/in/**/*.tar").items()}) == 4
+
+
+@pytest.mark.parametrize("encoding", ["raw", "png"])
+def test_a_prepared_data_set_is_a_source(folder, tmp_path, encoding):
+    """Prepared again at the same size it has the same images, labels, names and splits."""
+    settings = Preparation(size=8, encoding=encoding)
+    write_shards(open_source(folder), tmp_path / "once", settings)
+    write_shards(open_source(tmp_path / "once"), tmp_path / "twice", settings)
+    for split in ("train", "test"):
+        once, twice = (ShardedImages(tmp_path / name, split) for name in ("once", "twice"))
+        assert once.classes == twice.classes == ["a", "b", "c"]
+        pairs = [sorted((image.tobytes(), label) for image, label in data) for data in (once, twice)]
+        assert pairs[0] == pairs[1]
+
+
+def test_no_name_is_trusted_as_a_path(tmp_path, png):
+    inside = tmp_path / "here" / "in"
+    evil = [("../../evil.png", png(0)), ("/tmp/evil-fm-test.png", png(1)), (".png", png(2)), ("..", png(3))]
+    make(inside / "x.tar", *evil, link("link.png", "/etc/passwd"), ("a\\..\\b.png", png(4)))
+    before = set(tmp_path.rglob("*"))
+    manifest = write_shards(open_source(inside), tmp_path / "here" / "out", Preparation(size=8))
+    assert manifest.images == 4 and manifest.rejected == {"not-a-file": 1}
+    after = set(tmp_path.rglob("*")) - before
+    assert all(path.is_relative_to(tmp_path / "here" / "out") for path in after)
+    assert not os.path.exists("/tmp/evil-fm-test.png")
+
+
+def test_a_repeated_name_is_rejected(tmp_path, png):
+    make(tmp_path / "in" / "x.tar", ("a.png", png(0)), ("b.png", png(1)), ("a.png", png(2)), ("a.cls", b"1"))
+    manifest = write_shards(open_source(tmp_path / "in"), tmp_path / "out", Preparation(size=8))
+    assert manifest.images == 2 and manifest.rejected == {"duplicate": 1} and manifest.classes == ()
+
+
+def test_archives_that_are_none(tmp_path, png):
+    whole = make(tmp_path / "whole.tar", ("a.png", png(0, 200, 200)), ("b.png", png(1, 200, 200))).read_bytes()
+    for name, data in (("html", b"<html>404</html>" * 99), ("cut", whole[:-140_000]), ("empty", b""), ("short", b"x")):
+        path = tmp_path / f"{name}.tar"
+        path.write_bytes(data)
+        with pytest.raises(DataError, match=rf"{name}.tar: is not a whole tar archive"):
+            open_source(path).items()

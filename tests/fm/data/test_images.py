@@ -1,0 +1,68 @@
+import io
+import pickle
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+
+from fm.data import Preparation, ShardedImages, load_manifest, open_source, write_shards
+from fm.errors import DataError
+
+
+def test_images_are_those_in_the_tars(photos):
+    data = ShardedImages(photos, "test")
+    with tarfile.open(photos / "shards" / "test-000000.tar") as tar:
+        names = sorted(m.name for m in tar if m.name.endswith(".npy"))
+        assert len(data) == len(names) == 32
+        for i, name in enumerate(names):
+            image, label = data[i]
+            assert (image == np.load(io.BytesIO(tar.extractfile(name).read()))).all() and image.shape == (16, 16, 3)
+            assert label == int(tar.extractfile(name.replace(".npy", ".cls")).read())
+
+
+def test_gather_is_item_by_item_across_shards(photos):
+    data = ShardedImages(photos, "train")
+    indices = np.random.default_rng(0).integers(0, len(data), 100)
+    assert (data.gather(indices) == np.stack([data[int(i)][0] for i in indices])).all()
+    assert data.gather([]).shape == (0, 16, 16, 3)
+    assert (data[-1][0] == data[191][0]).all()
+    with pytest.raises(IndexError):
+        data[192]
+
+
+def test_png_gives_the_same_pixels_as_raw(photos, tmp_path):
+    settings = Preparation(size=16, shard_images=50, encoding="png")
+    write_shards(open_source("photos:?tiles=24"), tmp_path, settings)
+    png, raw = ShardedImages(tmp_path, "train"), ShardedImages(photos, "train")
+    assert (png.gather(range(192)) == raw.gather(range(192))).all() and (png.labels == raw.labels).all()
+
+
+def test_no_split_means_all(photos):
+    manifest, data = load_manifest(photos), ShardedImages(photos)
+    assert len(data) == manifest.images and data.digest == manifest.digest
+    assert data.shape == (3, 16, 16) and data.classes[int(data.labels[0])] in manifest.classes
+    assert len(data) == len(list(data))
+
+
+def test_it_travels_without_its_memory_maps(photos):
+    data = ShardedImages(photos, "train")
+    data.gather(range(192))
+    carried = pickle.dumps(data)
+    assert len(carried) < 20_000
+    assert (pickle.loads(carried)[7][0] == data[7][0]).all()
+
+
+def test_bad_input_is_one_sentence(photos, tmp_path):
+    with pytest.raises(DataError, match=r"no split 'tets'.*did you mean 'test'"):
+        ShardedImages(photos, "tets")
+    with pytest.raises(DataError, match="no prepared data set"):
+        ShardedImages(tmp_path)
+    copy = shutil.copytree(photos, tmp_path / "copy")
+    with open(copy / "shards" / "train-000001.tar", "ab") as file:
+        file.write(b"more")
+    with pytest.raises(DataError, match="train-000001 does not match the manifest"):
+        ShardedImages(copy)
+    (copy / "index" / "test-000000.npy").unlink()
+    with pytest.raises(DataError, match="test-000000 cannot be read"):
+        ShardedImages(copy)

@@ -1,0 +1,215 @@
+"""The services of this machine as one set: start what is missing, say how it is, stop all. Two at once make one set.
+
+`fm up` keeps the set until `fm down`; `embedded` holds Prefect and MLflow for as long as one command needs them.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fm.errors import UserError, member
+from infra import processes
+from infra.services import Service, Services, healthy, services
+from infra.state import Ports, Record, held, make_folders, unlink_short_folder
+
+START_S = 180.0
+STOP_S = 15.0
+
+
+@dataclass(frozen=True)
+class ServiceState:
+    """One service as it is now; `since` in unix seconds, memory with all its child processes."""
+
+    name: str
+    address: str
+    pid: int
+    healthy: bool
+    since: float
+    memory_bytes: int
+
+
+def up(state: Path, ports: Ports | None = None, workers: bool = True, ray: bool = True) -> Services:
+    """Starts what does not run yet of Prefect, MLflow, a Ray head and a Prefect worker, and keeps it until `down`.
+
+    A running set is joined at the ports it has. Raises: UserError if a port is taken, a path is too long, or a service
+    ends or stays silent while it starts; what this call started is then stopped again.
+    """
+    names = ["prefect", "mlflow", *(["ray"] if ray else []), *(["worker"] if workers else [])]
+    with held(state.resolve()) as record:
+        start_missing(record, names, ports or Ports())
+        record.kept = True
+        record.save()
+        return addresses(record)
+
+
+@contextmanager
+def embedded(state: Path, ports: Ports | None = None) -> Iterator[Services]:
+    """Prefect and MLflow for the time of the block: those of `fm up` if it runs, else started, and stopped at the end.
+
+    Ctrl-C, SIGTERM and a closed terminal end the block, not the process at once. Raises: as `up`.
+    """
+    me = processes.this_process()
+    with signals_as_exits():
+        with held(state.resolve()) as record:
+            start_missing(record, ["prefect", "mlflow"], ports or Ports())
+            record.holders.append(me)
+            record.save()
+            found = addresses(record)
+        try:
+            yield found
+        finally:
+            with held(state.resolve()) as record:
+                if me in record.holders:  # `down` lets go for all
+                    record.holders.remove(me)
+                record.holders = [one for one in record.holders if one.process()]
+                record.save()
+                if not record.kept and not record.holders:
+                    stop_all(record)
+
+
+def down(state: Path) -> list[str]:
+    """Stops all that was started for a state folder, flow runs of its worker included; returns the services' names."""
+    if not state.is_dir():
+        return []
+    with held(state.resolve()) as record:
+        names = [name for name, one in record.processes.items() if one.process()]
+        stop_all(record)
+        return names[::-1]
+
+
+def status(state: Path) -> list[ServiceState]:
+    """Each service that was started and not stopped, asked now."""
+    record = Record.load(state.resolve())
+    known = services(record.state, record.ports)
+    return [
+        ServiceState(
+            name=name,
+            address=known[name].url,
+            pid=one.pid,
+            healthy=one.process() is not None and healthy(known[name], one.started),
+            since=one.started,
+            memory_bytes=processes.memory_bytes(processes.belonging(record.state, [one])),
+        )
+        for name, one in record.processes.items()
+    ]
+
+
+def log(state: Path, name: str) -> Path:
+    """The log of a service.
+
+    Raises: SettingsError for an unknown name, UserError if it was never started.
+    """
+    record = Record.load(state.resolve())
+    member(name, services(record.state, record.ports), "service")
+    if not record.log(name).exists():
+        raise UserError("has no log yet", where=name, mend="start it with `fm up`")
+    return record.log(name)
+
+
+def addresses(record: Record) -> Services:
+    return Services.at(record.state, record.ports, ray="ray" in record.processes)
+
+
+def start_missing(record: Record, names: list[str], ports: Ports) -> None:
+    """Starts those of the named services that do not run, side by side, and waits until all of them are healthy."""
+    forget_dead(record)
+    if not record.processes:
+        record.ports = ports
+    known = services(record.state, record.ports)
+    missing = [name for name in names if name not in record.processes]
+    for name in missing:
+        check_ports(name, known[name])
+    make_folders(record.state)
+    try:
+        wait_healthy(record, {name: known[name] for name in names})
+    except BaseException:
+        stop_services(record, missing)
+        raise
+
+
+def forget_dead(record: Record) -> None:
+    for name, one in list(record.processes.items()):
+        if one.process() is None:
+            # A flow run outlives its worker and still reports to Prefect; what a dead server leaves is debris.
+            if name != "worker":
+                processes.stop(processes.belonging(record.state, [one]), STOP_S)
+            del record.processes[name]
+
+
+def check_ports(name: str, service: Service) -> None:
+    for port in service.ports:
+        if processes.port_in_use(port):
+            raise UserError(
+                f"port {port} is used by {processes.port_owner(port)}",
+                where=name,
+                mend="stop it, or choose other ports with `--port-base N`",
+            )
+
+
+def wait_healthy(record: Record, wanted: dict[str, Service]) -> None:
+    waiting, deadline = dict(wanted), time.monotonic() + START_S
+    while waiting:
+        for name, service in list(waiting.items()):
+            if name not in record.processes:
+                if not any(other in waiting for other in service.after):
+                    command = (service.command, service.environment, record.log(name), record.state)
+                    record.processes[name] = processes.start(*command)
+                    record.save()
+            elif healthy(service, record.processes[name].started):
+                del waiting[name]
+            elif record.processes[name].process() is None:
+                raise failure(record, name, "ended while it started")
+            elif time.monotonic() > deadline:
+                raise failure(record, name, f"does not answer after {START_S:.0f} s")
+        time.sleep(0.1)
+
+
+def failure(record: Record, name: str, what: str) -> UserError:
+    path = record.log(name)
+    return UserError(what, where=name, mend=f"see {path}, which ends:\n{processes.last_lines(path)}")
+
+
+def stop_services(record: Record, names: list[str]) -> None:
+    """Stops some of the services; the worker first, for without its server it ignores SIGTERM."""
+    running = {name: record.processes[name] for name in names if name in record.processes}
+    for group in (["worker"], [name for name in running if name != "worker"]):
+        processes.stop(processes.belonging(record.state, [running[n] for n in group if n in running]), STOP_S)
+    for name in running:
+        del record.processes[name]
+    record.save()
+
+
+def stop_all(record: Record) -> None:
+    """Stops all that bears the state folder's mark; the worker and its flow runs while Prefect still hears them."""
+    servers = [one for name, one in record.processes.items() if name != "worker"]
+    working = set(processes.belonging(record.state, record.processes.values(), marked=True))
+    processes.stop(working - set(processes.belonging(record.state, servers)), STOP_S)
+    processes.stop(processes.belonging(record.state, servers, marked=True), STOP_S)
+    record.processes.clear()
+    record.holders.clear()
+    record.kept = False
+    record.save()
+    unlink_short_folder(record.state)
+
+
+@contextmanager
+def signals_as_exits() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise SystemExit, once, so that `finally` is reached (in the main thread only)."""
+
+    def leave(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

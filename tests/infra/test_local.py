@@ -1,0 +1,191 @@
+"""The rules of a set of services, on stand-ins that start in a blink; the real ones are in test_services.py."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fm.errors import SettingsError, UserError
+from infra import local, processes
+from infra.services import Service
+from infra.state import Ports, Record
+
+SERVER = (sys.executable, "-m", "http.server", "--bind", "127.0.0.1")
+
+
+def stand_ins(state: Path, ports: Ports) -> dict[str, Service]:
+    def serve(port: int, **more) -> Service:
+        return Service(
+            url=f"http://127.0.0.1:{port}",
+            ports=(port,),
+            command=(*SERVER, "--directory", str(state), str(port)),
+            healthy=lambda started: processes.port_in_use(port),
+            **more,
+        )
+
+    return {
+        "prefect": serve(ports.prefect),
+        "mlflow": serve(ports.mlflow),
+        "ray": serve(ports.ray),
+        "worker": serve(ports.ray_client, after=("prefect",)),
+    }
+
+
+@pytest.fixture
+def state(tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "services", stand_ins)
+    yield tmp_path
+    local.down(tmp_path)
+    assert processes.belonging(tmp_path, marked=True) == []
+
+
+@pytest.fixture
+def ports():
+    base = 33000 + os.getpid() % 1000 * 5
+    while any(processes.port_in_use(port) for port in range(base, base + 5)):
+        base += 5
+    return Ports.from_base(base)
+
+
+def pids(state):
+    return {service.name: service.pid for service in local.status(state)}
+
+
+def test_up_status_up_again_down(state, ports):
+    found = local.up(state, ports)
+    assert (found.prefect_api, found.ray) == (f"http://127.0.0.1:{ports.prefect}/api", f"127.0.0.1:{ports.ray}")
+    before = local.status(state)
+    assert [service.name for service in before] == ["prefect", "mlflow", "ray", "worker"]
+    assert all(service.healthy and service.memory_bytes > 1e6 for service in before)
+    assert all(time.time() - 60 < service.since <= time.time() + 2 for service in before)
+    assert local.up(state, Ports.from_base(20000)) == found, "a running set is joined at the ports it has"
+    assert pids(state) == {service.name: service.pid for service in before}
+    assert local.down(state) == ["worker", "ray", "mlflow", "prefect"]
+    assert local.status(state) == local.down(state) == []
+    assert not any(processes.port_in_use(port) for port in (ports.prefect, ports.mlflow, ports.ray))
+
+
+def test_two_at_once_make_one_set(state, ports):
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(local.up(state, ports))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found[0] == found[1]
+    assert len(processes.belonging(state, marked=True)) == 4
+
+
+def test_a_killed_service_is_seen_and_up_starts_it_alone(state, ports):
+    local.up(state, ports)
+    before = pids(state)
+    processes.stop([psutil.Process(before["mlflow"])], 0.0)
+    assert {service.name: service.healthy for service in local.status(state)}["mlflow"] is False
+    local.up(state, ports)
+    after = pids(state)
+    assert {name for name in before if before[name] != after[name]} == {"mlflow"}
+
+
+def test_a_port_in_use_is_one_sentence_and_nothing_starts(state, ports):
+    with subprocess.Popen((*SERVER, str(ports.mlflow)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as other:
+        try:
+            while not processes.port_in_use(ports.mlflow):
+                time.sleep(0.02)
+            with pytest.raises(UserError) as raised:
+                local.up(state, ports)
+            assert f"port {ports.mlflow} is used by python" in str(raised.value)
+            assert f"(pid {other.pid})" in str(raised.value)
+            assert "--port-base" in str(raised.value)
+            assert local.status(state) == []
+        finally:
+            other.kill()
+
+
+def test_a_service_that_dies_while_it_starts_takes_the_others_with_it(state, ports, monkeypatch):
+    def dying(state, ports):
+        dies = Service("", (sys.executable, "-c", "print('no such thing'); raise SystemExit(3)"), lambda started: False)
+        return {**stand_ins(state, ports), "ray": dies}
+
+    with local.embedded(state, ports):
+        monkeypatch.setattr(local, "services", dying)
+        with pytest.raises(UserError, match="ray: ended while it started") as raised:
+            local.up(state, ports)
+        assert str(state / "logs" / "ray.log") in str(raised.value)
+        assert "no such thing" in str(raised.value)
+        assert set(pids(state)) == {"prefect", "mlflow"}, "only what this call started is stopped"
+
+
+def test_a_silent_service_is_given_up(state, ports, monkeypatch):
+    monkeypatch.setattr(local, "START_S", 0.5)
+    monkeypatch.setattr(local, "healthy", lambda service, started: False)
+    with pytest.raises(UserError, match="does not answer after"):
+        local.up(state, ports)
+    assert local.status(state) == []
+
+
+def test_embedded_stops_what_it_started_with_the_last_that_holds_it(state, ports):
+    with local.embedded(state, ports) as first:
+        assert first.ray == ""
+        with local.embedded(state, ports) as second:
+            assert second == first
+        assert len(local.status(state)) == 2
+    assert processes.belonging(state, marked=True) == []
+
+
+def test_embedded_leaves_a_set_that_up_keeps(state, ports):
+    with local.embedded(state, ports):
+        found = local.up(state, ports)
+    assert len(local.status(state)) == 4
+    with local.embedded(state) as joined:
+        assert joined == found
+    assert len(local.status(state)) == 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
+def test_embedded_ends_with_its_process(state, ports, number):
+    script = f"""
+        import sys, time
+        from pathlib import Path
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from test_local import local, stand_ins, Ports
+        local.services = stand_ins
+        with local.embedded(Path({str(state)!r}), Ports.from_base({ports.prefect})):
+            print("inside", flush=True)
+            time.sleep(60)
+    """
+    with subprocess.Popen((sys.executable, "-c", textwrap.dedent(script)), stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout.readline() == "inside\n"
+        child.send_signal(number)
+        child.wait(20)
+    if number == signal.SIGKILL:
+        assert len(processes.belonging(state, marked=True)) == 2
+        with local.embedded(state, ports):
+            assert len(Record.load(state).holders) == 2
+    assert processes.belonging(state, marked=True) == []
+
+
+def test_down_takes_what_an_interrupted_up_left(state, ports):
+    processes.start((*SERVER, str(ports.ray)), {}, state / "log", state)
+    assert local.down(state) == []
+    assert processes.belonging(state, marked=True) == []
+
+
+def test_down_and_status_without_a_state_folder(tmp_path):
+    assert local.down(tmp_path / "none") == local.status(tmp_path / "none") == []
+    assert not (tmp_path / "none").exists()
+
+
+def test_log_names_the_nearest_service(state, ports):
+    with pytest.raises(SettingsError, match="did you mean 'mlflow'"):
+        local.log(state, "mlfow")
+    with pytest.raises(UserError, match="mlflow: has no log yet"):
+        local.log(state, "mlflow")
+    with local.embedded(state, ports):
+        assert local.log(state, "mlflow").exists()

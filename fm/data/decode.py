@@ -48,27 +48,36 @@ def decode(data: bytes) -> Image.Image:
         raise Rejected("empty")
     if len(data) > MAX_BYTES:
         raise Rejected("too-large")
-    return to_rgb(_array(data) if data.startswith(b"\x93NUMPY") else _upright(_load(data)))
+    return to_rgb(_array(data) if data.startswith(b"\x93NUMPY") else _upright(_open(data)))
 
 
 def _array(data: bytes) -> Image.Image:
     try:
         pixels = np.load(io.BytesIO(data), allow_pickle=False)
-    except ValueError:
+    except Exception:  # a damaged header raises whatever its parser meets
         raise Rejected("corrupt") from None
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
         raise Rejected("unsupported-mode")
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
-def _load(data: bytes) -> Image.Image:
+def size_of(data: bytes) -> tuple[int, int]:
+    """(width, height) as stored, from the file's header alone.
+
+    Raises: Rejected.
+    """
+    return (_array(data) if data.startswith(b"\x93NUMPY") else _open(data, load=False)).size
+
+
+def _open(data: bytes, load: bool = True) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about large and odd files; our own limit decides
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:
                 raise Rejected("too-large")
-            image.load()
+            if load:
+                image.load()
             return image
     except Rejected:
         raise
@@ -82,7 +91,9 @@ def _load(data: bytes) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    with suppress(Exception):  # damaged EXIF says nothing about orientation; the picture itself is sound
+    # Damaged EXIF says nothing about orientation; the picture itself is sound.
+    with suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         return ImageOps.exif_transpose(image)
     return image
 

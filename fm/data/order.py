@@ -57,7 +57,8 @@ class Order:
             indices[here] = permutation(self.length, self.seed, int(epoch))[places[here]]
         return indices
 
-    def fingerprint(self, count: int = 1_000_000) -> str:
-        """16 hex digits of the first `count` positions: what a run and its checkpoints compare."""
-        indices = self.at(np.arange(count)).astype("<i8")
+    def fingerprint(self) -> str:
+        """16 hex digits of the first million positions, or the first 100 epochs if these are fewer: what a run and its
+        checkpoints compare."""
+        indices = self.at(np.arange(min(1_000_000, 100 * self.length))).astype("<i8")
         return hashlib.sha256(f"order {VERSION}".encode() + indices.tobytes()).hexdigest()[:16]

@@ -79,7 +79,7 @@ def _index(path: Path, prefix: str, names: list[str]) -> list[Item]:
                 if item:
                     items.append(replace(item, label=None, fault="duplicate") if key in seen else item)
                     seen.add(key)
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, ValueError, ArithmeticError) as error:  # damaged headers raise all of these
         raise DataError(f"is not a whole tar archive ({error})", where=str(path), mend="fetch it again") from None
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from None

@@ -14,6 +14,12 @@ def test_every_method_gives_a_square_of_the_size(method, size):
     assert (np.asarray(result) == (10, 200, 30)).all()
 
 
+@pytest.mark.parametrize("method", RESIZE)
+def test_a_picture_of_the_size_is_left_alone(method):
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    assert (np.asarray(RESIZE[method](Image.fromarray(pixels), 16)) == pixels).all()
+
+
 def test_box_is_the_mean_of_each_area():
     pixels = np.random.default_rng(0).integers(0, 256, (32, 64, 3), dtype=np.uint8)
     means = pixels.reshape(8, 4, 8, 8, 3).mean((1, 3))

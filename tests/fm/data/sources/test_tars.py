@@ -3,8 +3,11 @@ import os
 import tarfile
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fm.data import Preparation, ShardedImages, open_source, write_shards
+from fm.data.decode import REASONS
 from fm.errors import DataError
 
 
@@ -60,9 +63,9 @@ def test_folders_and_globs_and_splits(tmp_path, png):
 @pytest.mark.parametrize("encoding", ["raw", "png"])
 def test_a_prepared_data_set_is_a_source(folder, tmp_path, encoding):
     """Prepared again at the same size it has the same images, labels, names and splits."""
-    settings = Preparation(size=8, encoding=encoding)
-    write_shards(open_source(folder), tmp_path / "once", settings)
-    write_shards(open_source(tmp_path / "once"), tmp_path / "twice", settings)
+    how = Preparation(size=8, encoding=encoding)
+    write_shards(open_source(folder), tmp_path / "once", how)
+    write_shards(open_source(tmp_path / "once"), tmp_path / "twice", how)
     for split in ("train", "test"):
         once, twice = (ShardedImages(tmp_path / name, split) for name in ("once", "twice"))
         assert once.classes == twice.classes == ["a", "b", "c"]
@@ -95,3 +98,24 @@ def test_archives_that_are_none(tmp_path, png):
         path.write_bytes(data)
         with pytest.raises(DataError, match=rf"{name}.tar: is not a whole tar archive"):
             open_source(path).items()
+
+
+@given(st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_damaged_tar_is_read_or_refused(tmp_path, png, data):
+    """Whatever the bytes: samples, or one sentence."""
+    whole = make(tmp_path / "whole.tar", ("a.png", png(0)), ("a.cls", b"1"), link("b.png", "a.png"), ("c.png", png(1)))
+    content = whole.read_bytes()[:10_240]
+    at = data.draw(st.integers(0, len(content) - 1) | st.sampled_from([0, 124, 136, 156, 257, 2_560, 2_716]))
+    patch = data.draw(st.binary(min_size=1, max_size=20))
+    (tmp_path / "damaged.tar").write_bytes(content[:at] + patch + content[at + data.draw(st.integers(0, 30)) :])
+    source = open_source(tmp_path / "damaged.tar")
+    try:
+        items = source.items()
+    except DataError as error:
+        assert "damaged.tar: is not a whole tar archive" in str(error)
+        return
+    for item in items:
+        assert item.fault in ("", *REASONS)
+        if not item.fault:
+            assert isinstance(source.read(item), bytes)

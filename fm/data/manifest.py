@@ -17,6 +17,7 @@ from fm.lineage import digest
 from fm.settings import Settings
 
 FORMAT: Literal["fm-shards-1"] = "fm-shards-1"
+AGAIN = "remove this file and run `fm prepare` again: whole shards are kept"
 Map = Callable[[Callable[[Any], Any], list[Any]], Iterable[Any]]  # map(function, items) -> results in the items' order
 
 
@@ -103,11 +104,11 @@ def load_manifest(root: str | Path) -> Manifest:
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "the whole file"
-        raise DataError(f"not a manifest of this program ({key}: {first['msg']})", where=str(path)) from None
+        raise DataError(f"not a manifest of this program ({key}: {first['msg']})", str(path), AGAIN) from None
     except UserError as error:
-        raise DataError(error.what, where=error.where, mend="prepare the data set again") from None
+        raise DataError(error.what, error.where, AGAIN) from None
     if manifest.digest != content_digest(manifest.splits, manifest.classes, manifest.settings):
-        raise DataError("was changed by hand: its digest is not that of its content", where=str(path))
+        raise DataError("was changed by hand: its digest is not that of its content", str(path), AGAIN)
     return manifest
 
 

@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from fm.data import load_manifest, verify
+from fm.data import Preparation, load_manifest, open_source, verify, write_shards
 from fm.data.manifest import content_digest
 from fm.errors import DataError
 
@@ -51,6 +51,8 @@ def test_a_manifest_that_is_none(copy):
     path.write_text("{")
     with pytest.raises(DataError, match="cannot be read as JSON"):
         load_manifest(copy)
+    path.unlink()
+    assert write_shards(open_source("photos:?tiles=24"), copy, Preparation(size=16, shard_images=50)).images == 224
     path.unlink()
     with pytest.raises(DataError, match="no prepared data set here"):
         load_manifest(copy)

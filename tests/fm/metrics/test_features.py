@@ -70,3 +70,8 @@ def test_efficientnet_knows_a_cat():
     with torch.inference_mode():
         best = model((resized(image, 224) - 127) / 128).argmax().item()
     assert best in (281, 282, 285)  # tabby, tiger cat, Egyptian cat
+    middle = []
+    model._blocks[7].register_forward_hook(lambda module, args, out: middle.append(out.mean((2, 3))))
+    with torch.inference_mode():
+        model((resized(image, 128) - 127) / 128)
+    assert torch.allclose(load_features("efficientnet_lite0_b7")(image), middle[0], atol=1e-3)

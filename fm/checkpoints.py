@@ -4,10 +4,13 @@ Nothing that is executed on loading is ever written or read. The newest whole on
 stands; a damaged one is renamed, said aloud, and the one before it used.
 """
 
+import copy
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +21,13 @@ from torch import Tensor, nn
 
 from fm.ema import Ema
 from fm.errors import CheckpointError
-from fm.files import sha256, sync_folder, writable_folder, write_json
+from fm.files import sha256, sync_folder, write_json
 from fm.optimizer import Adam
 
 FORMAT = 1
 STATE = "state.json"
+FILES = ("model", "ema", "optimizer")
+PAUSES_S = (1, 2, 4, 8, 16)  # before a write that failed is tried again
 
 
 class Damaged(CheckpointError):
@@ -70,83 +75,125 @@ class Store:
         self.keep = keep
         self.newest: Saved | None = None  # of those this store restored or saved
         self.restored = ""  # what restore_newest_good found, in one line for the user
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[Saved] | None = None
 
     @property
     def images_seen(self) -> int:
         """Where a run stands that starts now: records past it are to be cut."""
         return self.newest.images_seen if self.newest else 0
 
-    def save(self, state: State) -> Saved:
-        """Writes the state under a temporary name, syncs it to the disk, then renames it; once for each place.
+    @property
+    def written(self) -> bool:
+        """Whether what `begin` began has come to its end, so that `finish` returns at once."""
+        return self._writing is not None and self._writing.done()
 
-        Raises: CheckpointError if the disk is full or refuses.
+    def begin(self, state: State) -> None:
+        """Copies the state and starts to write it on a thread of its own: training goes on meanwhile.
+
+        What is still being written is finished first; a place that is already saved is not saved again.
         """
-        if self.newest and self.newest.images_seen == state.images_seen:
-            return self.newest
-        target = self.folder / f"{state.images_seen:012d}"
-        part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        self.settle()
+        if self.newest is None or self.newest.images_seen != state.images_seen:
+            copies = {
+                file: {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+                for file, tensors in state.tensors().items()
+            }
+            self._writing = self._writer.submit(self._write_patiently, copies, copy.deepcopy(state.numbers()))
+
+    def finish(self) -> Saved:
+        """Waits for what `begin` began -> the newest checkpoint.
+
+        Raises: CheckpointError if the disk refused for longer than a moment.
+        """
+        saved = self.settle()
+        assert saved is not None  # noqa: S101  begin leaves one, or settling raises
+        return saved
+
+    def save(self, state: State) -> Saved:
+        """Begins and finishes: for callers who wait."""
+        self.begin(state)
+        return self.finish()
+
+    def settle(self) -> Saved | None:
+        """Waits for a write, if one is under way -> the newest checkpoint, if there is one."""
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            self.newest = writing.result()
+        return self.newest
+
+    def _write_patiently(self, files: dict[str, dict[str, Tensor]], numbers: dict[str, Any]) -> Saved:
+        """Network storage goes away for seconds at a time; no run should end for that."""
+        for pause_s in PAUSES_S:
+            try:
+                return self._write(files, numbers)
+            except OSError:
+                time.sleep(pause_s)
         try:
-            writable_folder(part)
-            hashes = {name: _write(part / f"{name}.safetensors", tensors) for name, tensors in state.tensors().items()}
-            write_json(part / STATE, {"format": FORMAT, **state.numbers(), **self.identity, "sha256": hashes})
-            shutil.rmtree(target, ignore_errors=True)
-            os.rename(part, target)
-            sync_folder(self.folder)
+            return self._write(files, numbers)
         except OSError as error:
             raise CheckpointError(
-                f"cannot be written ({error.strerror or error})", where=str(target), mend="make room and start again"
+                f"a checkpoint cannot be written ({error.strerror or error})",
+                where=str(self.folder),
+                mend="make room or mend the storage, and start again",
             ) from error
+
+    def _write(self, files: dict[str, dict[str, Tensor]], numbers: dict[str, Any]) -> Saved:
+        """Under a temporary name, synced to the disk, then renamed; then the oldest go."""
+        target = self.folder / f"{numbers['images_seen']:012d}"
+        part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            part.mkdir(parents=True, exist_ok=True)
+            hashes = {name: _write(_path(part, name), tensors) for name, tensors in files.items()}
+            info = {"format": FORMAT, **numbers, **self.identity, "sha256": hashes}
+            write_json(part / STATE, info)
+            os.rename(part, target)
+            sync_folder(self.folder)
         finally:
             shutil.rmtree(part, ignore_errors=True)
         for old in _newest_first(self.folder)[self.keep :]:
             shutil.rmtree(old, ignore_errors=True)
-        self.newest = Saved(state.images_seen, state.seconds, target, hashes["ema"])
-        return self.newest
+        return _saved(target, info)
 
     def restore_newest_good(self, state: State) -> None:
         """Copies the newest whole checkpoint into the state; says in `restored` which, and why not a newer one.
 
         Raises: CheckpointError if it belongs to another recipe, data set or network, or if all are damaged.
         """
-        damaged = []
-        for folder in _newest_first(self.folder):
-            try:
-                info, tensors = read_checkpoint(folder, ("model", "ema", "optimizer"))
-            except Damaged as error:
-                damaged.append(error.what)
-                _set_aside(folder)
-                continue
-            self._check_identity(folder, info)
-            _copy_into(state.tensors(), tensors, folder)
-            state.set_numbers(info)
-            self.newest = _saved(folder, info)
-            self.restored = f"resumed at {state.images_seen:,} images" + _because(damaged)
-            return
-        if damaged:
+        for torn in self.folder.glob(".*.part"):
+            shutil.rmtree(torn, ignore_errors=True)
+        damaged: dict[Path, str] = {}
+        found = _newest_whole(self.folder, FILES, damaged)
+        for folder in damaged:
+            _set_aside(folder)
+        if found is None and damaged:
             raise CheckpointError(
-                f"no checkpoint is whole ({'; '.join(damaged)})", where=str(self.folder), mend="start in a new RUN"
+                f"no checkpoint is whole{_because(damaged)}", where=str(self.folder), mend="start in a new RUN"
             )
-        self.restored = "started at 0 images"
+        if found is None:
+            self.restored = "started at 0 images"
+            return
+        folder, info = found
+        self.newest = _saved(folder, info)
+        self.check_identity(self.newest)
+        _copy_into(state.tensors(), {file: load_file(_path(folder, file)) for file in FILES}, folder)
+        state.set_numbers(info)
+        self.restored = f"resumed at {state.images_seen:,} images{_because(damaged)}"
 
-    def _check_identity(self, folder: Path, info: dict[str, Any]) -> None:
+    def check_identity(self, saved: Saved) -> None:
+        """Raises: CheckpointError if the checkpoint belongs to another recipe or data set than this store's."""
+        info = read_info(saved.path)
         differ = [f"{key} {info[key]}, not {value}" for key, value in self.identity.items() if info[key] != value]
         if differ:
             raise CheckpointError(
-                f"belongs to another run ({'; '.join(differ)})", where=str(folder), mend="choose another RUN"
+                f"belongs to another run ({'; '.join(differ)})", where=str(saved.path), mend="choose another RUN"
             )
 
 
 def newest(run: Path | str) -> Saved | None:
     """The newest checkpoint of a RUN whose files are as it says; None if there is none."""
-    for folder in _newest_first(Path(run) / "checkpoints"):
-        try:
-            info = read_info(folder)
-            for name in info["sha256"]:
-                _verified(folder, name, info)
-        except Damaged:
-            continue
-        return _saved(folder, info)
-    return None
+    found = _newest_whole(Path(run) / "checkpoints", FILES, {})
+    return _saved(*found) if found else None
 
 
 def load_weights(run: Path | str, weights: str = "ema") -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -154,26 +201,30 @@ def load_weights(run: Path | str, weights: str = "ema") -> tuple[dict[str, Tenso
 
     Raises: CheckpointError if there is none.
     """
-    damaged = []
-    for folder in _newest_first(Path(run) / "checkpoints"):
+    damaged: dict[Path, str] = {}
+    found = _newest_whole(Path(run) / "checkpoints", (weights,), damaged)
+    if found is None:
+        raise CheckpointError(
+            f"no whole checkpoint{_because(damaged)}", where=str(run), mend="train first, with `fm train DATA RUN`"
+        )
+    folder, info = found
+    return load_file(_path(folder, weights)), {"weights": info["sha256"][weights], "images_seen": info["images_seen"]}
+
+
+def _newest_whole(
+    checkpoints: Path, files: tuple[str, ...], damaged: dict[Path, str]
+) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint whose named files have their recorded SHA-256; those passed over go into `damaged`."""
+    for folder in _newest_first(checkpoints):
         try:
-            info, tensors = read_checkpoint(folder, (weights,))
+            info = read_info(folder)
+            for file in files:
+                _verify(folder, file, info)
         except Damaged as error:
-            damaged.append(error.what)
+            damaged[folder] = error.what
             continue
-        return tensors[weights], {"weights": info["sha256"][weights], "images_seen": info["images_seen"]}
-    raise CheckpointError(
-        f"no whole checkpoint{_because(damaged)}", where=str(run), mend="train first, with `fm train DATA RUN`"
-    )
-
-
-def read_checkpoint(folder: Path, files: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
-    """state.json and the named files' tensors of one checkpoint.
-
-    Raises: Damaged if a file is missing or its SHA-256 is not the recorded one.
-    """
-    info = read_info(folder)
-    return info, {name: load_file(_verified(folder, name, info)) for name in files}
+        return folder, info
+    return None
 
 
 def read_info(folder: Path) -> dict[str, Any]:
@@ -194,20 +245,23 @@ def _saved(folder: Path, info: dict[str, Any]) -> Saved:
     return Saved(info["images_seen"], info["seconds"], folder, info["sha256"]["ema"])
 
 
-def _verified(folder: Path, name: str, info: dict[str, Any]) -> Path:
-    path = folder / f"{name}.safetensors"
+def _verify(folder: Path, file: str, info: dict[str, Any]) -> None:
+    path = _path(folder, file)
     try:
         found = sha256(path)
     except OSError:
         raise Damaged(f"{folder.name}/{path.name} cannot be read", where=str(folder.parent)) from None
-    if found != info["sha256"][name]:
+    if found != info["sha256"][file]:
         raise Damaged(f"{folder.name}/{path.name} is damaged", where=str(folder.parent))
-    return path
+
+
+def _path(folder: Path, file: str) -> Path:
+    return folder / f"{file}.safetensors"
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> str:
     """Saves tensors by name and syncs them -> SHA-256."""
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    save_file(tensors, path)
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
     return sha256(path)
@@ -245,5 +299,5 @@ def _newest_first(folder: Path) -> list[Path]:
     return sorted((path for path in folder.iterdir() if path.name.isdigit()), reverse=True)
 
 
-def _because(damaged: list[str]) -> str:
-    return f" ({'; '.join(damaged)})" if damaged else ""
+def _because(damaged: dict[Path, str]) -> str:
+    return f" ({'; '.join(damaged.values())})" if damaged else ""

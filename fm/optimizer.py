@@ -24,13 +24,15 @@ class Adam:
 
     @torch.no_grad()
     def step(self, rate: float, number: int) -> None:
-        """Step `number`, from 1, at learning rate `rate`."""
+        """Step `number`, from 1, at learning rate `rate`; uses up the gradient."""
         gradient = self.gradients.flat
         self.exp_avg.lerp_(gradient, 1 - BETA_1)
         self.exp_avg_sq.mul_(BETA_2).addcmul_(gradient, gradient, value=1 - BETA_2)
-        scale = self.exp_avg_sq.sqrt().div_(math.sqrt(1 - BETA_2**number)).add_(EPSILON)
-        direction = self.gradients.views(self.exp_avg / scale)
-        for parameter, along in zip(self.parameters.values(), direction, strict=True):
+        # The moments hold all that the gradient had to say, so its buffer takes the direction: no third buffer.
+        torch.sqrt(self.exp_avg_sq, out=gradient)
+        gradient.div_(math.sqrt(1 - BETA_2**number)).add_(EPSILON)
+        torch.div(self.exp_avg, gradient, out=gradient)
+        for parameter, along in zip(self.parameters.values(), self.gradients.views(gradient), strict=True):
             parameter.add_(along, alpha=-rate / (1 - BETA_1**number))
 
     def tensors(self) -> dict[str, Tensor]:

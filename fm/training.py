@@ -139,10 +139,11 @@ def train(
     """
     check(settings, world)
     torch.set_num_threads(settings.threads)
-    model.to(device)
-    gradients = Gradients(model, world, signals=("loss", "leave"))
+    model.to(device).train()
+    gradients = Gradients(model, world, signals=("loss", "leave", "written"))
     state = State(model, Adam(model, gradients), Ema(model, settings.ema_halflife_kimg, settings.ema_ramp))
-    state.set_numbers(world.once(lambda: restored(store, state)))
+    world.once(lambda: store.restore_newest_good(state))
+    state.set_numbers(world.once(state.numbers))
     world.share(tensor for file in state.tensors().values() for tensor in file.values())
     return steps(state, gradients, objective, settings, batches_from, store, world, stop)
 
@@ -159,11 +160,6 @@ def check(settings: Training, world: World) -> None:
         )
 
 
-def restored(store: Store, state: State) -> dict[str, Any]:
-    store.restore_newest_good(state)
-    return state.numbers()
-
-
 def steps(
     state: State,
     gradients: Gradients,
@@ -178,7 +174,6 @@ def steps(
     model, batch_images = state.model, settings.batch_images
     batches = batches_from(state.images_seen)
     clock = Clock(state)
-    saved: Saved | None = None
 
     def leaving() -> bool:
         return stop() or clock.seconds() >= (settings.max_seconds or math.inf)
@@ -193,10 +188,11 @@ def steps(
             loss.backward()
             gradients.signal("loss", loss.detach())
         gradients.signal("leave", leaving())
+        gradients.signal("written", store.written)
         signals = gradients.reduce()
         norm = gradients.clip(settings.clip_norm)
         if not math.isfinite(norm) or not math.isfinite(signals["loss"]):
-            raise diverged(state, batch)
+            raise diverged(state, batch, last=world.once(store.settle))
         state.images_seen += batch_images
         state.optimizer.step(rate, number=state.images_seen // batch_images)
         state.ema.update(model, state.images_seen, batch_images)
@@ -205,10 +201,11 @@ def steps(
         over = state.images_seen >= settings.total_images
         if over or due(state.images_seen, batch_images, settings.report_images):
             yield clock.report(rate, norm, batch_images)
+        if signals["written"] > 0:
+            yield world.once(store.finish)
         if not (over or leave) and due(state.images_seen, batch_images, settings.save_images):
             state.seconds = clock.seconds()
-            saved = world.once(lambda: store.save(state))
-            yield saved
+            world.once(lambda: store.begin(state))
     state.seconds = clock.seconds()
     yield world.once(lambda: store.save(state))
 
@@ -290,11 +287,12 @@ def due(images_seen: int, step: int, every: int) -> bool:
     return images_seen // every > (images_seen - step) // every
 
 
-def diverged(state: State, batch: Any) -> Diverged:
+def diverged(state: State, batch: Any, last: Saved | None) -> Diverged:
     indices = batch.indices.tolist()
     shown = ", ".join(map(str, indices[:8])) + (", ..." if len(indices) > 8 else "")
     return Diverged(
         f"loss or gradient is not finite in the step after {state.images_seen:,} images (this rank's indices {shown})",
         where="training",
-        mend="lower the learning rate, or clip gradients; the last checkpoint is unharmed",
+        mend="lower the learning rate or clip gradients; "
+        + (f"the checkpoint at {last.images_seen:,} images is unharmed" if last else "there is no checkpoint yet"),
     )

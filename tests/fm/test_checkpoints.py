@@ -140,6 +140,7 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_no_rubbish(tmp_path, monkey
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
+        patch.setattr(fm.checkpoints, "PAUSES_S", (0.01,))
         patch.setattr(fm.checkpoints, "_write", full)
         with pytest.raises(CheckpointError, match=r"cannot be written \(No space left on device\)"):
             saved_at(tmp_path, 20)
@@ -155,6 +156,34 @@ def test_a_kill_while_writing_leaves_nothing_that_counts(tmp_path) -> None:
     part.mkdir()
     (part / "model.safetensors").write_bytes(b"torn")
     assert newest(tmp_path).images_seen == 10
+    Store(tmp_path, "recipe", "data").restore_newest_good(state())
+    assert folders(tmp_path) == ["000000000010"]
+
+
+def test_storage_that_comes_back_in_time_ends_nothing(tmp_path, monkeypatch) -> None:
+    write, failures = fm.checkpoints._write, iter([True, True])
+
+    def away_twice(path, tensors) -> str:
+        if next(failures, False):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return write(path, tensors)
+
+    monkeypatch.setattr(fm.checkpoints, "PAUSES_S", (0.01, 0.01))
+    monkeypatch.setattr(fm.checkpoints, "_write", away_twice)
+    saved_at(tmp_path, 10)
+    assert newest(tmp_path).images_seen == 10
+
+
+def test_what_is_written_is_the_state_at_begin(tmp_path) -> None:
+    one, store = state(10), Store(tmp_path, "recipe", "data")
+    before = one.ema.weights["weight"].clone()
+    store.begin(one)
+    one.ema.weights["weight"].fill_(9.0)
+    one.tally["loss"] = 99.0
+    assert store.finish().images_seen == 10 and not store.written
+    again = state()
+    Store(tmp_path, "recipe", "data").restore_newest_good(again)
+    assert torch.equal(again.ema.weights["weight"], before) and again.tally["loss"] == 0.25
 
 
 def test_a_damaged_place_is_written_again(tmp_path) -> None:

@@ -165,7 +165,7 @@ def test_divergence_stops_before_the_weights_are_touched(tmp_path: Path) -> None
     model = network()
     model.steps = 0
     store = Store(tmp_path)
-    with pytest.raises(Diverged, match=r"after 24 images \(this rank's indices 8, 15, 22"):
+    with pytest.raises(Diverged, match=r"after 24 images \(this rank's indices 8, 15, 22.*at 24 images is unharmed"):
         list(train(model, Explodes(OTPath()), settings, stream(settings), store))
     saved, lineage = load_weights(tmp_path, "model")
     assert lineage["images_seen"] == 24

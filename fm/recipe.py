@@ -17,9 +17,9 @@ from pydantic import Field, ValidationError
 from torch import nn
 
 from fm import presets
-from fm.data import Preparation
+from fm.data import Manifest, Preparation
 from fm.errors import SettingsError, UserError, nearest
-from fm.evaluation import Evaluation
+from fm.evaluation import Evaluation, cells
 from fm.files import read_json, write_json
 from fm.flow import Flow
 from fm.lineage import digest
@@ -42,7 +42,9 @@ class Recipe(Settings):
         description=f"What the network learns to predict: {', '.join(sorted(OBJECTIVES))}.",
         json_schema_extra={"enum": sorted(OBJECTIVES)},
     )
-    class_conditional: bool = Field(title="Class-conditional", description="Train with the class labels, if there are any.")
+    class_conditional: bool = Field(
+        title="Class-conditional", description="Train with the class labels, if there are any."
+    )
     training: Training = Field(title="Training", description="How the network is trained.")
     evaluation: Evaluation = Field(title="Evaluation", description="What is measured on the trained network.")
 
@@ -93,7 +95,10 @@ class Recipe(Settings):
         Raises: SettingsError, one sentence.
         """
         if self.objective not in OBJECTIVES:
-            raise SettingsError(f"unknown objective {self.objective!r}", "objective", nearest(self.objective, OBJECTIVES))
+            raise SettingsError(
+                f"unknown objective {self.objective!r}", "objective", nearest(self.objective, OBJECTIVES)
+            )
+        cells(self.evaluation)
         with torch.device("meta"):
             self.build(self.data.shape, classes=2)
 
@@ -117,8 +122,13 @@ def untrained(run: str | Path) -> Flow:
     """The RUN's network as it was before its first step: the baseline that every distance is shown against."""
     recipe, data = Recipe.load(run), read_json(Path(run) / "data.json")
     model, objective = recipe.build(tuple(data["shape"]), len(data["classes"]) or None)
-    info = {"weights": digest("untrained", recipe.training_digest()), "images_seen": 0}
+    info = {"weights": untrained_weights(recipe), "images_seen": 0, "method": "untrained"}
     return _flow(recipe, model, objective, data, info)
+
+
+def untrained_weights(recipe: Recipe) -> str:
+    """What stands for the weights' hash of a network before its first step: they follow from the recipe."""
+    return "untrained-" + recipe.training_digest()
 
 
 def _flow(recipe: Recipe, model: nn.Module, objective: Objective, data: dict[str, Any], info: dict[str, Any]) -> Flow:
@@ -142,6 +152,21 @@ def open_run(run: Path, recipe: Recipe) -> None:
         if there == here:
             return
     write_json(file, recipe.model_dump(mode="json"))
+
+
+def on_data(run: Path, data: Path, manifest: Manifest) -> None:
+    """Notes in RUN/data.json what it is trained on, and where that lies now.
+
+    Raises: SettingsError if RUN was trained on other data.
+    """
+    file = run / "data.json"
+    if file.exists() and (there := read_json(file)["digest"]) != manifest.digest:
+        raise SettingsError(
+            f"was trained on data {there}, not {manifest.digest}", str(run), "choose another RUN folder"
+        )
+    facts = {"data": str(data.resolve()), "digest": manifest.digest, "source": manifest.source}
+    images = {name: split.images for name, split in manifest.splits.items()}
+    write_json(file, {**facts, "shape": manifest.shape, "classes": manifest.classes, "images": images})
 
 
 def differences(there: Any, here: Any, key: str = "") -> list[str]:
@@ -169,51 +194,70 @@ def _read(where: str) -> tuple[dict[str, Any], str]:
 
 
 def _pair(change: str) -> tuple[str, Any]:
-    """`key=value`, the value as TOML says it; a bare word is a string."""
+    """`key=value`, the value as TOML says it; a bare word is a string, and none is no value."""
     key, sign, value = change.partition("=")
     if not sign or not key.strip():
-        raise SettingsError(f"{change!r} is not of the form key=value", "--set", "for example training.batch_images=128")
+        raise SettingsError(
+            f"{change!r} is not of the form key=value", "--set", "for example training.batch_images=128"
+        )
+    if value.strip() == "none":
+        return key.strip(), None
     try:
         return key.strip(), tomllib.loads(f"v = {value}")["v"]
     except tomllib.TOMLDecodeError:
         return key.strip(), value.strip()
 
 
-def _set(values: dict[str, Any], key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    inner = values
-    for depth, name in enumerate(parents):
-        if not isinstance(inner.get(name), dict):
-            raise SettingsError(f"no such setting {key!r}", "--set", nearest(name, inner))
-        inner = inner[name]
-        if last == "kind" and depth == len(parents) - 1 and inner.get("kind") != value:
-            inner.clear()  # another member of the family has other fields: they take their defaults
-    if isinstance(inner.get(last), dict) and isinstance(value, str):
-        value = {"kind": value}  # `--set path=vp`
-    if last not in inner and "kind" not in inner and last != "kind":
-        raise SettingsError(f"no such setting {key!r}", "--set", nearest(last, inner))
-    inner[last] = value
+def _set(values: dict[str, Any], key: str, value: Any, kind: Any = Recipe) -> None:
+    """Changes one nested value; another member of a family (`path=vp`, `path.kind=vp`) takes its defaults."""
+    name, _, rest = key.partition(".")
+    known = _fields(kind, values.get("kind"))
+    if name not in known or (rest and not isinstance(values.get(name), dict)):
+        raise SettingsError(f"no such setting {name!r}", "--set", nearest(name, known))
+    if rest:
+        return _set(values[name], rest, value, known[name])
+    if name == "kind" and values.get("kind") != value:
+        values.clear()
+    if isinstance(values.get(name), dict) and isinstance(value, str):
+        value = {"kind": value}
+    values[name] = value
 
 
 def _translated(cls: type, error: ValidationError, source: str) -> SettingsError:
     """pydantic's first complaint as one sentence: the key's path, the value, its range or the nearest name."""
     first = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in first["loc"])
-    where = f"{source}: {key}" if source else key
+    keys, known = _followed(cls, first["loc"])
+    where = ": ".join(filter(None, [source, ".".join(keys)]))
     if first["type"] == "extra_forbidden":
-        return SettingsError("no such setting", where, nearest(str(first["loc"][-1]), _fields(cls, first["loc"][:-1])))
+        return SettingsError("no such setting", where, nearest(keys[-1], known))
     if first["type"] == "missing":
         return SettingsError("is missing", where, "a recipe states every setting")
+    if first["type"] == "union_tag_invalid":
+        tags = [_kind_of(member) or "" for member in _members(known[keys[-1]])]
+        return SettingsError(f"unknown {keys[-1]} {first['ctx']['tag']!r}", where, nearest(first["ctx"]["tag"], tags))
     message = first["msg"][:1].lower() + first["msg"][1:]
     return SettingsError(f"{json.dumps(first['input'], default=str)} given, but {message}", where)
 
 
-def _fields(kind: Any, loc: tuple[Any, ...]) -> list[str]:
-    """The names of the fields at a place inside nested settings; a union's place is followed by the member's kind."""
+def _followed(kind: Any, loc: tuple[Any, ...]) -> tuple[list[str], dict[str, Any]]:
+    """The keys of a place in nested settings as a user writes them, without pydantic's names of union members; and the
+    fields that are known beside the last of them."""
+    keys: list[str] = []
+    known: dict[str, Any] = {}
     for part in loc:
-        members = [m for m in _members(kind) if _kind_of(m) == part]
-        kind = members[0] if members else _annotations(kind).get(part)
-    return sorted({name for member in _members(kind) for name in _annotations(member)})
+        if part in [_kind_of(member) for member in _members(kind)] and len(_members(kind)) > 1:
+            kind = next(member for member in _members(kind) if _kind_of(member) == part)
+            continue
+        known = _fields(kind)
+        kind = known.get(part)
+        keys.append(str(part))
+    return keys, known
+
+
+def _fields(kind: Any, member: str | None = None) -> dict[str, Any]:
+    """Names and types of the fields of settings; of a union those of the named member, or of all."""
+    members = [m for m in _members(kind) if member is None or _kind_of(m) == member] or _members(kind)
+    return {name: hint for m in members for name, hint in _hints(m).items()}
 
 
 def _members(kind: Any) -> list[Any]:
@@ -222,10 +266,14 @@ def _members(kind: Any) -> list[Any]:
     return list(typing.get_args(kind)) if typing.get_origin(kind) in (typing.Union, types.UnionType) else [kind]
 
 
-def _annotations(kind: Any) -> dict[str, Any]:
-    return typing.get_type_hints(kind, include_extras=True) if isinstance(kind, type) else {}
+def _hints(kind: Any) -> dict[str, Any]:
+    if not isinstance(kind, type):
+        return {}
+    names = getattr(kind, "model_fields", None) or getattr(kind, "__dataclass_fields__", {})
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return {name: hints[name] for name in names}
 
 
 def _kind_of(member: Any) -> str | None:
-    args = typing.get_args(_annotations(member).get("kind"))
+    args = typing.get_args(_hints(member).get("kind"))
     return args[0] if args else None

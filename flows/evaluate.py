@@ -1,0 +1,36 @@
+"""One stage: trained network -> rows and report."""
+
+from pathlib import Path
+
+from prefect import flow
+
+from fm.data import load_manifest
+from fm.evaluation import Evaluation
+from fm.recipe import Recipe, on_data, open_run
+from tasks import cluster, tracking, watching
+from tasks.cluster import Place
+from tasks.evaluate import evaluate, trained
+from tasks.report import report
+
+
+@flow(name="evaluate", flow_run_name="evaluate {run}")
+def evaluate_run(run: str, data: str = "", evaluation: Evaluation | None = None, place: Place = Place()) -> str:  # noqa: B008
+    """Measures a trained network at every point of the solver grid, in parallel, and writes the report.
+
+    Args:
+        run: Folder of a training, relative to the project.
+        data: The data it was trained on, if they have moved since.
+        evaluation: What is measured; none for what the training's recipe says.
+        place: Where it runs. Changes no number beyond rounding.
+    """
+    watching.errors_as_sentences()
+    folder = Path(run)
+    recipe = Recipe.load(folder, {} if evaluation is None else {"evaluation": evaluation.model_dump(mode="json")})
+    recipe.check()
+    open_run(folder, recipe)
+    if data:
+        on_data(folder, Path(data), load_manifest(data))
+    with cluster.session(place), tracking.tracked(folder, recipe) as copy:
+        saved = trained(folder)
+        rows = evaluate(folder, recipe, saved, copy)
+        return str(report(folder, recipe, saved, rows, copy))

@@ -1,0 +1,251 @@
+"""The only file that imports Ray: where work runs (Place), mapped work, one training on all workers, errors unwrapped.
+
+The process that calls this is the Ray driver. Ray is started or joined on first use, in a thread, because `ray.init` in
+the main thread would replace Prefect's signal handlers; leaving `session` takes all Ray work with it.
+"""
+
+import os
+import secrets
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field
+
+from fm import errors
+from fm.errors import SettingsError, UserError
+from fm.files import read_json, write_json
+from fm.settings import Settings
+
+T = TypeVar("T")
+# Ray's processes die with the thread that started them (Linux: PR_SET_PDEATHSIG), so that thread must live on.
+_keeper = ThreadPoolExecutor(1, "ray")
+
+
+class Place(Settings):
+    """Where a recipe runs; nothing here changes what is trained or measured beyond rounding."""
+
+    address: str = Field(
+        default="",
+        title="Ray address",
+        description="Address of a Ray cluster (host:port). Empty: the services' Ray, or one started on this machine.",
+    )
+    workers: int = Field(default=2, ge=1, le=4096, title="Workers", description="Training processes, 1 to 4096.")
+    gpus: Literal["auto", "none"] = Field(
+        default="auto",
+        title="GPUs",
+        description="auto: one GPU for each worker where the cluster has them; none: CPUs.",
+    )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one item: its value, or the error that ended it after all retries."""
+
+    item: Any
+    value: Any = None
+    error: Exception | None = None
+
+
+@contextmanager
+def session(place: Place) -> Iterator[None]:
+    """Ray for the length of a block. It starts when first needed; leaving the block, even by a signal, ends its work."""
+    global _place
+    _place = place
+    try:
+        yield
+    finally:
+        disconnect()
+
+
+_place = Place()
+
+
+def _ray() -> Any:
+    """The ray module. Its security mode is read at import, so the environment comes first: never an open port without a token."""
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    # Ray Train polls its workers this often; the default of 2 s delays the end of each training.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "180")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    return ray
+
+
+def disconnect() -> None:
+    """Ends this process's work on Ray, and the Ray that it started."""
+    if "ray" in sys.modules and _ray().is_initialized():
+        _ray().shutdown()
+
+
+def _connect() -> Any:
+    """The ray module, started or joined once.
+
+    Raises: UserError if the cluster does not answer.
+    """
+    started = _keeper.submit(_start)
+    while wait([started], 0.5).not_done:
+        continue  # short waits: a single long one would not hear a signal
+    return started.result()
+
+
+def _start() -> Any:
+    ray = _ray()
+    if ray.is_initialized():
+        return ray
+    address = _place.address or os.environ.get("RAY_ADDRESS") or "local"
+    local = {"num_cpus": max(os.cpu_count() or 1, _place.workers), "include_dashboard": False}
+    try:
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level="error",
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}},  # a slot is one CPU
+            **(local if address == "local" else {}),
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"no Ray cluster answers ({str(error).splitlines()[0] if str(error) else type(error).__name__})",
+            address,
+            "is it up (`fm status`), and is RAY_AUTH_TOKEN_PATH the cluster's token file?",
+        ) from error
+    return ray
+
+
+def attended(work: Callable[[], T], tick: Callable[[], None] = lambda: None, every_s: float = 0.5) -> T:
+    """Runs `work` in a thread and `tick` here, so that the main thread hears signals while Ray works."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(every_s)
+        tick()
+    return future.result()
+
+
+def ray_map(
+    fn: Callable[[Any], Any], items: Iterable[Any], cpus: float = 1, gpus: float = 0, retries: int = 2
+) -> Iterator[Outcome]:
+    """`fn` over the items in Ray's slots; outcomes in the items' order, twice as many under way as the cluster has slots.
+
+    A dead worker's item is tried again `retries` times; an error that `fn` raises is the item's outcome at once.
+    """
+    ray = _connect()
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries)(fn)
+    slots = max(1, int(ray.cluster_resources().get("CPU", 1) / max(cpus, 0.1)))
+    waiting = iter(items)
+    under_way = [(item, remote.remote(item)) for item in islice(waiting, 2 * slots)]
+    while under_way:
+        item, reference = under_way.pop(0)
+        try:
+            value = _get(ray, reference)
+        except Exception as error:
+            yield Outcome(item, error=unwrapped(error))
+        else:
+            yield Outcome(item, value)
+        under_way += [(item, remote.remote(item)) for item in islice(waiting, 1)]
+
+
+def _get(ray: Any, reference: Any) -> Any:
+    """ray.get in short waits: a single long one would not hear a signal."""
+    while True:
+        try:
+            return ray.get(reference, timeout=0.5)
+        except ray.exceptions.GetTimeoutError:
+            continue
+
+
+def fit(
+    work: Callable[[dict[str, Any]], None], config: dict[str, Any], name: str, run: Path, tick: Callable[[], None]
+) -> None:
+    """Runs `work(config)` on every worker of the place as one torch.distributed group, until all have returned.
+
+    A lost worker restarts the group up to three times; `work` resumes from RUN's own checkpoints, the only authority.
+    `tick` is called here every half second.
+
+    Raises: SettingsError if the cluster has fewer slots than workers; a worker's own error, unwrapped.
+    """
+    ray = _connect()
+    place = _place
+    gpus = place.gpus == "auto" and ray.cluster_resources().get("GPU", 0) >= place.workers
+    slots = int(ray.cluster_resources().get("GPU" if gpus else "CPU", 0))
+    if slots < place.workers:
+        raise SettingsError(
+            f"{place.workers} workers asked for, but the cluster has {slots} CPUs",
+            "place.workers",
+            f"take {slots} or fewer",
+        )
+    scratch = (run / ".ray").resolve()
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+
+    def look() -> None:
+        tick()
+        for file in scratch.glob("error-*.json"):  # no retry can mend what the user must
+            told = read_json(file)
+            raise getattr(errors, told.pop("kind"))(**told)
+
+    try:
+        attended(lambda: _trainer(_Work(work, scratch), config, name, scratch, place, gpus).fit(), look)
+    except Exception as error:
+        raise unwrapped(error) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The work of one worker; an error that the user must mend is left in the scratch folder for the driver to find."""
+
+    work: Callable[[dict[str, Any]], None]
+    scratch: Path
+
+    def __call__(self, config: dict[str, Any]) -> None:
+        try:
+            self.work(config)
+        except UserError as error:
+            told = {"kind": type(error).__name__, "what": error.what, "where": error.where, "mend": error.mend}
+            write_json(self.scratch / f"error-{os.getpid()}.json", told)
+            raise
+
+
+def _trainer(work: Any, config: dict[str, Any], name: str, scratch: Path, place: Place, gpus: bool) -> Any:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    return TorchTrainer(
+        work,
+        train_loop_config=config,
+        scaling_config=ScalingConfig(num_workers=place.workers, use_gpu=gpus, resources_per_worker={"CPU": 1}),
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        run_config=RunConfig(name=name, storage_path=str(scratch), failure_config=FailureConfig(max_failures=3)),
+    )
+
+
+def unwrapped(error: BaseException) -> Exception:
+    """The error that a worker raised, out of Ray's wrappers; Ray's own if there is none inside."""
+    failures = getattr(error, "worker_failures", None)  # Ray Train: rank -> its error
+    if failures:
+        known = [unwrapped(e) for e in failures.values()]
+        return next((e for e in known if isinstance(e, UserError)), known[0])
+    for inside in (getattr(error, "cause", None), error.__cause__):
+        if isinstance(inside, BaseException) and inside is not error:
+            return unwrapped(inside)
+    return error if isinstance(error, Exception) else RuntimeError(repr(error))

@@ -1,0 +1,144 @@
+"""The stage from a checkpoint to Rows: one Prefect task for each cell, run in Ray's slots, each kept as a file when done."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import as_completed
+
+from fm.checkpoints import Saved, newest
+from fm.data import ShardedImages
+from fm.errors import CheckpointError
+from fm.evaluation import Cell, Evaluation, Reference, cells, measure_reference, row_key
+from fm.evaluation import evaluate as measured
+from fm.files import read_json
+from fm.flow import Flow
+from fm.metrics import Features, load_features
+from fm.recipe import Recipe, load, untrained, untrained_weights
+from fm.results import Row, bits_text, distance_text, distances, read_row, write_row
+from tasks import cluster, watching
+from tasks.tracking import Tracking
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row to measure: picklable, complete in itself."""
+
+    key: str
+    run: Path
+    settings: Evaluation
+    cell: Cell
+    weights: str  # SHA-256 of a checkpoint's EMA weights, or the name of the network before its first step
+
+    @property
+    def name(self) -> str:
+        return f"untrained, {self.cell}" if self.weights.startswith("untrained") else str(self.cell)
+
+
+def trained(run: Path) -> Saved:
+    """The newest whole checkpoint of RUN.
+
+    Raises: CheckpointError if there is none.
+    """
+    saved = newest(run)
+    if saved is None:
+        raise CheckpointError("no whole checkpoint", str(run), "train first, with `fm train DATA RUN`")
+    return saved
+
+
+@task(name="evaluate", cache_policy=NO_CACHE)
+def evaluate(run: Path, recipe: Recipe, saved: Saved, tracking: Tracking) -> list[Row]:
+    """The rows of the recipe's grid and of the untrained network; those that stand in RUN are not measured again."""
+    with tracking.stage("evaluate"):
+        jobs = _jobs(run, recipe, saved)
+        missing = [job for job in jobs if read_row(run, job.key) is None]
+        if missing:
+            _measure(missing, run, recipe)
+        else:
+            why = (
+                f"same weights {saved.weights[:16]}, data, settings and code; {len(jobs)} rows in {run / 'evaluations'}"
+            )
+            watching.say(f"evaluate: unchanged ({why})")
+        rows = [row for job in jobs if (row := read_row(run, job.key))]
+        tracking.rows(rows)
+        return rows
+
+
+def _jobs(run: Path, recipe: Recipe, saved: Saved) -> list[Job]:
+    """The grid on the trained weights, and one cell on the untrained ones, with the keys of their rows."""
+    settings, data = recipe.evaluation, read_json(run / "data.json")["digest"]
+    features = load_features(settings.features).weights
+    grid = cells(settings)
+    fixed = [cell for cell in grid if cell.tolerance is None] or grid
+    baseline = max(fixed, key=lambda cell: cell.nfe or 0)
+    pairs = [(cell, saved.weights) for cell in grid] + [(baseline, untrained_weights(recipe))]
+    return [Job(row_key(weights, cell, features, data), run, settings, cell, weights) for cell, weights in pairs]
+
+
+def _measure(jobs: list[Job], run: Path, recipe: Recipe) -> None:
+    """All jobs in Ray's slots, the longest first, so that no slot waits for a late long one."""
+    watching.say("evaluate: features of held-out and training images, the floor of every distance")
+    (outcome,) = cluster.ray_map(_make_reference, [(run, recipe.evaluation)])
+    if outcome.error:
+        raise outcome.error
+    progress = watching.Progress("evaluate", f"evaluate {recipe.name}", every_s=0.0)
+    longest_first = sorted(jobs, key=lambda job: -(job.cell.nfe or 1000))
+    waiting = [measure.with_options(task_run_name=job.name).submit(job) for job in longest_first]
+    for done, future in enumerate(as_completed(waiting), start=1):
+        row = future.result()
+        progress.update(done / len(jobs), f"{done} of {len(jobs)} cells, {_line(row)}")
+
+
+@task(name="cell", cache_policy=NO_CACHE)
+def measure(job: Job) -> Row:
+    """One cell in one of Ray's slots; its row is in RUN when this returns."""
+    (outcome,) = cluster.ray_map(_row, [job])
+    if outcome.error:
+        raise outcome.error
+    return outcome.value
+
+
+def _row(job: Job) -> Row:
+    """On a worker: measures and keeps one row."""
+    flow = _untrained(job.run) if job.weights.startswith("untrained") else _trained(job.run, job.weights)
+    reference = _reference((job.run, job.settings))
+    row = measured(flow, job.cell, _features(job.settings.features), reference)
+    write_row(job.run, row)
+    return row
+
+
+def _make_reference(where: tuple[Path, Evaluation]) -> None:
+    """On a worker: measures the reference once and keeps it in RUN, where all workers find it."""
+    _reference(where)
+
+
+# A worker measures many cells: what they share is loaded once.
+@lru_cache(maxsize=1)
+def _trained(run: Path, weights: str) -> Flow:
+    return load(run)
+
+
+@lru_cache(maxsize=1)
+def _untrained(run: Path) -> Flow:
+    return untrained(run)
+
+
+@lru_cache(maxsize=1)
+def _features(name: str) -> Features:
+    return load_features(name)
+
+
+@lru_cache(maxsize=1)
+def _reference(where: tuple[Path, Evaluation]) -> Reference:
+    run, settings = where
+    data = read_json(run / "data.json")["data"]
+    train, heldout = ShardedImages(data, "train"), ShardedImages(data, "test")
+    return measure_reference(train, heldout, _features(settings.features), settings, run / "evaluations")
+
+
+def _line(row: Row) -> str:
+    measured = [f"{name} {distance_text(row, name)}" for name in distances([row])]
+    bits = f"bits/dim {bits_text(row)}" if bits_text(row) else ""
+    return ", ".join([f"{row['method']} {row['solver']} NFE {row['nfe']}", *measured, *([bits] if bits else [])])

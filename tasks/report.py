@@ -1,0 +1,86 @@
+"""The last stage: pictures of what the network draws, the page, and the same table for Prefect and the terminal."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from fm.checkpoints import Saved
+from fm.data import ShardedImages
+from fm.files import read_json, sha256, write_json
+from fm.flow import Flow
+from fm.lineage import code_digest, digest
+from fm.pixels import to_pixels
+from fm.recipe import Recipe, load
+from fm.records import read
+from fm.report import Pictures, write_report
+from fm.results import Row, table
+from tasks import watching
+from tasks.tracking import Tracking
+
+SAMPLES, STRIP = 64, 8
+TIMES = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
+SOLVER: dict[str, Any] = {"method": "midpoint", "nfe": 32}
+
+
+@task(name="report", cache_policy=NO_CACHE)
+def report(run: Path, recipe: Recipe, saved: Saved, rows: list[Row], tracking: Tracking) -> Path:
+    """RUN/report.html and RUN/report/*.png from the rows, the records and samples of the trained network."""
+    page, record = run / "report.html", run / "report" / "inputs.json"
+    records = read(run / "records")
+    inputs = digest([row["key"] for row in rows], records, saved.weights, code_digest())
+    with tracking.stage("report"):
+        if record.exists() and _stands(read_json(record), inputs, run):
+            watching.say(f"report: unchanged (same rows, records and weights; {page} verified by hash)")
+        else:
+            links = {"MLflow": tracking.url, "Prefect flow run": watching.flow_run_url()}
+            pictures = _pictures(load(run), read_json(run / "data.json")["data"])
+            shown = {"images seen": f"{saved.images_seen:,}", "weights": saved.weights, **_settings(recipe)}
+            write_report(run, _title(run, recipe), rows, records, pictures, links, shown, next_commands(run, recipe))
+            files = [page, *sorted((run / "report").glob("*.png")), run / "report" / "table.csv"]
+            write_json(record, {"inputs": inputs, "files": {str(f.relative_to(run)): sha256(f) for f in files}})
+            watching.say(f"report: {page} and {len(files) - 1} files beside it")
+        tracking.figures(page, *sorted((run / "report").glob("*.png")), run / "report" / "table.csv")
+        watching.table("results", table(rows), f"{_title(run, recipe)}: every number with its floor")
+        watching.picture("samples", run / "report" / "samples.png", f"{run.name}: drawn by the network, not selected")
+    return page
+
+
+def _stands(record: dict[str, Any], inputs: str, run: Path) -> bool:
+    hashes = record["files"].items()
+    return record["inputs"] == inputs and all((run / f).exists() and sha256(run / f) == h for f, h in hashes)
+
+
+def _pictures(flow: Flow, data: str) -> Pictures:
+    torch.set_num_threads(os.cpu_count() or 1)
+    dataset = ShardedImages(data, "test")
+    y = torch.arange(SAMPLES) % len(flow.classes) if flow.classes else None
+    real = torch.from_numpy(dataset.gather(torch.linspace(0, len(dataset) - 1, min(SAMPLES, len(dataset))).long()))
+    strip = flow.trajectory(STRIP, TIMES, y=None if y is None else y[:STRIP], **SOLVER)
+    return Pictures(
+        samples=flow.sample(SAMPLES, y=y, **SOLVER),
+        real=real.permute(0, 3, 1, 2),
+        trajectory=to_pixels(strip.flatten(0, 1)).view(strip.shape),
+        times=TIMES,
+        drawn_by=f"{SOLVER['method']} with {SOLVER['nfe']} network evaluations, seed 0",
+    )
+
+
+def _title(run: Path, recipe: Recipe) -> str:
+    return f"{run.name}: {recipe.name}"
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    return {"recipe": recipe.digest(), **recipe.model_dump(mode="json", exclude={"name"})}
+
+
+def next_commands(run: Path, recipe: Recipe) -> list[tuple[str, str]]:
+    """The three commands worth trying next."""
+    return [
+        (f"fm sample {run} --n 64 --out grid.png", "draw more pictures"),
+        ("fm up", "start Prefect and MLflow, where the links above answer"),
+        (f"fm pipeline YOUR_PICTURES runs/mine --preset {recipe.name}", "the same on your own folder of pictures"),
+    ]

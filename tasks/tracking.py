@@ -1,0 +1,230 @@
+"""The only file that imports MLflow: it keeps MLflow a copy of what stands in RUN, and never more than that.
+
+One parent run for a RUN, a child for each stage and each cell, found again by tags: sending the same again adds nothing
+(points carry their recorded timestamps). MLflow may be away: the work goes on, and the next call sends what is missing.
+"""
+
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fm.data import Manifest
+from fm.files import read_json, write_json
+from fm.recipe import Recipe
+from fm.records import read
+from fm.results import Row, label, row_file
+from tasks import watching
+
+EXPERIMENT = "flow-matching"
+CHUNK = 1000  # MLflow takes at most this many metrics in one call, and a tenth as many parameters
+
+
+class Tracking:
+    """The copy of one RUN in MLflow. Every method may be repeated, and none raises when MLflow is away."""
+
+    def __init__(self, run: Path, recipe: Recipe) -> None:
+        self.run, self.recipe = run, recipe
+        self.identity = _identity(run)
+        self.sent = 0  # images_seen of the newest training row that MLflow has
+        self.away = False
+        self._runs: dict[str, str] = {}
+        self._client: Any = None
+
+    @property
+    def url(self) -> str:
+        """Where MLflow shows the parent run; empty while MLflow is away."""
+        run_id = self._safely(lambda: self._run("pipeline"))
+        return f"{os.environ['MLFLOW_TRACKING_URI']}/#/experiments/{self._experiment}/runs/{run_id}" if run_id else ""
+
+    def open(self) -> None:
+        """The parent run with the recipe as its parameters and the way to Prefect."""
+
+        def send() -> None:
+            parent = self._run("pipeline")
+            self._params(parent, _flat(self.recipe.model_dump(mode="json")))
+            self._client.set_tag(parent, "recipe_digest", self.recipe.digest())
+            if url := watching.flow_run_url():
+                self._client.set_tag(parent, "prefect_flow_run", url)
+                self._client.set_tag(parent, "mlflow.note.content", f"[Prefect flow run]({url})\n\nRUN: `{self.run}`")
+            self._client.update_run(parent, status="RUNNING")
+
+        self._safely(send)
+
+    def close(self, status: str) -> None:
+        """FINISHED or FAILED for the parent run."""
+        self._safely(lambda: self._client.set_terminated(self._run("pipeline"), status))
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """A child run for the length of a stage."""
+        self._safely(lambda: self._client.update_run(self._run(name), status="RUNNING"))
+        try:
+            yield
+        except BaseException:
+            self._safely(lambda: self._client.set_terminated(self._run(name), "FAILED"))
+            raise
+        self._safely(lambda: self._client.set_terminated(self._run(name), "FINISHED"))
+
+    def data(self, manifest: Manifest, root: Path) -> None:
+        """The data set as an input of the parent and of the training, and its facts on the stage."""
+
+        def send() -> None:
+            facts = {"source": manifest.source, "digest": manifest.digest, "rejected": sum(manifest.rejected.values())}
+            splits = {f"{name}_images": split.images for name, split in manifest.splits.items()}
+            self._params(self._run("prepare"), {**facts, **splits, **_flat(manifest.settings.model_dump(mode="json"))})
+            for run in ("pipeline", "train"):
+                self._input(self._run(run), manifest, root)
+
+        self._safely(send)
+
+    def training(self) -> None:
+        """The training rows of RUN/records that MLflow does not have yet; step = images seen."""
+
+        def send() -> None:
+            from mlflow.entities import Metric
+
+            rows = read(self.run / "records", after=self.sent)
+            points = [
+                Metric(f"train/{name}", float(value), int(1000 * row["time"]), row["images_seen"])
+                for row in rows
+                for name, value in row.items()
+                if name not in ("images_seen", "time")
+            ]
+            for start in range(0, len(points), CHUNK):
+                self._client.log_batch(self._run("train"), metrics=points[start : start + CHUNK])
+            if rows:
+                self.sent = rows[-1]["images_seen"]
+
+        self._safely(send)
+
+    def rows(self, rows: Sequence[Row]) -> None:
+        """A child run for each row, and the sweep over NFE (step = NFE) on the evaluation's run."""
+
+        def send() -> None:
+            for row in rows:
+                name = f"{row['method']}, {label(row)}"
+                child = self._run(f"cell {row['key']}", name, parent="evaluate")
+                numbers = {k: v for k, v in row.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+                at = int(1000 * row_file(self.run, row["key"]).stat().st_mtime)
+                self._metrics(child, numbers, row["nfe"], at)
+                self._params(child, {k: v for k, v in row.items() if isinstance(v, str | bool)})
+                self._client.set_terminated(child, "FINISHED")
+                sweep = {f"{row['solver']}/{k}": v for k, v in numbers.items() if k in _measured(row)}
+                if row["method"] != "untrained":
+                    self._metrics(self._run("evaluate"), sweep, row["nfe"], at)
+
+        self._safely(send)
+
+    def figures(self, *files: Path) -> None:
+        """Pictures, the table and the report page, with the parent run."""
+
+        def send() -> None:
+            for file in files:
+                self._client.log_artifact(self._run("pipeline"), str(file), "report")
+
+        self._safely(send)
+
+    def _run(self, stage: str, name: str = "", parent: str = "pipeline") -> str:
+        """The id of this RUN's run for a stage or cell, made if MLflow has none."""
+        self._connect()
+        if stage not in self._runs:
+            tags = {"fm.run": self.identity, "fm.stage": stage, "fm.folder": str(self.run.resolve())}
+            query = f"tags.`fm.run` = '{self.identity}' and tags.`fm.stage` = '{stage}'"
+            found = self._client.search_runs([self._experiment], query, max_results=1)
+            if stage != "pipeline":
+                tags["mlflow.parentRunId"] = self._run(parent)
+            title = name or (f"{self.run.name} ({self.recipe.name})" if stage == "pipeline" else stage)
+            made = found[0] if found else self._client.create_run(self._experiment, tags=tags, run_name=title)
+            self._runs[stage] = made.info.run_id
+        return self._runs[stage]
+
+    def _connect(self) -> None:
+        if self._client is None:
+            os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+            from mlflow import MlflowClient
+
+            client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+            found = client.get_experiment_by_name(EXPERIMENT)
+            self._experiment = found.experiment_id if found else client.create_experiment(EXPERIMENT)
+            self._client = client
+
+    def _params(self, run_id: str, values: Mapping[str, Any]) -> None:
+        """Parameters that MLflow does not have yet: it lets none change."""
+        from mlflow.entities import Param
+
+        known = self._client.get_run(run_id).data.params
+        new = [Param(k, str(v)[:6000]) for k, v in values.items() if k not in known]
+        for start in range(0, len(new), CHUNK // 10):
+            self._client.log_batch(run_id, params=new[start : start + CHUNK // 10])
+
+    def _metrics(self, run_id: str, values: Mapping[str, float], step: int, at_ms: int) -> None:
+        from mlflow.entities import Metric
+
+        self._client.log_batch(run_id, metrics=[Metric(k, float(v), at_ms, step) for k, v in values.items()])
+
+    def _input(self, run_id: str, manifest: Manifest, root: Path) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(
+            name=root.name,
+            digest=manifest.digest,
+            source_type="local",
+            source=str(root.resolve()),
+            profile=str({name: split.images for name, split in manifest.splits.items()}),
+        )
+        context = [InputTag("mlflow.data.context", "training")]
+        self._client.log_inputs(run_id, [DatasetInput(dataset, context)])
+
+    def _safely(self, send: Callable[[], Any]) -> Any:
+        """None, and a word about it, if MLflow is away: what is missing there is still in RUN."""
+        if "MLFLOW_TRACKING_URI" not in os.environ:
+            return None
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._connect()
+            value = send()
+        except (MlflowException, OSError) as error:
+            if not self.away:
+                watching.say(f"MLflow is away ({type(error).__name__}); nothing is lost, RUN/records keeps it")
+            self.away = True
+            return None
+        self.away = False
+        return value
+
+
+@contextmanager
+def tracked(run: Path, recipe: Recipe) -> Iterator[Tracking]:
+    """RUN's copy in MLflow for the length of a flow, linked with Prefect both ways."""
+    tracking = Tracking(run, recipe)
+    tracking.open()
+    watching.link("mlflow", tracking.url, f"MLflow: {run.name}")
+    try:
+        yield tracking
+    except BaseException:
+        tracking.close("FAILED")
+        raise
+    tracking.close("FINISHED")
+
+
+def _identity(run: Path) -> str:
+    """A name for this RUN that a later RUN in the same folder does not share."""
+    file = run / "tracking.json"
+    if not file.exists():
+        write_json(file, {"id": uuid.uuid4().hex})
+    return read_json(file)["id"]
+
+
+def _measured(row: Row) -> list[str]:
+    return [k for k in row if k.startswith("bits_per_dim") or f"{k}_floor" in row or k == "seconds"]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as `training.batch_images: 64`."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

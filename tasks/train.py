@@ -1,0 +1,99 @@
+"""The stage from shards to checkpoints: `fm.training` on all workers of the place, watched from RUN/records."""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from fm.checkpoints import Saved, Store, newest
+from fm.data import Manifest, ShardedImages, batches
+from fm.lineage import digest
+from fm.parallel import World
+from fm.recipe import Recipe, on_data
+from fm.records import Recorder, read
+from fm.training import Progress
+from fm.training import train as training
+from tasks import cluster, watching
+from tasks.tracking import Tracking
+
+
+@task(name="train", cache_policy=NO_CACHE)
+def train(data: Path, manifest: Manifest, run: Path, recipe: Recipe, tracking: Tracking) -> Saved:
+    """Trains RUN until its recipe is fulfilled, from its newest good checkpoint; nothing to do if that stands there."""
+    on_data(run, data, manifest)
+    with tracking.stage("train"):
+        saved = newest(run)
+        if saved and recipe.training.finished(saved.images_seen, saved.seconds):
+            Store(run, recipe=recipe.training_digest(), data=manifest.digest).check_identity(saved)
+            why = f"{saved.images_seen:,} images seen, weights {saved.weights[:16]} verified by hash"
+            watching.say(f"train: unchanged (same recipe and data; {why})")
+        else:
+            saved = _fit(data, manifest, run, recipe, tracking)
+        tracking.training()
+        return saved
+
+
+def _fit(data: Path, manifest: Manifest, run: Path, recipe: Recipe, tracking: Tracking) -> Saved:
+    progress = watching.Progress("train", f"train {recipe.name}")
+    rows: list[dict[str, Any]] = read(run / "records")
+    start = time.time()
+
+    def tick() -> None:
+        rows.extend(read(run / "records", after=rows[-1]["images_seen"] if rows else 0))
+        if rows:
+            progress.update(_done(recipe, rows[-1]), _line(recipe, rows[-1]))
+        tracking.training()
+
+    config = {"recipe": recipe.model_dump(mode="json"), "data": str(data.resolve()), "run": str(run.resolve())}
+    watching.say(f"train: starting the workers for {recipe.name} on {manifest.splits['train'].images:,} images")
+    cluster.fit(worker, config, digest(recipe.training_digest(), manifest.digest), run, tick)
+    saved = newest(run)
+    if saved is None:
+        raise RuntimeError("the training ended without a checkpoint")
+    line = f"{saved.images_seen:,} images seen in {saved.seconds:.0f} s of training, {time.time() - start:.0f} s in all"
+    progress.update(1.0, f"{line}; weights {saved.weights[:16]}", now=True)
+    return saved
+
+
+def worker(config: dict[str, Any]) -> None:
+    """One rank's training; rank 0 keeps the records."""
+    recipe, run, world = Recipe.parse(config["recipe"]), Path(config["run"]), World.current()
+    settings, dataset = recipe.training, ShardedImages(config["data"], split="train")
+    model, objective = recipe.build(dataset.shape, len(dataset.classes) or None)
+    store = Store(run, recipe=recipe.training_digest(), data=dataset.digest, keep=settings.keep)
+
+    def from_position(start: int) -> Any:
+        return batches(dataset, settings.batch_images, world.rank, world.size, settings.seed, start)
+
+    events = training(model, objective, settings, from_position, store, world, device=_device())
+    recorder = Recorder(run / "records") if world.first else None
+    if recorder:
+        recorder.cut(store.images_seen)
+    for event in events:
+        if recorder and isinstance(event, Progress):
+            recorder.write(time=time.time(), **asdict(event))
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _done(recipe: Recipe, row: dict[str, Any]) -> float:
+    """The share of the training that lies behind, by images or by time, whichever is further."""
+    by_images = row["images_seen"] / max(1, recipe.training.total_images)
+    by_time = row["seconds"] / recipe.training.max_seconds if recipe.training.max_seconds else 0.0
+    return max(by_images, by_time)
+
+
+def _line(recipe: Recipe, row: dict[str, Any]) -> str:
+    done = _done(recipe, row)
+    left = row["seconds"] * (1 - done) / max(done, 1e-9)
+    return (
+        f"{row['images_seen']:,} images seen, loss {row['loss']:.4f}, {row['images_per_s']:,.0f} images/s, "
+        f"{done:.0%}, {left:,.0f} s left"
+    )

@@ -1,0 +1,106 @@
+"""What a person sees of a flow in Prefect: progress, tables, pictures, links, and errors as sentences.
+
+Prefect's API may be away; nothing here can fail the work.
+"""
+
+import base64
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
+from prefect.runtime import flow_run
+
+from fm.errors import UserError
+
+
+def say(line: str) -> None:
+    """One line in the run's log: on the terminal and in Prefect."""
+    get_run_logger().info(line)
+
+
+def flow_run_url() -> str:
+    """Where this flow run is shown, or nothing outside of one."""
+    return flow_run.ui_url or ""
+
+
+class Progress:
+    """Progress of a long piece of work: a bar in Prefect and a log line, at most every few seconds."""
+
+    def __init__(self, key: str, what: str, every_s: float = 5.0) -> None:
+        self.what, self.every_s, self.last = what, every_s, time.monotonic()
+        self.artifact = _safely(create_progress_artifact, progress=0.0, key=key, description=what)
+
+    def update(self, done: float, line: str, now: bool = False) -> None:
+        """`done` in [0, 1]; the line is said unless one was said a moment ago."""
+        if not now and time.monotonic() - self.last < self.every_s:
+            return
+        self.last = time.monotonic()
+        say(f"{self.what}: {line}")
+        if self.artifact:
+            _safely(update_progress_artifact, self.artifact, progress=round(100 * min(done, 1.0), 1), description=line)
+
+
+def link(key: str, url: str, text: str) -> None:
+    if url:
+        _safely(create_link_artifact, link=url, link_text=text, key=key)
+
+
+def table(key: str, lines: Sequence[Sequence[str]], description: str) -> None:
+    """A table artifact from lines of text, the first of which is the heading."""
+    head, *body = lines
+    names = [f"{name} " * (1 + head[:i].count(name)) for i, name in enumerate(head)]  # a heading may occur twice
+    rows = [dict(zip(names, cells, strict=True)) for cells in body]
+    _safely(create_table_artifact, table=rows, key=key, description=description)
+
+
+def picture(key: str, png: Path, caption: str) -> None:
+    """A picture artifact; Prefect's image artifact needs a public address, markdown takes the bytes."""
+    data = base64.b64encode(png.read_bytes()).decode()
+    _safely(create_markdown_artifact, markdown=f"![{caption}](data:image/png;base64,{data})\n\n{caption}", key=key)
+
+
+def _safely(call: Any, *args: Any, **kwargs: Any) -> Any:
+    try:
+        return call(*args, **kwargs)
+    except Exception as error:  # whatever Prefect's client raises while its server is away
+        get_run_logger().warning(
+            f"Prefect did not take {kwargs.get('key', 'an update')} ({type(error).__name__}); going on"
+        )
+        return None
+
+
+def flush() -> None:
+    """Waits until Prefect has what was said: to be called before its server is stopped."""
+    APILogWorker.drain_all(timeout=10)
+    EventsWorker.drain_all(timeout=10)
+
+
+class _Sentences(logging.Filter):
+    """A user's error is one sentence in the log; only our own bugs keep their traceback. Prefect shows states itself."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if str(record.msg).startswith("Finished in state"):
+            return False
+        if record.exc_info and isinstance(record.exc_info[1], UserError):
+            record.msg, record.args, record.exc_info = str(record.exc_info[1]), (), None
+        return True
+
+
+def errors_as_sentences() -> None:
+    """Called once by each flow's process."""
+    for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
+        logger = logging.getLogger(name)
+        if not any(isinstance(f, _Sentences) for f in logger.filters):
+            logger.addFilter(_Sentences())

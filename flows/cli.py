@@ -63,9 +63,9 @@ def pipeline(
 ) -> None:
     """Pictures in, report out: prepare, train, evaluate, report. What is done already is not done again."""
     _look(source)
-    recipe = _recipe(preset, changes)
+    recipe = _recipe(preset, changes, workers)
     with _services(port_base):
-        page = _flow("pipeline", "pipeline")(recipe, source, str(run), _place(address, workers))
+        page = _flow("pipeline", "pipeline")(source, str(run), recipe, _place(address, workers))
     _summary(run, Path(page), as_json)
 
 
@@ -118,9 +118,9 @@ def train(
     from fm.data import load_manifest
 
     load_manifest(data)
-    recipe = _recipe(preset, changes)
+    recipe = _recipe(preset, changes, workers)
     with _services(port_base):
-        weights = _flow("train", "train_run")(recipe, str(data), str(run), _place(address, workers))
+        weights = _flow("train", "train_run")(str(data), str(run), recipe, _place(address, workers))
     _print({"run": str(run), "weights": weights}, as_json)
 
 
@@ -262,13 +262,13 @@ def _existing(run: Path) -> Path:
     return run
 
 
-def _recipe(preset: str, changes: list[str] | None) -> Any:
+def _recipe(preset: str, changes: list[str] | None, workers: int = 1) -> Any:
     if not Path(preset).exists() and not preset.endswith(".toml"):
         presets.file(preset)
     from fm.recipe import Recipe
 
     recipe = Recipe.load(preset, changes or ())
-    recipe.check()
+    recipe.check(workers)
     return recipe
 
 

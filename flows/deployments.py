@@ -21,15 +21,15 @@ def deployments() -> list[dict[str, Any]]:
     """Every deployment as Prefect's YAML knows it; paths are relative to the folder that is deployed."""
     demo = Recipe.load("demo")
     flows = [
-        _deployment("prepare", "prepare:prepare_data", {"source": "photos:", "data": "runs/data/photos"} | _data(demo)),
-        _deployment("train", "train:train_run", {"data": "runs/data/photos", "run": "runs/train"} | _recipe(demo)),
-        _deployment("evaluate", "evaluate:evaluate_run", {"run": "runs/demo"}),
-        _deployment("pipeline", "pipeline:pipeline", {"source": "photos:", "run": "runs/pipeline"} | _recipe(demo)),
+        _deployment("prepare", "prepare.py:prepare_data", {"source": "photos:", "data": "runs/data/photos"} | _data(demo)),
+        _deployment("train", "train.py:train_run", {"data": "runs/data/photos", "run": "runs/train"} | _recipe(demo)),
+        _deployment("evaluate", "evaluate.py:evaluate_run", {"run": "runs/demo"}),
+        _deployment("pipeline", "pipeline.py:pipeline", {"source": "photos:", "run": "runs/pipeline"} | _recipe(demo)),
     ]
     return flows + [
         _deployment(
             f"pipeline-{name}",
-            "pipeline:pipeline",
+            "pipeline.py:pipeline",
             {"source": "photos:", "run": f"runs/{name}"} | _recipe(Recipe.load(name)),
             tags=["preset"],
         )

@@ -24,10 +24,9 @@ def evaluate_run(run: str, data: str = "", evaluation: Evaluation | None = None,
         place: Where it runs. Changes no number beyond rounding.
     """
     watching.errors_as_sentences()
-    folder = Path(run)
-    recipe = Recipe.load(folder, {} if evaluation is None else {"evaluation": evaluation.model_dump(mode="json")})
+    recipe = Recipe.load(run, {} if evaluation is None else {"evaluation": evaluation.model_dump(mode="json")})
     recipe.check()
-    open_run(folder, recipe)
+    folder = open_run(run, recipe)
     if data:
         on_data(folder, Path(data), load_manifest(data))
     with cluster.session(place), tracking.tracked(folder, recipe) as copy:

@@ -1,7 +1,5 @@
 """The whole job, in order: pictures -> shards -> trained network -> rows -> report."""
 
-from pathlib import Path
-
 from prefect import flow
 
 from fm.recipe import Recipe, open_run
@@ -14,19 +12,18 @@ from tasks.train import train
 
 
 @flow(name="pipeline", flow_run_name="pipeline {recipe.name}: {run}", log_prints=False)
-def pipeline(recipe: Recipe, source: str = "photos:", run: str = "runs/demo", place: Place = Place()) -> str:  # noqa: B008
+def pipeline(source: str, run: str, recipe: Recipe, place: Place = Place()) -> str:  # noqa: B008
     """From pictures to a report. A stage whose inputs did not change is not done again.
 
     Args:
-        recipe: Everything that may change a number. The values shown are those of the preset.
         source: Pictures: a folder with one folder for each class, a WebDataset tar, or photos: for built-in photographs.
         run: Folder of this training and its results, new or to be continued, relative to the project.
+        recipe: Everything that may change a number. The values shown are those of the preset.
         place: Where it runs. Changes no number beyond rounding.
     """
     watching.errors_as_sentences()
-    recipe.check()
-    folder = Path(run)
-    open_run(folder, recipe)
+    recipe.check(place.workers)
+    folder = open_run(run, recipe)
     with cluster.session(place), tracking.tracked(folder, recipe) as copy:
         data = folder_for(source, recipe.data, folder.parent)
         manifest = prepare(source, data, recipe.data, copy)

@@ -12,19 +12,19 @@ from tasks.train import train
 
 
 @flow(name="train", flow_run_name="train {recipe.name}: {run}")
-def train_run(recipe: Recipe, data: str, run: str, place: Place = Place()) -> str:  # noqa: B008
+def train_run(data: str, run: str, recipe: Recipe, place: Place = Place()) -> str:  # noqa: B008
     """Trains a network on prepared data, from its newest good checkpoint.
 
     Args:
-        recipe: Everything that may change a number. The values shown are those of the preset.
         data: Folder that prepare filled, relative to the project.
         run: Folder of this training and its results, new or to be continued, relative to the project.
+        recipe: Everything that may change a number. The values shown are those of the preset.
         place: Where it runs. Changes no number beyond rounding.
     """
     watching.errors_as_sentences()
     manifest = load_manifest(data)
     recipe = recipe.model_copy(update={"data": manifest.settings})  # the data say themselves how they were prepared
-    recipe.check()
-    open_run(Path(run), recipe)
-    with cluster.session(place), tracking.tracked(Path(run), recipe) as copy:
-        return train(Path(data), manifest, Path(run), recipe, copy).weights
+    recipe.check(place.workers)
+    folder = open_run(run, recipe)
+    with cluster.session(place), tracking.tracked(folder, recipe) as copy:
+        return train(Path(data), manifest, folder, recipe, copy).weights

@@ -25,9 +25,11 @@ from fm.flow import Flow
 from fm.lineage import digest
 from fm.models import AnyModel
 from fm.objectives import OBJECTIVES, Objective
+from fm.parallel import World
 from fm.paths import AnyPath
 from fm.settings import Settings
 from fm.training import Training
+from fm.training import check as check_training
 
 
 class Recipe(Settings):
@@ -89,8 +91,8 @@ class Recipe(Settings):
             model = self.model.build(shape, classes if self.class_conditional else None)
         return model, OBJECTIVES[self.objective](self.path)
 
-    def check(self) -> None:
-        """The rules across fields, by building everything without memory; the first line of each flow.
+    def check(self, workers: int = 1) -> None:
+        """The rules across fields and for that many workers, by building all without memory; each flow's first line.
 
         Raises: SettingsError, one sentence.
         """
@@ -98,6 +100,7 @@ class Recipe(Settings):
             raise SettingsError(
                 f"unknown objective {self.objective!r}", "objective", nearest(self.objective, OBJECTIVES)
             )
+        check_training(self.training, World(size=workers))
         cells(self.evaluation)
         with torch.device("meta"):
             self.build(self.data.shape, classes=2)
@@ -137,21 +140,23 @@ def _flow(recipe: Recipe, model: nn.Module, objective: Objective, data: dict[str
     return Flow(model, objective, shape=tuple(data["shape"]), classes=classes, lineage=lineage)
 
 
-def open_run(run: Path, recipe: Recipe) -> None:
-    """Makes RUN the folder of this recipe's training; what is measured may change later, what is trained may not.
+def open_run(run: str | Path, recipe: Recipe) -> Path:
+    """Makes RUN the folder of this recipe's training, and returns its absolute path.
+
+    What is measured may change later, what is trained may not.
 
     Raises: SettingsError that names the keys in which RUN's recipe differs.
     """
-    file = run / "recipe.json"
-    if file.exists():
-        there, here = Recipe.load(run), recipe
-        if differing := differences(there.training_values(), here.training_values()):
-            raise SettingsError(
-                f"holds a training by another recipe ({', '.join(differing)})", str(run), "choose another RUN folder"
-            )
-        if there == here:
-            return
-    write_json(file, recipe.model_dump(mode="json"))
+    folder = Path(run).resolve()
+    file = folder / "recipe.json"
+    there = Recipe.load(folder) if file.exists() else None
+    if there and (differing := differences(there.training_values(), recipe.training_values())):
+        raise SettingsError(
+            f"holds a training by another recipe ({', '.join(differing)})", str(run), "choose another RUN folder"
+        )
+    if there != recipe:
+        write_json(file, recipe.model_dump(mode="json"))
+    return folder
 
 
 def on_data(run: Path, data: Path, manifest: Manifest) -> None:

@@ -1,0 +1,43 @@
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from fm.errors import UserError
+from fm.files import atomic, read_json, sha256, writable_folder, write_json
+
+
+def test_a_file_that_was_not_finished_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), atomic(tmp_path / "a") as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_old_file_stands_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"old": 1})
+    with pytest.raises(RuntimeError), atomic(tmp_path / "a.json") as file:
+        file.write(b"{")
+        raise RuntimeError
+    assert read_json(tmp_path / "a.json") == {"old": 1}
+
+
+def test_sha256(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc" * 1_000_000)
+    assert sha256(tmp_path / "a") == hashlib.sha256(b"abc" * 1_000_000).hexdigest()
+
+
+def test_json_without_nan(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", float("nan"))
+    assert not (tmp_path / "a.json").exists()
+
+
+def test_what_cannot_be_read_or_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(UserError, match=r"a\.json: cannot be read as JSON"):
+        read_json(tmp_path / "a.json")
+    with pytest.raises(UserError, match="no such file"):
+        read_json(tmp_path / "b.json")
+    with pytest.raises(UserError, match="cannot make this folder"):
+        writable_folder(tmp_path / "a.json" / "below")

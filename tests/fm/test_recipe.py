@@ -1,0 +1,126 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from fm import presets
+from fm.errors import SettingsError, UserError
+from fm.paths import VPPath
+from fm.recipe import Recipe, differences, load, open_run
+
+WRONG = [
+    ("training.batch_imges=3", "--set: no such setting 'batch_imges'; did you mean 'batch_images'?"),
+    ("trainin.seed=1", "--set: no such setting 'trainin'; did you mean 'training'?"),
+    ("path=vpp", "path: unknown path 'vpp'; did you mean 'vp'?"),
+    ("path.sigma_min=5", "path.sigma_min: 5 given, but input should be"),
+    ("training.batch_images=0", "training.batch_images: 0 given, but input should be greater than or equal to 1"),
+    ("training.total_images=many", 'training.total_images: "many" given, but input should be a valid integer'),
+    ("objective=ddpm", "objective: unknown objective 'ddpm'"),
+    ("data.size=30", "image size 30 is not divisible by 4"),
+    ("evaluation.features=inception", "evaluation.features: unknown features 'inception'"),
+    ('evaluation.grid=[{solver="eulr", nfe=3}]', "evaluation.grid.0: unknown solver 'eulr'; did you mean 'euler'?"),
+    ('evaluation.grid=[{solver="midpoint", nfe=3}]', "evaluation.grid.0: midpoint"),
+    ("training.coupling=ot", "training.coupling: unknown coupling 'ot'"),
+    ("training.schedule=linear", "training.schedule: unknown schedule 'linear'"),
+    ("nonsense", "'nonsense' is not of the form key=value"),
+]
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_every_preset_loads_and_says_everything(name: str) -> None:
+    import tomllib
+
+    recipe = Recipe.load(name)
+    recipe.check()
+    assert recipe.name == name
+    said = tomllib.loads(presets.file(name).read_text())
+    assert _without_nones(recipe.model_dump(mode="json")) == _without_nones(said)
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG)
+def test_a_wrong_value_is_one_sentence(change: str, message: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        Recipe.load("demo", [change]).check()
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_changes() -> None:
+    recipe = Recipe.load("demo", ["training.max_seconds=none", "training.micro_batch_images=16", "data.method=center-crop"])
+    assert recipe.training.max_seconds is None
+    assert recipe.training.micro_batch_images == 16
+    assert recipe.data.method == "center-crop"
+
+
+def test_another_member_of_a_family_takes_its_defaults() -> None:
+    for change in ("path=vp", "path.kind=vp"):
+        assert Recipe.load("demo", [change]).path == VPPath()
+    assert Recipe.load("demo", ["path=vp", "path.beta_max=10"]).path == VPPath(beta_max=10.0)
+
+
+def test_a_key_missing_in_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(presets.file("demo").read_text().replace("batch = 50\n", ""))
+    with pytest.raises(SettingsError, match=r"mine\.toml: evaluation\.batch: is missing"):
+        Recipe.load(tmp_path / "mine.toml")
+    (tmp_path / "mine.toml").write_text(presets.file("demo").read_text().replace("clip_norm", "clip_nrm"))
+    with pytest.raises(SettingsError, match="did you mean 'clip_norm'"):
+        Recipe.load(tmp_path / "mine.toml")
+    (tmp_path / "mine.toml").write_text("name = ")
+    with pytest.raises(SettingsError, match="is not TOML"):
+        Recipe.load(tmp_path / "mine.toml")
+
+
+def test_an_unknown_preset_or_run_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="unknown preset 'dmo'; did you mean 'demo'"):
+        Recipe.load("dmo")
+    with pytest.raises(UserError, match="no such RUN or recipe file"):
+        Recipe.load(tmp_path / "run")
+
+
+def test_digests_tell_training_from_measuring() -> None:
+    demo = Recipe.load("demo")
+    other = Recipe.load("demo", ["evaluation.samples=50"])
+    named = Recipe.load("demo", ["name=other"])
+    assert demo.digest() != other.digest()
+    assert demo.training_digest() == other.training_digest() == named.training_digest()
+    assert demo.digest() == named.digest()
+    assert demo.training_digest() != Recipe.load("demo", ["training.seed=1"]).training_digest()
+
+
+def test_a_run_keeps_its_training_and_may_be_measured_anew(tmp_path: Path) -> None:
+    run = open_run(tmp_path / "run", Recipe.load("demo"))
+    assert Recipe.load(run) == Recipe.load("demo")
+    open_run(run, Recipe.load("demo", ["evaluation.samples=50"]))
+    assert Recipe.load(run).evaluation.samples == 50
+    with pytest.raises(SettingsError, match=r"training\.batch_images 64, now 128.*choose another RUN"):
+        open_run(run, Recipe.load("demo", ["training.batch_images=128"]))
+
+
+def test_differences_name_the_leaves() -> None:
+    assert differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2}) == ["a.b 1, now 3"]
+
+
+def test_the_network_follows_from_the_seed_alone() -> None:
+    recipe = Recipe.load("tiny")
+    torch.manual_seed(123)
+    first, _ = recipe.build(recipe.data.shape, None)
+    torch.manual_seed(456)
+    before = torch.random.get_rng_state()
+    second, _ = recipe.build(recipe.data.shape, None)
+    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_run_without_a_checkpoint_is_said(tmp_path: Path) -> None:
+    run = open_run(tmp_path / "run", Recipe.load("tiny"))
+    with pytest.raises(UserError, match=r"data\.json: no such file"):
+        load(run)
+
+
+def _without_nones(values: object) -> object:
+    if isinstance(values, dict):
+        return {key: _without_nones(value) for key, value in values.items() if value is not None}
+    if isinstance(values, list):
+        return [_without_nones(value) for value in values]
+    return json.loads(json.dumps(values))

@@ -1,0 +1,87 @@
+"""The house rules: what holds for every module, preset, command and dependency."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from flows.cli import app
+
+ROOT = Path(__file__).parent.parent
+MODULES = [f for room in ("fm", "tasks", "flows", "infra") for f in sorted((ROOT / room).rglob("*.py"))]
+HEAVY = ("torch", "ray", "prefect", "mlflow")
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def relative(file: Path) -> str:
+    return file.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.name != "__init__.py"], ids=relative)
+def test_every_module_has_its_tests(module: Path) -> None:
+    place = module.relative_to(ROOT)
+    assert (ROOT / "tests" / place.parent / f"test_{place.name}").exists()
+
+
+@pytest.mark.parametrize("module", MODULES, ids=relative)
+def test_every_module_says_what_it_owns_and_is_one_subject(module: Path) -> None:
+    text = module.read_text()
+    assert not text.strip() or text.startswith('"""')
+    assert len(text.splitlines()) <= 420
+
+
+def test_the_top_level_is_the_agreed_one() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    top = {name.split("/")[0] for name in tracked.splitlines()}
+    files = {"README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "requirements.lock", "pyproject.toml"}
+    assert top <= {"flows", "tasks", "fm", "infra", "tests", "prefect.yaml", ".ci", ".gitignore"} | files
+
+
+def test_the_lock_holds_every_dependency_with_hashes_and_no_address() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    locked = set(re.findall(r"(?m)^([a-z0-9._-]+)==", lock))
+    for line in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+        assert re.split(r"[\[<>=; ]", line)[0].lower() in locked, line
+    assert "://" not in lock
+    assert lock.count("--hash=sha256:") >= len(locked)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_an_example_and_a_line_in_the_readme(name: str) -> None:
+    command = COMMANDS[name]
+    assert command.help
+    assert command.epilog.startswith("Example: fm ")
+    assert f"fm {name}" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--help"], "Usage: fm"),
+        (["pipeline", "--help"], "--preset"),
+        (["pipeline", "no-such-folder", "run", "--preset", "demo"], "error: no-such-folder: no such file or folder"),
+        (["pipeline", "photos:", "run", "--preset", "dmo"], "error: unknown preset 'dmo'; did you mean 'demo'?"),
+        (["evaluate", "no-such-run"], "error: no-such-run: no training here"),
+        (["sample", "no-such-run"], "error: no-such-run: no training here"),
+        (["up", "--port-base", "1"], "error: --port-base: 1 is out of range"),
+        (["pipeline", "photos:", "run", "--preset", "demo", "--wrkers", "2"], "No such option: --wrkers"),
+    ],
+    ids=" ".join,
+)
+def test_help_and_errors_load_nothing_heavy(arguments: list[str], says: str, tmp_path: Path) -> None:
+    code = (
+        "import sys, atexit; from flows.cli import main;"
+        f"atexit.register(lambda: print('loaded:', [m for m in {HEAVY} if m in sys.modules]));"
+        f"sys.argv = ['fm', *{arguments}]; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert "loaded: []" in done.stdout
+    assert says in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode == (0 if "--help" in arguments else 2)
+    assert list(tmp_path.iterdir()) == []

@@ -24,10 +24,10 @@ def for_forms(schema: dict[str, Any]) -> None:
             field["enum"] = [field.pop("const")]
 
 
-CONFIG = ConfigDict(frozen=True, extra="forbid", json_schema_extra=for_forms, allow_inf_nan=False)
+CONFIG = ConfigDict(extra="forbid", json_schema_extra=for_forms, allow_inf_nan=False)  # for frozen dataclasses
 
 
 class Settings(BaseModel):
     """Frozen values with ranges, units and descriptions on each field."""
 
-    model_config = CONFIG
+    model_config = CONFIG | ConfigDict(frozen=True)

@@ -1,0 +1,166 @@
+"""What the network predicts: loss per sample, and the velocity a prediction stands for. Randomness is handed in.
+
+The network is any callable model(x, t, y=None) with t (batch,) and labels y (batch,), where -1 means "no label".
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fm.errors import SettingsError, ValueUserError
+from fm.paths import AnyPath, Path, PathSample
+
+NO_LABEL = -1
+Model = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Objective(ABC):
+    """A prediction target on a path; the loss is the mean over dimensions of its squared residual."""
+
+    path: Path
+
+    @abstractmethod
+    def residual(self, out: Tensor, sample: PathSample) -> Tensor:
+        """Weighted difference of the network's output and its target at a point of the path, like x."""
+
+    @abstractmethod
+    def to_velocity(self, out: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """The velocity that the network's output stands for at (x, t)."""
+
+    def loss(
+        self, model: Model, x_1: Tensor, *, t: Tensor, z: Tensor, y: Tensor | None = None, cond: Tensor | None = None
+    ) -> Tensor:
+        """Loss of each sample, (batch,), for data x_1, times t (batch,), unit noise z like x_1.
+
+        `cond` (batch, channels, ...) is given to the network beside x_t, after its channels.
+        """
+        sample = self.path.sample(z, x_1, t)
+        out = _call(model, sample.x_t, t.to(x_1.device), y, cond)
+        return self.residual(out, sample).square().flatten(1).mean(1)
+
+    def velocity(
+        self, model: Model, y: Tensor | None = None, cond: Tensor | None = None, guidance: float = 0.0
+    ) -> "Velocity":
+        """The velocity to sample with; `guidance` g gives v_free + (1 + g)(v_cond - v_free): 0.0 is plain conditional.
+
+        Raises: SettingsError for guidance without labels.
+        """
+        if guidance and y is None:
+            raise SettingsError(f"guidance {guidance} without a label to guide to", mend="give y, or guidance 0")
+        return Velocity(self, model, y, cond, guidance)
+
+
+@dataclass(frozen=True)
+class Velocity:
+    """velocity(x, t) of a network under an objective, t a scalar tensor or (batch,); labels stay with their samples."""
+
+    objective: Objective
+    model: Model
+    y: Tensor | None = None
+    cond: Tensor | None = None
+    guidance: float = 0.0
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        out = _call(self.model, x, t, self.y, self.cond)
+        if self.guidance and self.y is not None:
+            # Each conversion to a velocity is affine in the output, so guiding outputs is guiding velocities.
+            free = _call(self.model, x, t, torch.full_like(self.y, NO_LABEL), self.cond)
+            out = free + (1 + self.guidance) * (out - free)
+        return self.objective.to_velocity(out, x, t)
+
+    def network_calls(self) -> int:
+        """Network calls in one evaluation: what NFE counts."""
+        return 2 if self.guidance else 1
+
+    def rows(self, index: Tensor) -> "Velocity":
+        """The velocity of some samples of the batch (an index or a mask)."""
+        y, cond = (None if part is None else part[index] for part in (self.y, self.cond))
+        return replace(self, y=y, cond=cond)
+
+
+@dataclass(frozen=True)
+class FlowMatching(Objective):
+    """The network predicts the velocity: conditional flow matching, equation (9)."""
+
+    def residual(self, out: Tensor, sample: PathSample) -> Tensor:
+        return out - sample.u_t
+
+    def to_velocity(self, out: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        return out
+
+
+@dataclass(frozen=True)
+class NoiseMatching(Objective):
+    """The network predicts z, unweighted (DDPM, Ho et al. 2020)."""
+
+    def residual(self, out: Tensor, sample: PathSample) -> Tensor:
+        return out - sample.z
+
+    def to_velocity(self, out: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        return self.path.velocity_from_noise(out, x, t)
+
+
+@dataclass(frozen=True)
+class ScoreMatching(Objective):
+    """The network's score, weighted by sigma_t^2 (Song & Ermon 2019).
+
+    "raw": the output is the score. "scaled": the score is -output / sigma_t, and this loss is NoiseMatching's.
+    """
+
+    output: Literal["raw", "scaled"] = "raw"
+
+    def __post_init__(self) -> None:
+        if self.output not in ("raw", "scaled"):
+            raise SettingsError(f"unknown score output {self.output!r}", where="output", mend="known: raw, scaled")
+
+    def residual(self, out: Tensor, sample: PathSample) -> Tensor:
+        # sigma (score + z / sigma) without the division: finite wherever sigma is.
+        scaled = out if self.output == "scaled" else -self.path.sigma(sample.t, sample.z) * out
+        return scaled - sample.z
+
+    def to_velocity(self, out: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        if self.output == "scaled":
+            return self.path.velocity_from_noise(out, x, t)
+        return self.path.velocity_from_score(out, x, t)
+
+
+@dataclass(frozen=True)
+class ScoreFlow(ScoreMatching):
+    """The network's score, weighted by the squared diffusion, beta(1 - t) for VP (Song, Durkan et al. 2021)."""
+
+    def residual(self, out: Tensor, sample: PathSample) -> Tensor:
+        weight = 2 * self.path.score_coefficient(sample.t, sample.z)
+        return weight.sqrt() / self.path.sigma(sample.t, sample.z) * super().residual(out, sample)
+
+
+def drop_labels(y: Tensor, u: Tensor, rate: float) -> Tensor:
+    """Labels, those of a share `rate` removed by u (batch,) uniform on (0, 1): classifier-free training."""
+    return torch.where(u.to(y.device) < rate, NO_LABEL, y)
+
+
+def _call(model: Model, x: Tensor, t: Tensor, y: Tensor | None, cond: Tensor | None) -> Tensor:
+    for what, part in (("labels", y), ("conditions", cond)):
+        if part is not None and len(part) != len(x):
+            raise ValueUserError(f"{len(part)} {what} given for {len(x)} samples")
+    given = x if cond is None else torch.cat([x, cond], dim=1)
+    t = t.expand(len(x))
+    out = model(given, t) if y is None else model(given, t, y)
+    if out.shape != x.shape:
+        raise ValueUserError(f"the network answers shape {tuple(out.shape)} to {tuple(x.shape)}")
+    return out
+
+
+OBJECTIVES: dict[str, Callable[[AnyPath], Objective]] = {
+    "flow_matching": FlowMatching,
+    "noise_matching": NoiseMatching,
+    "score_matching_raw": partial(ScoreMatching, output="raw"),
+    "score_matching_scaled": partial(ScoreMatching, output="scaled"),
+    "score_flow_raw": partial(ScoreFlow, output="raw"),
+    "score_flow_scaled": partial(ScoreFlow, output="scaled"),
+}

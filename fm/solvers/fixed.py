@@ -1,0 +1,52 @@
+"""The fixed-step stepper: a budget of network calls becomes steps on a grid, and is met exactly or refused."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+
+from fm.errors import SettingsError, member
+from fm.solvers.field import Field, Solution, State, step
+from fm.solvers.tableaux import SOLVERS, Tableau
+
+
+def steps(method: str, nfe: int | None, cost: int = 1) -> int:
+    """How many steps of a fixed-step method make `nfe` network calls, at `cost` calls an evaluation.
+
+    Raises: SettingsError that names the nearest budgets the method can meet.
+    """
+    each = member(method, SOLVERS, "solver", where="method").stages * cost
+    if nfe is None:
+        raise SettingsError(f"{method} needs a number of evaluations", where="nfe", mend=f"give a multiple of {each}")
+    if nfe < each or nfe % each:
+        below = nfe // each * each
+        can = f"{below} or {below + each}" if below > 0 else f"{each}"
+        what = f"{method} makes {each} network calls a step and cannot make {nfe}"
+        raise SettingsError(what, where="nfe", mend=f"the nearest is {can}")
+    return nfe // each
+
+
+def uniform(start: float, end: float, count: int) -> list[float]:
+    """`count` equal steps, both ends included."""
+    return [start + (end - start) * (i / count) for i in range(count)] + [end]
+
+
+def fixed(field: Field, tableau: Tableau, grid: list[float], at: Sequence[float]) -> Solution:
+    """One step between each two neighbours of the grid; states at the asked times by a parabola inside their step."""
+    y, saved = field.state, {t: field.outer(field.state) for t in at if t == grid[0]}
+    for t_0, t_1 in pairwise(grid):
+        ends = torch.tensor([t_0, t_1], dtype=torch.float64)
+        y_1, slopes = step(field, tableau, y, ends[0], ends[1], ends[1] - ends[0])
+        for t in at:
+            if min(t_0, t_1) <= t <= max(t_0, t_1) and t != t_0:
+                saved[t] = field.outer(_parabola(y, slopes[0], y_1, t_1 - t_0, (t - t_0) / (t_1 - t_0)))
+        y = y_1
+    field.check()
+    return Solution(field.outer(y), int(field.nfe.max()), field.nfe, grid[-1], tuple(saved[t] for t in at))
+
+
+def _parabola(y: State, slope: State, y_1: State, h: float, theta: float) -> State:
+    """Through both ends with the slope at the first: as exact as the evaluations at hand allow."""
+    first = (p + theta * (h * k) for p, k in zip(y, slope, strict=True))
+    bend = (q - p - h * k for p, k, q in zip(y, slope, y_1, strict=True))
+    return tuple(line + theta**2 * extra for line, extra in zip(first, bend, strict=True))

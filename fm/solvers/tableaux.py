@@ -1,0 +1,75 @@
+"""Runge-Kutta methods as data: exact Butcher tableaux, and nothing that runs them."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+Row = tuple[Fraction, ...]
+
+
+@dataclass(frozen=True)
+class Tableau:
+    """An explicit method: nodes c, stages a, weights b; it adapts if it has `error` weights (b minus the embedded b).
+
+    `middle` are the weights of the state half a step on, for dense output.
+    """
+
+    order: int
+    c: Row
+    a: tuple[Row, ...]
+    b: Row
+    error: Row = ()
+    middle: Row = ()
+
+    @property
+    def ends_on_stage(self) -> bool:
+        """Whether the last stage stands at the step's end, so that it is the next step's first."""
+        return len(self.b) > 1 and self.a[-1] == self.b[:-1]
+
+    @property
+    def stages(self) -> int:
+        """Evaluations of one step, a stage shared with the step before not counted."""
+        return len(self.b) - self.ends_on_stage
+
+
+def _row(*numbers: str | int) -> Row:
+    return tuple(Fraction(n) for n in numbers)
+
+
+EULER = Tableau(1, _row(0), (_row(),), _row(1))
+MIDPOINT = Tableau(2, _row(0, "1/2"), (_row(), _row("1/2")), _row(0, 1))
+HEUN = Tableau(2, _row(0, 1), (_row(), _row(1)), _row("1/2", "1/2"))
+RK4 = Tableau(
+    4,
+    _row(0, "1/2", "1/2", 1),
+    (_row(), _row("1/2"), _row(0, "1/2"), _row(0, 0, 1)),
+    _row("1/6", "1/3", "1/3", "1/6"),
+)
+
+_B = _row("35/384", 0, "500/1113", "125/192", "-2187/6784", "11/84", 0)
+_EMBEDDED = _row("1951/21600", 0, "22642/50085", "451/720", "-12231/42400", "649/6300", "1/60")
+DOPRI5 = Tableau(  # Dormand & Prince 1980; embedded method and middle by Shampine 1986
+    order=5,
+    c=_row(0, "1/5", "3/10", "4/5", "8/9", 1, 1),
+    a=(
+        _row(),
+        _row("1/5"),
+        _row("3/40", "9/40"),
+        _row("44/45", "-56/15", "32/9"),
+        _row("19372/6561", "-25360/2187", "64448/6561", "-212/729"),
+        _row("9017/3168", "-355/33", "46732/5247", "49/176", "-5103/18656"),
+        _B[:-1],
+    ),
+    b=_B,
+    error=tuple(b - e for b, e in zip(_B, _EMBEDDED, strict=True)),
+    middle=_row(
+        "6025192743/60171106304",
+        0,
+        "51252292925/130801643196",
+        "-2691868925/90256659456",
+        "187940372067/3189068634112",
+        "-1776094331/39487288512",
+        "11237099/470086768",
+    ),
+)
+
+SOLVERS: dict[str, Tableau] = {"euler": EULER, "midpoint": MIDPOINT, "heun": HEUN, "rk4": RK4, "dopri5": DOPRI5}

@@ -184,10 +184,16 @@ def stop_services(record: Record, names: list[str]) -> None:
 
 
 def stop_all(record: Record) -> None:
-    """Stops all that bears the state folder's mark; the worker and its flow runs while Prefect still hears them."""
-    servers = [one for name, one in record.processes.items() if name != "worker"]
-    working = set(processes.belonging(record.state, record.processes.values(), marked=True))
-    processes.stop(working - set(processes.belonging(record.state, servers)), STOP_S)
+    """Stops all that bears the state folder's mark: flow runs, while Prefect hears how they end; worker; servers."""
+    recorded = record.processes
+    servers = [one for name, one in recorded.items() if name != "worker"]
+    working = set(processes.belonging(record.state, recorded.values(), marked=True))
+    working -= set(processes.belonging(record.state, servers))
+    worker = {
+        process for process in working if "worker" in recorded and processes.session(process) == recorded["worker"].pid
+    }
+    processes.stop(working - worker, STOP_S)
+    processes.stop(worker, STOP_S)
     processes.stop(processes.belonging(record.state, servers, marked=True), STOP_S)
     record.processes.clear()
     record.holders.clear()

@@ -36,10 +36,9 @@ class Started:
 
         try:
             process = psutil.Process(self.pid)
-            alive = process.status() != psutil.STATUS_ZOMBIE and self._is(process)
+            return process if alive(process) and self._is(process) else None
         except psutil.Error:
             return None
-        return process if alive else None
 
     def owns_session(self) -> bool:
         """Whether the session of this number is still ours: its leader is the process itself, or has ended."""
@@ -93,28 +92,47 @@ def belonging(state: Path, to: Iterable[Started] = (), marked: bool = False) -> 
     found = set()
     for process in psutil.process_iter():
         try:
-            ours = os.getsid(process.pid) in sessions or (marked and process.environ().get(MARK) == str(state))
-            if ours and process.status() != psutil.STATUS_ZOMBIE:
+            ours = session(process) in sessions or (marked and process.environ().get(MARK) == str(state))
+            if ours:
                 found |= {process, *process.children(recursive=True)}
         except (psutil.Error, OSError):
             continue  # ended meanwhile, or another user's
-    return [process for process in found if process.pid != os.getpid()]
+    return [process for process in found if process.pid != os.getpid() and alive(process)]
+
+
+def alive(process: "psutil.Process") -> bool:
+    """Whether it runs; a zombie has ended, also where nobody collects it."""
+    import psutil
+
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def session(process: "psutil.Process") -> int:
+    """The pid of the process that leads this one's session, 0 if it has ended."""
+    try:
+        return os.getsid(process.pid)
+    except OSError:
+        return 0
 
 
 def stop(processes: Iterable["psutil.Process"], grace_s: float) -> None:
     """SIGTERM to all, SIGKILL after the grace to those that stayed; returns when none is left."""
     import psutil
 
-    left = list(processes)
+    left = all_of_them = list(processes)
     for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 10.0)):
         for process in left:
             try:
                 process.send_signal(number)
             except psutil.NoSuchProcess:
                 continue
-        left = psutil.wait_procs(left, timeout=wait_s)[1]
-        if not left:
-            return
+        end = time.monotonic() + wait_s
+        while (left := [process for process in left if alive(process)]) and time.monotonic() < end:
+            time.sleep(0.05)
+    psutil.wait_procs(all_of_them, timeout=0)  # collects those that were children of this process
 
 
 def memory_bytes(processes: Iterable["psutil.Process"]) -> int:

@@ -171,6 +171,28 @@ def test_embedded_ends_with_its_process(state, ports, number):
     assert processes.belonging(state, marked=True) == []
 
 
+FLOW_RUN = """
+import signal, socket, sys, time
+def end(number, frame):
+    answers = [socket.socket().connect_ex(("127.0.0.1", int(port))) == 0 for port in sys.argv[1:]]
+    print(answers, flush=True)
+    raise SystemExit
+signal.signal(signal.SIGTERM, end)
+print("runs", flush=True)
+time.sleep(60)
+"""
+
+
+def test_flow_runs_end_while_worker_and_prefect_still_hear_them(state, ports):
+    local.up(state, ports)
+    run, output = (sys.executable, "-c", FLOW_RUN, str(ports.ray_client), str(ports.prefect)), state / "flow-run"
+    processes.start(run, {}, output, state)
+    while output.read_text() != "runs\n":
+        time.sleep(0.02)
+    assert local.down(state) == ["worker", "ray", "mlflow", "prefect"]
+    assert output.read_text() == "runs\n[True, True]\n"
+
+
 def test_down_takes_what_an_interrupted_up_left(state, ports):
     processes.start((*SERVER, str(ports.ray)), {}, state / "log", state)
     assert local.down(state) == []

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from infra import processes
@@ -45,7 +46,7 @@ def test_stop_takes_children_that_left_the_session(state):
     wait_for(lambda: len(processes.belonging(state, [one])) == 2)
     family = processes.belonging(state, [one])
     processes.stop(family, 5.0)
-    assert not any(process.is_running() for process in family)
+    assert not any(processes.alive(process) for process in family)
 
 
 def test_the_mark_finds_orphans_that_no_record_knows(state):
@@ -74,6 +75,16 @@ def test_what_ignores_sigterm_is_killed_after_the_grace(state):
     processes.stop(processes.belonging(state, [one]), 0.5)
     assert one.process() is None
     assert 0.5 <= time.monotonic() - before < 5
+
+
+def test_a_zombie_has_ended():
+    child = subprocess.Popen((sys.executable, "-c", ""))
+    zombie = psutil.Process(child.pid)
+    wait_for(lambda: zombie.status() == psutil.STATUS_ZOMBIE)
+    assert zombie.is_running()
+    assert not processes.alive(zombie)
+    assert Started(child.pid, zombie.create_time()).process() is None
+    child.wait()
 
 
 def test_a_recycled_pid_is_another_process():

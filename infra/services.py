@@ -167,6 +167,7 @@ def ray_head(here: Services, ports: Ports) -> Service:
             *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
             *(f"--node-ip-address={HOST}", f"--port={ports.ray}"),
             *(f"--dashboard-host={HOST}", f"--dashboard-port={ports.dashboard}", "--dashboard-agent-listen-port=0"),
+            "--include-dashboard=true",  # else a Ray without its `default` extra leaves it out and says nothing
             f"--ray-client-server-port={ports.ray_client}",
             *("--log-style=record", "--log-color=false"),
         ),

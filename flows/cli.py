@@ -337,3 +337,7 @@ def _deploy(environment: dict[str, str]) -> None:
     done = subprocess.run(command, cwd=root, env={**os.environ, **environment}, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"could not be deployed:\n{(done.stdout + done.stderr)[-2000:]}", str(root / "prefect.yaml"))
+
+
+if __name__ == "__main__":
+    main()

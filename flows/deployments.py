@@ -14,6 +14,7 @@ from fm.recipe import Recipe
 
 FILE = Path(__file__).parent.parent / "prefect.yaml"
 POOL = "flow-matching"
+DATA = "runs/data/photos"
 HEAD = "# Made from fm/presets by `python -m flows.deployments`; change those, not this file.\n"
 
 
@@ -21,8 +22,8 @@ def deployments() -> list[dict[str, Any]]:
     """Every deployment as Prefect's YAML knows it; paths are relative to the folder that is deployed."""
     demo = Recipe.load("demo")
     flows = [
-        _deployment("prepare", "prepare.py:prepare_data", {"source": "photos:", "data": "runs/data/photos"} | _data(demo)),
-        _deployment("train", "train.py:train_run", {"data": "runs/data/photos", "run": "runs/train"} | _recipe(demo)),
+        _deployment("prepare", "prepare.py:prepare_data", {"source": "photos:", "data": DATA} | _data(demo)),
+        _deployment("train", "train.py:train_run", {"data": DATA, "run": "runs/train"} | _recipe(demo)),
         _deployment("evaluate", "evaluate.py:evaluate_run", {"run": "runs/demo"}),
         _deployment("pipeline", "pipeline.py:pipeline", {"source": "photos:", "run": "runs/pipeline"} | _recipe(demo)),
     ]

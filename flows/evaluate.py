@@ -14,6 +14,7 @@ from tasks.report import report
 
 
 @flow(name="evaluate", flow_run_name="evaluate {run}")
+@watching.in_sentences
 def evaluate_run(run: str, data: str = "", evaluation: Evaluation | None = None, place: Place = Place()) -> str:  # noqa: B008
     """Measures a trained network at every point of the solver grid, in parallel, and writes the report.
 
@@ -23,7 +24,6 @@ def evaluate_run(run: str, data: str = "", evaluation: Evaluation | None = None,
         evaluation: What is measured; none for what the training's recipe says.
         place: Where it runs. Changes no number beyond rounding.
     """
-    watching.errors_as_sentences()
     recipe = Recipe.load(run, {} if evaluation is None else {"evaluation": evaluation.model_dump(mode="json")})
     recipe.check()
     folder = open_run(run, recipe)

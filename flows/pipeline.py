@@ -11,17 +11,17 @@ from tasks.report import report
 from tasks.train import train
 
 
-@flow(name="pipeline", flow_run_name="pipeline {recipe.name}: {run}", log_prints=False)
+@flow(name="pipeline", flow_run_name="pipeline {recipe.name}: {run}")
+@watching.in_sentences
 def pipeline(source: str, run: str, recipe: Recipe, place: Place = Place()) -> str:  # noqa: B008
     """From pictures to a report. A stage whose inputs did not change is not done again.
 
     Args:
-        source: Pictures: a folder with one folder for each class, a WebDataset tar, or photos: for built-in photographs.
+        source: Pictures: a folder with a folder for each class, a WebDataset tar, or photos: for built-in photographs.
         run: Folder of this training and its results, new or to be continued, relative to the project.
         recipe: Everything that may change a number. The values shown are those of the preset.
         place: Where it runs. Changes no number beyond rounding.
     """
-    watching.errors_as_sentences()
     recipe.check(place.workers)
     folder = open_run(run, recipe)
     with cluster.session(place), tracking.tracked(folder, recipe) as copy:

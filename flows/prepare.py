@@ -11,15 +11,15 @@ from tasks.prepare import prepare
 
 
 @flow(name="prepare", flow_run_name="prepare {source}")
+@watching.in_sentences
 def prepare_data(source: str, data: str, settings: Preparation, place: Place = Place()) -> str:  # noqa: B008
     """Downsamples and shards pictures into WebDataset tars with a manifest.
 
     Args:
-        source: Pictures: a folder with one folder for each class, a WebDataset tar, or photos: for built-in photographs.
+        source: Pictures: a folder with a folder for each class, a WebDataset tar, or photos: for built-in photographs.
         data: Folder for the shards, new or to be completed, relative to the project.
         settings: How pictures become shards.
         place: Where it runs. Changes no byte.
     """
-    watching.errors_as_sentences()
     with cluster.session(place):
         return prepare(source, Path(data), settings).digest

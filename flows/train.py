@@ -12,6 +12,7 @@ from tasks.train import train
 
 
 @flow(name="train", flow_run_name="train {recipe.name}: {run}")
+@watching.in_sentences
 def train_run(data: str, run: str, recipe: Recipe, place: Place = Place()) -> str:  # noqa: B008
     """Trains a network on prepared data, from its newest good checkpoint.
 
@@ -21,7 +22,6 @@ def train_run(data: str, run: str, recipe: Recipe, place: Place = Place()) -> st
         recipe: Everything that may change a number. The values shown are those of the preset.
         place: Where it runs. Changes no number beyond rounding.
     """
-    watching.errors_as_sentences()
     manifest = load_manifest(data)
     recipe = recipe.model_copy(update={"data": manifest.settings})  # the data say themselves how they were prepared
     recipe.check(place.workers)

@@ -1,4 +1,4 @@
-"""What a user can cause, said in one sentence: what happened, where, and how to mend it. Everything else is our bug and keeps its traceback."""
+"""What a user can cause, in one sentence: what, where, how to mend. All else is our bug and keeps its traceback."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches

@@ -1,4 +1,4 @@
-"""The one place where keys are made: digests of settings, data, weights and code, for manifests, rows and stage records."""
+"""The one place where keys are made: digests of settings, data, weights and code, for manifests, rows and stages."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Randomness by (seed, stream, position): the same draw for a sample whatever the rank, batch size, or order of evaluation.
+"""Randomness by (seed, stream, position): the same draw for a sample whatever the rank, batch size or order.
 
 A counter-based generator (Philox4x32-10; Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") keyed by a
 hash of seed and stream, with the stream position in its counter. All integer work is exact int64 arithmetic, so the
@@ -30,7 +30,7 @@ def _halves(factor: int, word: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def philox(counter: Sequence[Tensor], key_words: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Philox4x32-10 on four int64 tensors that hold 32-bit words (broadcast together) -> four tensors of 32-bit words."""
+    """Philox4x32-10 on four int64 tensors of 32-bit words (broadcast together) -> four tensors of 32-bit words."""
     c_0, c_1, c_2, c_3 = torch.broadcast_tensors(*counter)
     k_0, k_1 = key_words
     for _ in range(10):

@@ -1,4 +1,4 @@
-"""All settings together, behind one door: `Recipe.load(preset | file | RUN, changes)`; everything after it is explicit and frozen.
+"""All settings together, behind one door: `Recipe.load(preset | file | RUN, changes)`; behind it all is explicit.
 
 A Recipe is what may change a number; where it runs is a Place (tasks/cluster.py). Settings live beside the code they
 set; this module joins them, translates pydantic's errors into one sentence, and rebuilds a Flow from a RUN.
@@ -42,7 +42,7 @@ class Recipe(Settings):
     objective: str = Field(
         title="Objective",
         description=f"What the network learns to predict: {', '.join(sorted(OBJECTIVES))}.",
-        json_schema_extra={"enum": sorted(OBJECTIVES)},
+        json_schema_extra={"enum": [*sorted(OBJECTIVES)]},
     )
     class_conditional: bool = Field(
         title="Class-conditional", description="Train with the class labels, if there are any."

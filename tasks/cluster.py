@@ -56,7 +56,7 @@ class Outcome:
 
 @contextmanager
 def session(place: Place) -> Iterator[None]:
-    """Ray for the length of a block. It starts when first needed; leaving the block, even by a signal, ends its work."""
+    """Ray for the length of a block: started when first needed; leaving the block, even by a signal, ends its work."""
     global _place
     _place = place
     try:
@@ -69,7 +69,7 @@ _place = Place()
 
 
 def _ray() -> Any:
-    """The ray module. Its security mode is read at import, so the environment comes first: never an open port without a token."""
+    """The ray module. It reads its security mode at import, so the environment comes first: no port without a token."""
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -143,7 +143,7 @@ def attended(work: Callable[[], T], tick: Callable[[], None] = lambda: None, eve
 def ray_map(
     fn: Callable[[Any], Any], items: Iterable[Any], cpus: float = 1, gpus: float = 0, retries: int = 2
 ) -> Iterator[Outcome]:
-    """`fn` over the items in Ray's slots; outcomes in the items' order, twice as many under way as the cluster has slots.
+    """`fn` over the items in Ray's slots; outcomes in the items' order, twice as many under way as there are slots.
 
     A dead worker's item is tried again `retries` times; an error that `fn` raises is the item's outcome at once.
     """

@@ -6,9 +6,10 @@ Prefect's API may be away; nothing here can fail the work.
 import base64
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from prefect import get_run_logger
 from prefect.artifacts import (
@@ -21,8 +22,12 @@ from prefect.artifacts import (
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.runtime import flow_run
+from prefect.states import Failed, State
 
 from fm.errors import UserError
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def say(line: str) -> None:
@@ -88,7 +93,7 @@ def flush() -> None:
 
 
 class _Sentences(logging.Filter):
-    """A user's error is one sentence in the log; only our own bugs keep their traceback. Prefect shows states itself."""
+    """A user's error is one sentence in the log, only our bugs keep a traceback; states Prefect shows elsewhere."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if str(record.msg).startswith("Finished in state"):
@@ -98,9 +103,19 @@ class _Sentences(logging.Filter):
         return True
 
 
-def errors_as_sentences() -> None:
-    """Called once by each flow's process."""
-    for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
-        logger = logging.getLogger(name)
-        if not any(isinstance(f, _Sentences) for f in logger.filters):
-            logger.addFilter(_Sentences())
+_SENTENCES = _Sentences()
+
+
+def in_sentences(body: Callable[P, T]) -> Callable[P, T | State[Any]]:
+    """Around a flow's body: a user's error is the failed state's message, word for word, and no traceback anywhere."""
+
+    @wraps(body)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T | State[Any]:
+        for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
+            logging.getLogger(name).addFilter(_SENTENCES)
+        try:
+            return body(*args, **kwargs)
+        except UserError as error:
+            return Failed(message=str(error), data=error)
+
+    return run

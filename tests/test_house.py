@@ -37,7 +37,15 @@ def test_every_module_says_what_it_owns_and_is_one_subject(module: Path) -> None
 def test_the_top_level_is_the_agreed_one() -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     top = {name.split("/")[0] for name in tracked.splitlines()}
-    files = {"README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "requirements.lock", "pyproject.toml"}
+    files = {
+        "README.md",
+        "LICENSE",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "Makefile",
+        "requirements.lock",
+        "pyproject.toml",
+    }
     assert top <= {"flows", "tasks", "fm", "infra", "tests", "prefect.yaml", ".ci", ".gitignore"} | files
 
 

@@ -21,7 +21,7 @@ def test_dequantised_levels_come_back_for_any_noise() -> None:
     u = uniforms(0, "u", torch.arange(len(levels)), ())
     x = to_unit(levels, u)
     assert torch.equal(to_pixels(x), levels)
-    assert -1 <= x.min() and x.max() < 1
+    assert x.min() >= -1 and x.max() < 1
 
 
 def test_the_mean_is_not_biased() -> None:

@@ -47,7 +47,8 @@ def test_a_wrong_value_is_one_sentence(change: str, message: str) -> None:
 
 
 def test_changes() -> None:
-    recipe = Recipe.load("demo", ["training.max_seconds=none", "training.micro_batch_images=16", "data.method=center-crop"])
+    changes = ["training.max_seconds=none", "training.micro_batch_images=16", "data.method=center-crop"]
+    recipe = Recipe.load("demo", changes)
     assert recipe.training.max_seconds is None
     assert recipe.training.micro_batch_images == 16
     assert recipe.data.method == "center-crop"
@@ -108,7 +109,8 @@ def test_the_network_follows_from_the_seed_alone() -> None:
     torch.manual_seed(456)
     before = torch.random.get_rng_state()
     second, _ = recipe.build(recipe.data.shape, None)
-    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+    pairs = zip(first.parameters(), second.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
     assert torch.equal(before, torch.random.get_rng_state())
 
 

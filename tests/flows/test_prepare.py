@@ -1,0 +1,68 @@
+"""`fm prepare`: a folder of a user's own pictures, good and bad, into shards."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fm.data import ShardedImages
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """Forty good pictures in two classes, one that is no picture and one that ends early."""
+    folder = tmp_path / "mixed"
+    for name in ("cats", "dogs"):
+        (folder / name).mkdir(parents=True)
+        for i in range(20):
+            Image.fromarray(np.full((40, 50, 3), 5 * i, np.uint8)).save(folder / name / f"{i}.jpg")
+    (folder / "cats" / "text.jpg").write_text("not a picture")
+    (folder / "dogs" / "half.jpg").write_bytes((folder / "dogs" / "3.jpg").read_bytes()[:400])
+    return folder
+
+
+def test_good_pictures_become_shards_and_bad_ones_are_listed(services: Any, mixed: Path, command: Any) -> None:
+    done = command("prepare", str(mixed), "out", "--size", "16", "--json", cwd=mixed.parent)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["train"] + told["test"] == 40
+    rejected = [json.loads(line) for line in (mixed.parent / "out" / "rejected.jsonl").read_text().splitlines()]
+    assert sorted(Path(r["key"]).stem for r in rejected) == ["half", "text"]
+    assert "rejected 1 images (not-an-image)" in done.stdout + done.stderr
+    assert ShardedImages(mixed.parent / "out", "train").classes == ["cats", "dogs"]
+    again = command("prepare", str(mixed), "out", "--size", "16", cwd=mixed.parent)
+    assert "prepare: unchanged (" in again.stdout + again.stderr
+    other = command("prepare", str(mixed), "out", "--size", "32", cwd=mixed.parent)
+    assert other.returncode == 2
+    assert "holds a data set that was made from another source or with other settings" in other.stderr
+
+
+def test_describe_prepares_nothing(mixed: Path, command: Any) -> None:
+    done = command("prepare", str(mixed), "--describe", "--json", cwd=mixed.parent)
+    told = json.loads(done.stdout)
+    assert (told["images"], told["classes"], told["unreadable"]) == (42, {"cats": 21, "dogs": 21}, 1)
+    assert [p.name for p in mixed.parent.iterdir()] == ["mixed"]
+
+
+def test_verify_names_what_is_damaged(services: Any, mixed: Path, command: Any) -> None:
+    command("prepare", str(mixed), "out", "--size", "16", cwd=mixed.parent)
+    tar = mixed.parent / "out" / "shards" / "train-000000.tar"
+    tar.write_bytes(tar.read_bytes()[:-1] + b"x")
+    done = command("prepare", str(mixed), "out", "--verify", cwd=mixed.parent)
+    assert done.returncode == 2
+    assert "shards/train-000000.tar is not what was written" in done.stderr
+
+
+@pytest.mark.parametrize("what", ["empty", "unreadable"])
+def test_a_source_without_a_picture_is_one_sentence(services: Any, tmp_path: Path, command: Any, what: str) -> None:
+    (tmp_path / "source").mkdir()
+    if what == "unreadable":
+        (tmp_path / "source" / "a.png").write_text("not a picture")
+    done = command("prepare", "source", "out", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: source: ")
+    assert "Traceback" not in done.stderr + done.stdout
+    assert not (tmp_path / "out" / "manifest.json").exists()

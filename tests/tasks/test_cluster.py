@@ -1,0 +1,83 @@
+"""Mapped work on the real Ray of this test run: order, errors, dead workers; and errors out of Ray's wrappers."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fm.errors import DataError, SettingsError, UserError
+from tasks import cluster
+from tasks.cluster import Place
+
+
+@pytest.fixture
+def ray(services: Any) -> Iterator[None]:
+    with cluster.session(Place()):
+        yield
+
+
+def slow_square(x: int) -> int:
+    time.sleep(0.2 if x == 0 else 0.0)
+    if x == 3:
+        raise DataError("is three", "there", "take another")
+    if x == 4:
+        raise ZeroDivisionError("ours")
+    return x * x
+
+
+def dies_once(marker: str) -> str:
+    if not Path(marker).exists():
+        Path(marker).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "alive"
+
+
+def test_outcomes_come_in_the_items_order_each_with_its_own_error(ray: None) -> None:
+    outcomes = list(cluster.ray_map(slow_square, range(6)))
+    assert [o.item for o in outcomes] == list(range(6))
+    assert [o.value for o in outcomes] == [0, 1, 4, None, None, 25]
+    assert type(outcomes[3].error) is DataError
+    assert str(outcomes[3].error) == "there: is three; take another"
+    assert isinstance(outcomes[4].error, ZeroDivisionError)
+
+
+def test_a_dead_workers_item_is_tried_again(ray: None, tmp_path: Path) -> None:
+    (outcome,) = cluster.ray_map(dies_once, [str(tmp_path / "died")])
+    assert outcome.value == "alive"
+
+
+def test_more_workers_than_slots_are_refused(services: Any, tmp_path: Path) -> None:
+    workers = 500
+    with (
+        cluster.session(Place(workers=workers)),
+        pytest.raises(SettingsError, match=f"place.workers: {workers} workers asked for, but the cluster has"),
+    ):
+        cluster.fit(print, {}, "name", tmp_path, lambda: None)
+
+
+def test_a_cluster_that_does_not_answer_is_one_sentence() -> None:
+    with cluster.session(Place(address="127.0.0.1:9")), pytest.raises(UserError, match="no Ray cluster answers"):
+        list(cluster.ray_map(slow_square, [1]))
+
+
+def test_signals_are_heard_while_work_runs() -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        cluster.attended(lambda: time.sleep(5), tick=interrupted, every_s=0.05)
+    assert time.monotonic() - start < 4
+
+
+def test_the_users_error_is_found_inside_any_wrapper() -> None:
+    inner = DataError("wrong", "there")
+    outer, group = RuntimeError("wrapped"), RuntimeError("group")
+    outer.cause = inner  # type: ignore[attr-defined]
+    group.worker_failures = {0: RuntimeError("connection lost"), 1: outer}  # type: ignore[attr-defined]
+    assert cluster.unwrapped(group) is inner
+    assert cluster.unwrapped(ValueError("ours")).args == ("ours",)

@@ -1,0 +1,31 @@
+from pathlib import Path
+
+import pytest
+
+from fm.checkpoints import Saved
+from fm.errors import CheckpointError
+from fm.files import write_json
+from fm.recipe import Recipe
+from tasks import evaluate
+
+SAVED = Saved(100, 1.0, Path("c"), "0" * 64)
+
+
+def test_a_job_for_each_cell_and_one_untrained_with_keys_of_all_that_matters(tmp_path: Path) -> None:
+    write_json(tmp_path / "data.json", {"digest": "d"})
+    recipe = Recipe.load("tiny")
+    jobs = evaluate._jobs(tmp_path, recipe, SAVED)
+    assert [job.name for job in jobs] == ["euler 4", "midpoint 8", "dopri5 0.001", "untrained, euler 4"]
+    keys = [job.key for job in jobs]
+    assert len(set(keys)) == len(keys)
+    assert keys == [job.key for job in evaluate._jobs(tmp_path, recipe, SAVED)]
+    for change in ("evaluation.nll_images=3", "evaluation.reference_images=40", "evaluation.seed=1"):
+        other = evaluate._jobs(tmp_path, Recipe.load("tiny", [change]), SAVED)
+        assert not set(keys) & {job.key for job in other}, change
+    moved = evaluate._jobs(tmp_path, recipe, Saved(200, 1.0, Path("c"), "1" * 64))
+    assert set(keys) & {job.key for job in moved} == {jobs[-1].key}  # the untrained network is still the same
+
+
+def test_a_run_without_a_checkpoint_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no whole checkpoint; train first"):
+        evaluate.trained(tmp_path)

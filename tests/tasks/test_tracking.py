@@ -1,0 +1,111 @@
+"""What MLflow shows of a finished run, asked through its own client, and what happens when it is asked again or away."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from fm.files import read_json
+from fm.recipe import Recipe
+from fm.records import read
+from fm.results import read_rows
+from tasks import watching
+from tasks.tracking import EXPERIMENT, Tracking
+
+
+@pytest.fixture
+def client(services: Any) -> MlflowClient:
+    return MlflowClient(services.mlflow)
+
+
+def runs_of(client: MlflowClient, run: Path) -> dict[str, Any]:
+    """MLflow's runs for a RUN, by stage or cell."""
+    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
+    found = client.search_runs([experiment], f"tags.`fm.run` = '{read_json(run / 'tracking.json')['id']}'")
+    return {r.data.tags["fm.stage"]: r for r in found}
+
+
+def test_a_parent_with_a_child_for_each_stage_and_cell(finished: Path, client: MlflowClient) -> None:
+    runs = runs_of(client, finished)
+    rows = read_rows(finished)
+    stages = {"prepare", "train", "evaluate", "report"}
+    assert set(runs) == {"pipeline", *stages, *(f"cell {row['key']}" for row in rows)}
+    parent = runs["pipeline"]
+    assert {runs[s].data.tags["mlflow.parentRunId"] for s in stages} == {parent.info.run_id}
+    for row in rows:
+        assert runs[f"cell {row['key']}"].data.tags["mlflow.parentRunId"] == runs["evaluate"].info.run_id
+    assert {r.info.status for r in runs.values()} == {"FINISHED"}
+    assert parent.data.params["training.batch_images"] == "64"
+    assert parent.data.tags["recipe_digest"] == Recipe.load("tiny").digest()
+
+
+def test_training_metrics_are_the_records(finished: Path, client: MlflowClient) -> None:
+    rows = read(finished / "records")
+    history = client.get_metric_history(runs_of(client, finished)["train"].info.run_id, "train/loss")
+    assert len(history) >= 20
+    assert [(m.step, m.value, m.timestamp) for m in history] == [
+        (row["images_seen"], row["loss"], int(1000 * row["time"])) for row in rows
+    ]
+
+
+def test_the_sweep_has_a_point_for_each_nfe(finished: Path, client: MlflowClient) -> None:
+    sweep = runs_of(client, finished)["evaluate"].info.run_id
+    for row in read_rows(finished):
+        if row["method"] != "untrained":
+            name = f"{row['solver']}/fd_efficientnet_lite0_b7"
+            points = {m.step: m.value for m in client.get_metric_history(sweep, name)}
+            assert points[row["nfe"]] == row["fd_efficientnet_lite0_b7"]
+
+
+def test_the_data_set_is_an_input_and_the_figures_are_there(finished: Path, client: MlflowClient) -> None:
+    runs = runs_of(client, finished)
+    for stage in ("pipeline", "train"):
+        (dataset,) = runs[stage].inputs.dataset_inputs
+        assert dataset.dataset.digest == read_json(finished / "data.json")["digest"]
+    kept = {Path(f.path).name for f in client.list_artifacts(runs["pipeline"].info.run_id, "report")}
+    assert {"report.html", "samples.png", "loss.png", "table.csv"} <= kept
+
+
+def test_links_lead_both_ways(finished: Path, client: MlflowClient, services: Any) -> None:
+    from infra.services import ask
+
+    parent = runs_of(client, finished)["pipeline"]
+    flow_run = parent.data.tags["prefect_flow_run"].rsplit("/", 1)[-1]
+    artifacts = ask(
+        f"{services.prefect_api}/artifacts/filter", body={"artifacts": {"flow_run_id": {"any_": [flow_run]}}}
+    )
+    data = {a["key"]: str(a["data"]) for a in artifacts}
+    assert parent.info.run_id in data["mlflow"]
+    assert {"mlflow", "results", "samples"} <= set(data)
+    assert "fd_efficientnet_lite0_b7" in data["results"]
+
+
+def test_sending_again_adds_nothing(finished: Path, client: MlflowClient) -> None:
+    def state() -> Any:
+        runs = runs_of(client, finished)
+        train, sweep = (runs[s].info.run_id for s in ("train", "evaluate"))
+        points = client.get_metric_history(train, "train/loss"), client.get_metric_history(sweep, "euler/seconds")
+        return len(runs), [[(m.step, m.value) for m in history] for history in points]
+
+    before = state()
+    tracking = Tracking(finished, Recipe.load(finished))
+    tracking.training()
+    tracking.rows(read_rows(finished))
+    assert state() == before
+
+
+def test_mlflow_away_is_a_line_and_no_error(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(watching, "say", said.append)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    tracking = Tracking(tmp_path, Recipe.load("tiny"))
+    tracking.open()
+    with tracking.stage("train"):
+        tracking.training()
+    tracking.close("FINISHED")
+    assert tracking.url == ""
+    assert len(said) == 1 and "MLflow is away" in said[0]

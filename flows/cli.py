@@ -160,16 +160,19 @@ def sample(
 ) -> None:
     """Draw pictures from a trained network."""
     _existing(run)
+    from fm.errors import member
     from fm.files import atomic
     from fm.recipe import load
-    from fm.report import image_grid
+    from fm.report.figures import image_grid
+    from fm.solvers import SOLVERS
 
+    fixed = not member(solver, SOLVERS, "solver", "--solver").error
     flow = load(run)
-    options: dict[str, Any] = {"method": solver, "nfe": nfe or (None if flow.adaptive(solver) else 32)}
-    images = flow.sample(n, seed, y=flow.label(class_name, n), guidance=guidance, **options)
+    y = flow.labels_of(class_name, n) if class_name else None
+    images = flow.sample(n, seed, y=y, guidance=guidance, method=solver, nfe=nfe or (32 if fixed else None))
     with atomic(out) as file:
         file.write(image_grid(images))
-    typer.echo(f"{n} pictures in {out} ({solver}, {options['nfe'] or 'adaptive'} NFE, seed {seed})")
+    typer.echo(f"{n} pictures in {out} ({solver}, {nfe or (32 if fixed else 'adaptive')} NFE, seed {seed})")
 
 
 @app.command(epilog="Example: fm up --port-base 24000")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fm.errors import ValueUserError
+from fm.errors import SettingsError, ValueUserError, member
 from fm.likelihood import Likelihood, bits_per_dim
 from fm.noise import draws
 from fm.objectives import Objective
@@ -157,6 +157,15 @@ class Flow:
                 )
             )
         return joined(found)
+
+    def labels_of(self, name: str, n: int) -> Tensor:
+        """n labels of the class of that name, for `y`.
+
+        Raises: SettingsError for a network without classes, or an unknown class.
+        """
+        if self.classes is None:
+            raise SettingsError("this network is not class-conditional", "class", "train with class_conditional = true")
+        return torch.full((n,), member(name, {c: i for i, c in enumerate(self.classes)}, "class"))
 
     def _solve(
         self, x: Tensor, span: tuple[float, float], y: Tensor | None, guidance: float = 0.0, **solver: Any

@@ -189,7 +189,8 @@ class OTPath(Path):
 
     def schedule(self, t: Tensor) -> Schedule:
         one = torch.ones_like(t)
-        return Schedule(t, 1 - (1 - self.sigma_min) * t, one, (self.sigma_min - 1) * one, 1 / t)
+        sigma = (1 - t) + self.sigma_min * t  # 1 - (1 - sigma_min) t without its cancellation at t = 1
+        return Schedule(t, sigma, one, (self.sigma_min - 1) * one, 1 / t)
 
 
 @dataclass(frozen=True, config=CONFIG)

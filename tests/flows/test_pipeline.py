@@ -107,11 +107,11 @@ def exact(run: Path) -> Row:
 def test_noise_costs_eight_bits_and_one_colour_less_than_photographs(
     finished: Path, command: Any, tmp_path: Path
 ) -> None:
+    grid = 'evaluation.grid=[{solver="dopri5", tolerance=1e-3, samples=20}]'
+    changes = ["data.holdout=0.3", "evaluation.samples=30", "evaluation.reference_images=30", grid]
     for kind in ("noise", "colour"):
-        source = pictures(tmp_path / kind, kind)
-        changes = ["--set", "data.holdout=0.3", "--set", "evaluation.samples=30", "--set", "evaluation.reference_images=30"]
-        grid = '--set=evaluation.grid=[{solver="dopri5", tolerance=1e-3, samples=20}]'
-        done = command("pipeline", str(source), str(tmp_path / f"run-{kind}"), "--preset", "tiny", *changes, grid, cwd=tmp_path)
+        source, run = str(pictures(tmp_path / kind, kind)), str(tmp_path / f"run-{kind}")
+        done = command("pipeline", source, run, "--preset=tiny", *(f"--set={c}" for c in changes), cwd=tmp_path)
         assert done.returncode == 0, done.stderr[-2000:]
     noise, colour = exact(tmp_path / "run-noise"), exact(tmp_path / "run-colour")
     assert noise["nll_converged"] and noise["bits_per_dim"] >= 7.97  # below 8 is impossible

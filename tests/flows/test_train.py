@@ -13,9 +13,7 @@ def test_a_finished_training_is_verified_and_left_alone(finished: Path, command:
 
 def test_another_recipe_in_the_same_run_is_refused_with_the_keys(finished: Path, command: Any) -> None:
     data = read_json(finished / "data.json")["data"]
-    done = command(
-        "train", data, str(finished), "--preset", "tiny", "--set", "training.seed=1", cwd=finished.parent
-    )
+    done = command("train", data, str(finished), "--preset", "tiny", "--set", "training.seed=1", cwd=finished.parent)
     assert done.returncode == 2
     assert "holds a training by another recipe (training.seed 0, now 1); choose another RUN folder" in done.stderr
     assert "Traceback" not in done.stderr + done.stdout

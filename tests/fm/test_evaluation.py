@@ -9,6 +9,7 @@ from torch import nn
 from fm.errors import NumericalError, SettingsError, UserError
 from fm.evaluation import Cell, Evaluation, Reference, cells, evaluate, measure_reference, row_key
 from fm.flow import Flow
+from fm.likelihood import Likelihood
 from fm.metrics import load_features
 from fm.noise import draws
 from fm.objectives import FlowMatching
@@ -144,6 +145,17 @@ def test_a_likelihood_counts_only_if_it_has_converged(features, reference):
         assert row["bits_per_dim"] == pytest.approx(entropy, abs=0.05)
         assert row["bits_per_dim_stderr"] > 0
         assert row["bits_per_dim"] <= row["bits_per_dim_k1"]
+
+
+def test_a_mean_that_stands_still_while_its_images_move_has_not_converged(features, reference):
+    class Crossing(Flow):
+        def bits_per_dim(self, images, k=1, *, nfe, **options):
+            bpd = torch.linspace(3, 5, len(images)) if nfe == 2 else torch.linspace(5, 3, len(images))
+            return Likelihood(bpd, 0.1, nfe, k, bpd, torch.zeros(len(images)))
+
+    crossing = Crossing(Scaling(), FlowMatching(OTPath()), (3, 8, 8), None, {"weights": "w"})
+    row = evaluate(crossing, Cell(solver="euler", nfe=2, samples=20), features, reference)
+    assert row["nll_converged"] is False and row["nll_moved"] == pytest.approx(1.05, abs=0.01)
 
 
 def test_it_repeats_to_the_last_digit(features, reference):

@@ -144,6 +144,14 @@ def test_points_stay_points():
     assert torch.equal(x, draws(0, "sample", torch.arange(5), (2,)))
 
 
+def test_a_class_is_found_by_its_name():
+    assert flow(classes=("cat", "dog")).labels_of("dog", 3).tolist() == [1, 1, 1]
+    with pytest.raises(UserError, match="did you mean 'cat'"):
+        flow(classes=("cat", "dog")).labels_of("cats", 3)
+    with pytest.raises(UserError, match="not class-conditional"):
+        flow().labels_of("cat", 3)
+
+
 @pytest.mark.parametrize(
     "objective, name",
     [

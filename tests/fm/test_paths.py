@@ -29,7 +29,7 @@ def batch(path: Path, count: int = 9, dims: int = 3) -> tuple[Tensor, Tensor, Te
 @every_path
 def test_conditional_velocity_is_the_time_derivative_of_the_flow(path: Path) -> None:
     z, x_1, t = batch(path)
-    _, derivative = torch.func.jvp(lambda t: path.sample(z, x_1, t).x_t, (t,), (torch.ones_like(t),))
+    derivative = torch.autograd.functional.jacobian(lambda t: path.sample(z, x_1, t).x_t.sum(0), t).T
     sample = path.sample(z, x_1, t)
     torch.testing.assert_close(sample.u_t, derivative, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(path.conditional_velocity(sample.x_t, x_1, t), sample.u_t, rtol=1e-8, atol=1e-8)
@@ -128,7 +128,7 @@ def test_ends_are_finite_or_refused(path: Path) -> None:
             try:
                 assert convert(x, x, t).isfinite().all()
             except NumericalError as error:
-                assert "singular" in str(error)  # noqa: PT017
+                assert "singular" in str(error)
         assert all(part.isfinite().all() for part in path.sample(x, x, t))
 
 

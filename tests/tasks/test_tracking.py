@@ -1,4 +1,4 @@
-"""What MLflow shows of a finished run, asked through its own client, and what happens when it is asked again or away."""
+"""What MLflow shows of a finished run, asked through its own client; and what happens again, or while it is away."""
 
 from pathlib import Path
 from typing import Any
@@ -95,9 +95,7 @@ def test_sending_again_adds_nothing(finished: Path, client: MlflowClient) -> Non
     assert state() == before
 
 
-def test_mlflow_away_is_a_line_and_no_error(
-    finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_mlflow_away_is_a_line_and_no_error(finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     said: list[str] = []
     monkeypatch.setattr(watching, "say", said.append)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")

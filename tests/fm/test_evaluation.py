@@ -213,13 +213,15 @@ def test_key_follows_what_the_numbers_depend_on(features, reference):
     cell = cells(settings())[0]
     key = row_key("w", cell, features.weights, "data set")
     assert key == evaluate(flow(), cell, features, reference)["key"]
+    other = dict.fromkeys(("nfe", "samples", "batch", "seed", "nll_images", "reference_images"), 1)
+    other |= {"solver": "rk4", "tolerance": 0.5, "distances": ("kid",), "nll_k": 2}
     others = [
         row_key("v", cell, features.weights, "data set"),
         row_key("w", cell, "other features", "data set"),
         row_key("w", cell, features.weights, "other data"),
-        *(row_key("w", cell.model_copy(update={k: 1}), features.weights, "data set") for k in Cell.model_fields),
+        *(row_key("w", cell.model_copy(update={k: v}), features.weights, "data set") for k, v in other.items()),
     ]
-    assert len({key, *others}) == 1 + len(others) - (cell.nll_k == 1)
+    assert set(other) == set(Cell.model_fields) and len({key, *others}) == 1 + len(others)
 
 
 def test_what_does_not_belong_together_is_refused(features, reference):

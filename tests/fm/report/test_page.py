@@ -7,7 +7,7 @@ from fm.report import Pictures, write_report
 NAME = "fd_x"
 IMAGES = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
 PICTURES = Pictures(IMAGES, IMAGES, IMAGES[None].repeat(3, 1, 1, 1, 1), [0, 0.5, 1], "euler, 4 evaluations, seed 0")
-RECORDS = [{"images_seen": 100 * i, "time": 1000.0 + i, "loss": 1 / i} for i in range(1, 5)]
+RECORDS = [{"images_seen": 100 * i, "time": 1000.0 + i, "seconds": 2.0 * i, "loss": 1 / i} for i in range(1, 5)]
 
 
 def a_row(method="FM w/ OT", value=400.0, bits=None, **values):
@@ -58,7 +58,7 @@ def test_headline_stands_beside_what_it_is_compared_with(tmp_path):
     words = report(tmp_path, [a_row(bits=4.2), a_row("untrained", 2700.0, bits=8.6)]).words
     for part in ("A <title>", "untrained 2700, 6.8 times higher; floor 20", "4.20", "untrained 8.60; uniform noise 8"):
         assert part in words
-    assert "400 training images" not in words and "in 3 s" in words and "abc123" in words
+    assert "400 training images" not in words and "in 8 s of training" in words and "abc123" in words
 
 
 def test_an_unconverged_value_is_on_no_part_of_the_page(tmp_path):

@@ -90,7 +90,7 @@ def bits_per_dim(
         member(probe, dict.fromkeys(PROBES), "probe rule", where="probe")
     if k < 1:
         raise SettingsError(f"{k} dequantisation draws", where="k", mend="give 1 or more")
-    at = torch.arange(len(images)) if positions is None else positions
+    at = _positions(images, positions)
     solver = {"method": method, "nfe": nfe, "rtol": rtol, "atol": atol, "control": control}
     shared, fresh, counts = [], [], []
     with torch.no_grad(), full_precision(images.device):
@@ -134,9 +134,7 @@ def _log_probs(
             f"data of dtype {x_1.dtype} given where floats are due", mend="use bits_per_dim for uint8 images"
         )
     make = member(divergence, DIVERGENCES, "divergence", where="divergence")
-    at = torch.arange(len(x_1)) if positions is None else positions
-    if at.shape != (len(x_1),):
-        raise ValueUserError(f"positions of shape {tuple(at.shape)} given for {len(x_1)} samples", where="positions")
+    at = _positions(x_1, positions)
     flow = _WithDivergence(velocity, make, [_probe(seed, s, at, x_1) for s in streams])
     start = (x_1, *[x_1.new_zeros(len(x_1)) for _ in streams])
     solution = solve(flow, start, t_span=(path.t_max, 0.0), **solver)
@@ -144,6 +142,15 @@ def _log_probs(
         raise NumericalError(solution.stopped, where="likelihood", mend="loosen rtol and atol or raise max_nfe")
     x_0, *integrals = solution.x
     return [path.log_source(x_0) + integral for integral in integrals], solution
+
+
+def _positions(x: Tensor, positions: Tensor | None) -> Tensor:
+    """Given positions, checked, or 0, 1, ..."""
+    if positions is None:
+        return torch.arange(len(x))
+    if positions.shape != (len(x),):
+        raise ValueUserError(f"shape {tuple(positions.shape)} given for {len(x)} samples", where="positions")
+    return positions
 
 
 def _probe(seed: int, stream: str, positions: Tensor, x: Tensor) -> Tensor:

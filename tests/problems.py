@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import get_args
 
 import torch
@@ -29,6 +30,12 @@ def times_inside(path: Path, count: int) -> Tensor:
     return torch.cat([torch.tensor([1e-3]), inner, torch.tensor([path.t_max - 1e-4])]).double()
 
 
+def derivative(fn: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
+    """Gradient of the sum of fn."""
+    at = at.detach().requires_grad_()
+    return torch.autograd.grad(fn(at).sum(), at)[0]
+
+
 def normal_log_density(x: Tensor, mean: Tensor, cov: Tensor) -> Tensor:
     return torch.distributions.MultivariateNormal(mean, covariance_matrix=cov).log_prob(x)
 
@@ -44,6 +51,10 @@ class GaussianData:
     def _schedule(self, t: Tensor | float) -> Schedule:
         return Schedule(*[v.reshape(-1, 1) for v in self.path.schedule(torch.as_tensor(t, dtype=torch.float64))])
 
+    @cached_property
+    def _spectrum(self) -> tuple[Tensor, Tensor]:
+        return torch.linalg.eigh(self.cov)
+
     def marginal(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """Mean (times, D) and covariance (times, D, D) of p_t."""
         s = self._schedule(t)
@@ -51,8 +62,8 @@ class GaussianData:
         return s.a * self.mean, s.a[..., None] ** 2 * self.cov + s.sigma[..., None] ** 2 * eye
 
     def score(self, x: Tensor, t: Tensor | float) -> Tensor:
-        mean, cov = self.marginal(t)
-        return -torch.linalg.solve(cov, (x - mean)[..., None])[..., 0]
+        s, (values, vectors) = self._schedule(t), self._spectrum
+        return -((x - s.a * self.mean) @ vectors / (s.a**2 * values + s.sigma**2)) @ vectors.T
 
     def noise(self, x: Tensor, t: Tensor | float) -> Tensor:
         """Posterior mean of z."""
@@ -60,14 +71,13 @@ class GaussianData:
 
     def velocity(self, x: Tensor, t: Tensor | float) -> Tensor:
         """E[u_t | x_t = x]: regression of a_dot x_1 + sigma_dot z on a x_1 + sigma z."""
-        s = self._schedule(t)
-        eye = torch.eye(len(self.mean), dtype=torch.float64)
-        cross = (s.a * s.a_dot)[..., None] * self.cov + (s.sigma * s.sigma_dot)[..., None] * eye
-        return s.a_dot * self.mean - (cross @ self.score(x, t)[..., None])[..., 0]
+        s, (values, vectors) = self._schedule(t), self._spectrum
+        slope = (s.a * s.a_dot * values + s.sigma * s.sigma_dot) / (s.a**2 * values + s.sigma**2)
+        return s.a_dot * self.mean + ((x - s.a * self.mean) @ vectors * slope) @ vectors.T
 
     def transport(self, x: Tensor, t_0: float, t_1: float) -> Tensor:
         """Where the marginal velocity takes x from t_0 to t_1: along each eigenvector spreads scale."""
-        values, vectors = torch.linalg.eigh(self.cov)
+        values, vectors = self._spectrum
         s_0, s_1 = self._schedule(t_0), self._schedule(t_1)
         spread_0, spread_1 = ((s.a**2 * values + s.sigma**2).sqrt() for s in (s_0, s_1))
         offset = (x - s_0.a * self.mean) @ vectors
@@ -76,7 +86,7 @@ class GaussianData:
     def log_density(self, x: Tensor) -> Tensor:
         """log of the density that the exact velocity makes of the path's own source at t_max (not of p_t_max)."""
         x_0 = self.transport(x, self.path.t_max, 0.0)
-        values = torch.linalg.eigvalsh(self.cov)
+        values, _ = self._spectrum
         s_0, s_1 = self._schedule(0.0), self._schedule(self.path.t_max)
         stretch = 0.5 * ((s_1.a**2 * values + s_1.sigma**2) / (s_0.a**2 * values + s_0.sigma**2)).log().sum()
         std = self.path.source_std
@@ -101,7 +111,7 @@ class FiniteData:
         distance = (x[:, None] - s.a * self.points[None]).square().sum(-1)
         return torch.softmax(-distance / (2 * s.sigma**2), dim=1)
 
-    def mean_of(self, values: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: float) -> Tensor:
+    def mean_of(self, values: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: Tensor | float) -> Tensor:
         """Posterior mean of values(x repeated, point repeated) like x."""
         weights = self.posterior(x, t)
         count, dims = len(self.points), x.shape[1]

@@ -47,6 +47,8 @@ def fixed(field: Field, tableau: Tableau, grid: list[float], at: Sequence[float]
 
 def _parabola(y: State, slope: State, y_1: State, h: float, theta: float) -> State:
     """Through both ends with the slope at the first: as exact as the evaluations at hand allow."""
+    if theta == 1:
+        return y_1
     first = (p + theta * (h * k) for p, k in zip(y, slope, strict=True))
     bend = (q - p - h * k for p, k, q in zip(y, slope, y_1, strict=True))
     return tuple(line + theta**2 * extra for line, extra in zip(first, bend, strict=True))

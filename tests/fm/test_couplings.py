@@ -1,0 +1,70 @@
+"""Couplings are permutations; minibatch OT is the best one, keeps labels, and does not depend on ranks."""
+
+from itertools import permutations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fm.couplings import COUPLINGS, in_blocks, minibatch_ot
+from fm.errors import SettingsError, ValueUserError
+from tests.problems import randn
+
+every_coupling = pytest.mark.parametrize("name", COUPLINGS)
+
+
+@every_coupling
+@settings(max_examples=25, deadline=None)
+@given(count=st.integers(1, 24), seed=st.integers(0, 1000), labelled=st.booleans())
+def test_every_noise_is_used_once(name: str, count: int, seed: int, labelled: bool) -> None:
+    z, x_1 = randn(count, 3, seed=seed), randn(count, 3, seed=seed + 1)
+    y = torch.arange(count) % 3 if labelled else None
+    permutation = COUPLINGS[name](z, x_1, y)
+    assert permutation.dtype == torch.int64
+    assert permutation.sort().values.equal(torch.arange(count))
+    if y is not None:
+        assert y[permutation].equal(y)
+
+
+def test_independent_keeps_the_order() -> None:
+    assert COUPLINGS["independent"](randn(5, 2), randn(5, 2), None).tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_minibatch_ot_is_the_cheapest_permutation(seed: int) -> None:
+    z, x_1 = randn(6, 2, 2, seed=seed), randn(6, 2, 2, seed=seed + 50)
+
+    def cost(p: list[int]) -> float:
+        return float((z[p] - x_1).square().sum())
+
+    best = min(cost(list(p)) for p in permutations(range(6)))
+    assert cost(minibatch_ot(z, x_1).tolist()) == pytest.approx(best)
+    assert best < cost(list(range(6)))
+
+
+def test_with_labels_it_is_the_cheapest_that_keeps_them() -> None:
+    z, x_1, y = randn(6, 2), randn(6, 2, seed=1), torch.tensor([1, 0, 1, 0, 1, -1])
+    kept = [list(p) for p in permutations(range(6)) if y[list(p)].equal(y)]
+    best = min(kept, key=lambda p: float((z[p] - x_1).square().sum()))
+    assert minibatch_ot(z, x_1, y).tolist() == best
+
+
+@every_coupling
+def test_blocks_of_the_stream_do_not_depend_on_the_batch(name: str) -> None:
+    z, x_1, y = randn(24, 3), randn(24, 3, seed=1), torch.arange(24) % 2
+    whole = in_blocks(COUPLINGS[name], z, x_1, y, block=4)
+    halves = [in_blocks(COUPLINGS[name], z[p], x_1[p], y[p], block=4) for p in (slice(0, 8), slice(8, 24))]
+    assert whole.equal(torch.cat([halves[0], halves[1] + 8]))
+    assert (whole // 4).equal(torch.arange(24) // 4)
+
+
+def test_bad_input_is_named() -> None:
+    z = randn(6, 2)
+    with pytest.raises(SettingsError, match="6 samples are not whole blocks of 4"):
+        in_blocks(minibatch_ot, z, z, block=4)
+    for coupling in COUPLINGS.values():
+        with pytest.raises(ValueUserError, match=r"noise of shape \(6, 2\)"):
+            coupling(z, z[:5], None)
+        with pytest.raises(ValueUserError, match=r"labels of shape \(5,\)"):
+            coupling(z, z, torch.zeros(5))

@@ -7,6 +7,7 @@ the main thread would replace Prefect's signal handlers; leaving `session` takes
 import os
 import secrets
 import shutil
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -104,6 +105,7 @@ def _start() -> Any:
     if ray.is_initialized():
         return ray
     address = _place.address or os.environ.get("RAY_ADDRESS") or "local"
+    _check_answers(address)
     local = {"num_cpus": max(os.cpu_count() or 1, _place.workers), "include_dashboard": False}
     try:
         ray.init(
@@ -113,13 +115,26 @@ def _start() -> Any:
             runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}},  # a slot is one CPU
             **(local if address == "local" else {}),
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise UserError(
             f"no Ray cluster answers ({str(error).splitlines()[0] if str(error) else type(error).__name__})",
             address,
             "is it up (`fm status`), and is RAY_AUTH_TOKEN_PATH the cluster's token file?",
         ) from error
     return ray
+
+
+def _check_answers(address: str) -> None:
+    """Raises: UserError if nothing listens at host:port; Ray itself would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        return  # "local" and "auto" are looked up by Ray
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise UserError(
+            f"no Ray cluster answers ({error.strerror or error})", address, "is it up (`fm status`)?"
+        ) from None
 
 
 def attended(work: Callable[[], T], tick: Callable[[], None] = lambda: None, every_s: float = 0.5) -> T:

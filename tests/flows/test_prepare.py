@@ -43,7 +43,7 @@ def test_good_pictures_become_shards_and_bad_ones_are_listed(services: Any, mixe
 def test_describe_prepares_nothing(mixed: Path, command: Any) -> None:
     done = command("prepare", str(mixed), "--describe", "--json", cwd=mixed.parent)
     told = json.loads(done.stdout)
-    assert (told["images"], told["classes"], told["unreadable"]) == (42, {"cats": 21, "dogs": 21}, 1)
+    assert (told["images"], told["classes"], told["unreadable"]) == (42, {"cats": 21, "dogs": 21}, 2)
     assert [p.name for p in mixed.parent.iterdir()] == ["mixed"]
 
 

@@ -318,7 +318,7 @@ def _distances(features: Tensor, cell: Cell, reference: Reference) -> Row:
 def _likelihood(flow: Flow, cell: Cell, reference: Reference) -> Row:
     """Bits/dim of the held-out images; it counts only if a finer solution agrees: a coarse one is of no model."""
     images = reference.images[: cell.nll_images]
-    if not len(images):
+    if not len(images) or SOLVERS[cell.solver].one_way:
         return {"bits_per_dim": None, "bits_per_dim_stderr": None, "bits_per_dim_k1": None, "nll_converged": None}
 
     def bits(finer: bool) -> Likelihood:

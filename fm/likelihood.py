@@ -17,6 +17,7 @@ from fm.errors import NumericalError, SettingsError, ValueUserError, member
 from fm.paths import Path
 from fm.pixels import BITS_OFFSET, to_unit
 from fm.solvers import Solution, Velocity, solve
+from fm.solvers.field import calls_at
 
 PROBES = ("per_image", "per_draw")
 
@@ -203,8 +204,12 @@ class _WithDivergence:
             divergences = self.divergence(velocity, x, self.probes, keep)
         return (velocity, *divergences) if keep else (velocity.detach(), *[d.detach() for d in divergences])
 
-    def network_calls(self) -> int:
-        return int(self.velocity.network_calls()) if hasattr(self.velocity, "network_calls") else 1
+    @property
+    def path(self) -> Path | None:
+        return getattr(self.velocity, "path", None)
+
+    def network_calls(self, t: Tensor) -> Tensor:
+        return calls_at(self.velocity, t)
 
     def rows(self, index: Tensor) -> "_WithDivergence":
         velocity = self.velocity.rows(index) if hasattr(self.velocity, "rows") else self.velocity

@@ -45,15 +45,27 @@ class Objective(ABC):
         return self.residual(out, sample).square().flatten(1).mean(1)
 
     def velocity(
-        self, model: Model, y: Tensor | None = None, cond: Tensor | None = None, guidance: float = 0.0
+        self,
+        model: Model,
+        y: Tensor | None = None,
+        cond: Tensor | None = None,
+        guidance: float = 0.0,
+        interval: tuple[float, float] = (0.0, 1.0),
+        guide: Model | None = None,
     ) -> "Velocity":
-        """The velocity to sample with; `guidance` g gives v_free + (1 + g)(v_cond - v_free): 0.0 is plain conditional.
+        """The velocity to sample with; `guidance` g gives v_weak + (1 + g)(v - v_weak): 0.0 is plain conditional.
 
-        Raises: SettingsError for guidance without labels.
+        v_weak is the network's without label (classifier-free guidance, Ho & Salimans 2022), or that of `guide`, a
+        weaker network of the same objective with the same label (autoguidance, Karras et al. 2024). Only times in
+        `interval` are guided (Kynkäänniemi et al. 2024); elsewhere an evaluation is one call.
+
+        Raises: SettingsError for guidance without labels or guide, and for an empty interval.
         """
-        if guidance and y is None:
+        if guidance and y is None and guide is None:
             raise SettingsError(f"guidance {guidance} without a label to guide to", mend="give y, or guidance 0")
-        return Velocity(self, model, y, cond, guidance)
+        if not 0 <= interval[0] < interval[1] <= 1:
+            raise SettingsError(f"{interval} is no part of the times 0 to 1", where="interval")
+        return Velocity(self, model, y, cond, guidance, interval, guide)
 
 
 @dataclass(frozen=True)
@@ -65,23 +77,43 @@ class Velocity:
     y: Tensor | None = None
     cond: Tensor | None = None
     guidance: float = 0.0
+    interval: tuple[float, float] = (0.0, 1.0)
+    guide: Model | None = None
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         out = _call(self.model, x, t, self.y, self.cond)
-        if self.guidance and self.y is not None:
-            # Each conversion to a velocity is affine in the output, so guiding outputs is guiding velocities.
-            free = _call(self.model, x, t, torch.full_like(self.y, NO_LABEL), self.cond)
-            out = free + (1 + self.guidance) * (out - free)
+        if self.guidance:
+            out = self._guide(out, x, t.expand(len(x)))
         return self.objective.to_velocity(out, x, t)
 
-    def network_calls(self) -> int:
-        """Network calls in one evaluation: what NFE counts."""
-        return 2 if self.guidance else 1
+    @property
+    def path(self) -> Path:
+        return self.objective.path
+
+    def network_calls(self, t: Tensor) -> Tensor:
+        """Network calls of an evaluation at t, like t or one for all: what NFE counts."""
+        return 1 + self._guided(t).long() if self.guidance else torch.ones((), dtype=torch.int64)
 
     def rows(self, index: Tensor) -> "Velocity":
         """The velocity of some samples of the batch (an index or a mask)."""
         y, cond = (None if part is None else part[index] for part in (self.y, self.cond))
         return replace(self, y=y, cond=cond)
+
+    def _guided(self, t: Tensor) -> Tensor:
+        return (t >= self.interval[0]) & (t <= self.interval[1])
+
+    def _guide(self, out: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """Each conversion to a velocity is affine in the output, so guiding outputs is guiding velocities."""
+        rows = self._guided(t).nonzero().squeeze(1)
+        if not len(rows):
+            return out
+        weak = self.rows(rows)._weak(x[rows], t[rows])
+        return out.index_copy(0, rows, weak + (1 + self.guidance) * (out[rows] - weak))
+
+    def _weak(self, x: Tensor, t: Tensor) -> Tensor:
+        if self.guide is not None:
+            return _call(self.guide, x, t, self.y, self.cond)
+        return _call(self.model, x, t, torch.full((len(x),), NO_LABEL, device=x.device), self.cond)
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from fm.errors import SettingsError, member
+from fm.paths import Path
 from fm.solvers.adaptive import Adaptive
 from fm.solvers.field import Field, Solution, Velocity
-from fm.solvers.fixed import fixed, steps, uniform
-from fm.solvers.tableaux import SOLVERS, Tableau
+from fm.solvers.fixed import fixed, grid_for, steps
+from fm.solvers.grids import GRIDS
+from fm.solvers.multistep import multistep
+from fm.solvers.tableaux import SOLVERS, Multistep, Tableau
 
-__all__ = ["CONTROLS", "SOLVERS", "Solution", "Tableau", "Velocity", "solve", "steps"]
+__all__ = ["CONTROLS", "GRIDS", "SOLVERS", "Multistep", "Solution", "Tableau", "Velocity", "solve", "steps"]
 
 CONTROLS = {"joint": False, "per_sample": True}
 
@@ -29,10 +32,13 @@ def solve(
     at: Sequence[float] = (),
     control: str = "joint",
     max_nfe: int = 10_000,
+    grid: str | None = None,
+    path: Path | None = None,
 ) -> Solution:
     """The state at the end of t_span (backward too); the velocity is given t as a scalar, or (batch,) per sample.
 
-    Fixed-step methods take `nfe`, the exact number of network calls, in equal steps. dopri5 takes rtol and atol; under
+    Fixed-step methods take `nfe`, the exact number of network calls, and a `grid`, by default uniform in t; "dpm2m" and
+    the other grids need the path (a velocity of fm.objectives brings it along). dopri5 takes rtol and atol; under
     `control` "joint" the batch shares its steps by torchdiffeq's error norm and with its NFE; under "per_sample" each
     sample has its own and leaves the batch when done (a velocity bound to samples offers `rows(mask)`). `max_nfe` ends
     an adaptive solve early, which `stopped` then says. `at`: times whose states are wanted too. Gradients flow through.
@@ -46,7 +52,14 @@ def solve(
         if not min(start, end) <= t <= max(start, end):
             raise SettingsError(f"time {t} is outside the span from {start} to {end}", where="at")
     if not tableau.error:
-        return fixed(field, tableau, uniform(start, end, steps(method, nfe, field.cost)), at)
+        path = path or getattr(velocity, "path", None)
+        layout = member(grid or tableau.grid, GRIDS, "time grid", where="grid")
+        times = grid_for(method, nfe, velocity, field.time_dtype, lambda count: layout(path, start, end, count))
+        if isinstance(tableau, Multistep):
+            return multistep(field, path, times, at)
+        return fixed(field, tableau, times, at)
+    if grid is not None:
+        raise SettingsError(f"{method} chooses its own steps", where="grid", mend="leave grid out")
     if nfe is not None:
         raise SettingsError(f"{method} chooses its own number of evaluations", where="nfe", mend="give rtol and atol")
     if not (rtol >= 0 and atol >= 0 and rtol + atol > 0):

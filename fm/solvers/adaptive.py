@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fm.errors import NumericalError
-from fm.solvers.field import Field, Solution, State, column, combine, step
+from fm.solvers.field import Field, Solution, State, calls_at, column, combine, step
 from fm.solvers.tableaux import Tableau
 
 SAFETY, GROWTH, SHRINKAGE = 0.9, 10.0, 0.2
@@ -44,7 +44,7 @@ class Adaptive:
             field.check()
             h = self._first_step(y, slope, t)
         while self.start != self.end and len(field.sample):
-            if int(field.nfe.max()) + self.tableau.stages * field.cost > max_nfe:
+            if int(field.nfe.max()) + self.tableau.stages * int(calls_at(field.velocity, t).max()) > max_nfe:
                 reached = float(t.min() if self.sign > 0 else t.max())
                 stopped = f"the cap of {max_nfe} evaluations was met at t = {reached:.6g}, before t = {self.end:.6g}"
                 self.saved[-1] = self._put(self.saved[-1], y, torch.ones(len(y[0]), dtype=torch.bool))

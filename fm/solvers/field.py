@@ -44,20 +44,22 @@ class Field:
             if part.ndim == 0 or len(part) != len(self.state[0]) or not len(part):
                 raise ValueUserError(f"a state of shape {tuple(part.shape)} given where (batch, ...) is due")
         self.time_dtype = torch.promote_types(self.state[0].dtype, torch.float32)
-        self.cost = int(velocity.network_calls()) if hasattr(velocity, "network_calls") else 1
         self.sample = torch.arange(len(self.state[0]))  # numbers of the samples that are still in the batch
         self.nfe = torch.zeros(len(self.sample), dtype=torch.int64)
         self.seen: list[tuple[Tensor, Tensor]] = []
 
     def __call__(self, state: State, t: Tensor) -> State:
-        x = state[0]
+        x, calls = (
+            state[0],
+            calls_at(self.velocity, t.to(self.time_dtype)),
+        )  # counted where t is: no wait for the device
         t = t.to(x.device, self.time_dtype)
         out = self.velocity(self.outer(state), t)
         out = (out,) if self.single else tuple(out)
         if [v.shape for v in out] != [s.shape for s in state]:
             shapes = [tuple(v.shape) for v in out], [tuple(s.shape) for s in state]
             raise ValueUserError(f"the velocity answers shapes {shapes[0]} to a state of shapes {shapes[1]}")
-        self.nfe[self.sample] += self.cost
+        self.nfe[self.sample] += calls
         finite = torch.stack([v.detach().reshape(len(x), -1).isfinite().all(1) for v in out]).all(0)
         self.seen.append((t.detach(), finite))
         return out
@@ -83,6 +85,13 @@ class Field:
             self.velocity = self.velocity.rows(rows)
 
 
+def calls_at(velocity: Velocity, t: Tensor) -> Tensor:
+    """Network calls of an evaluation at t, int64 like t on the CPU: 1, unless the velocity says otherwise."""
+    if hasattr(velocity, "network_calls"):
+        return torch.as_tensor(velocity.network_calls(t)).cpu().long()
+    return torch.ones((), dtype=torch.int64)
+
+
 def column(value: Tensor, like: Tensor) -> Tensor:
     """() or (batch,) as a factor of a (batch, ...) tensor, in its dtype."""
     value = value.to(like.device, like.dtype)
@@ -99,6 +108,13 @@ def combine(y: State, slopes: list[State], weights: Sequence[Fraction], h: Tenso
     return tuple(out)
 
 
+def stage_times(tableau: Tableau, t: Tensor, t_1: Tensor, h: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    """The time of each stage, as the velocity is given it."""
+    # Just short of the step's end, so that a velocity with a jump there is never asked on the far side.
+    short = torch.nextafter(t_1.to(dtype), t.to(dtype))
+    return [short if c == 1 else t.to(dtype) + float(c) * h.to(dtype) for c in tableau.c]
+
+
 def step(
     field: Field, tableau: Tableau, y: State, t: Tensor, t_1: Tensor, h: Tensor, first: State | None = None
 ) -> tuple[State, list[State]]:
@@ -106,11 +122,10 @@ def step(
 
     Sums and times are rounded as torchdiffeq rounds them: on a rough velocity one bit changes which steps are accepted.
     """
-    slopes = [field(y, t) if first is None else first]
-    inner, dtype = y, field.time_dtype
-    # Just short of the step's end, so that a velocity with a jump there is never asked on the far side.
-    short = torch.nextafter(t_1.to(dtype), t.to(dtype))
-    for c, row in zip(tableau.c[1:], tableau.a[1:], strict=True):
+    times = stage_times(tableau, t, t_1, h, field.time_dtype)
+    slopes = [field(y, times[0]) if first is None else first]
+    inner = y
+    for time, row in zip(times[1:], tableau.a[1:], strict=True):
         inner = combine(y, slopes, row, h)
-        slopes.append(field(inner, short if c == 1 else t.to(dtype) + float(c) * h.to(dtype)))
+        slopes.append(field(inner, time))
     return inner if tableau.ends_on_stage else combine(y, slopes, tableau.b, h), slopes

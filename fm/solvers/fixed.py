@@ -1,12 +1,12 @@
 """The fixed-step stepper: a budget of network calls becomes steps on a grid, and is met exactly or refused."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
 
 from fm.errors import SettingsError, member
-from fm.solvers.field import Field, Solution, State, step
+from fm.solvers.field import Field, Solution, State, Velocity, calls_at, stage_times, step
 from fm.solvers.tableaux import SOLVERS, Tableau
 
 
@@ -26,9 +26,31 @@ def steps(method: str, nfe: int | None, cost: int = 1) -> int:
     return nfe // each
 
 
-def uniform(start: float, end: float, count: int) -> list[float]:
-    """`count` equal steps, both ends included."""
-    return [start + (end - start) * (i / count) for i in range(count)] + [end]
+def grid_for(
+    method: str, nfe: int | None, velocity: Velocity, dtype: torch.dtype, grid: Callable[[int], list[float]]
+) -> list[float]:
+    """The grid on which the method makes exactly `nfe` network calls, where these may cost more at some times.
+
+    Raises: SettingsError that names the nearest budgets.
+    """
+    tableau = SOLVERS[method]
+    first, last = grid(1)
+    cost = calls_at(velocity, torch.linspace(first, last, 1001, dtype=torch.float64))
+    if nfe is None or cost.min() == cost.max():
+        return grid(steps(method, nfe, int(cost.max())))
+
+    def calls(times: list[float]) -> int:
+        ends = torch.tensor(times, dtype=torch.float64)
+        t, t_1 = ends[:-1], ends[1:]
+        stages = stage_times(tableau, t, t_1, t_1 - t, dtype) if isinstance(tableau, Tableau) else [t]
+        return sum(int(calls_at(velocity, at).sum()) for at in stages)
+
+    made = {calls(grid(count)): count for count in range(1, max(nfe, tableau.stages) // tableau.stages + 1)}
+    if nfe not in made:
+        near = sorted(made, key=lambda budget: abs(budget - nfe))[:2]
+        what = f"{method} cannot make {nfe} network calls with a velocity that costs more at some times"
+        raise SettingsError(what, where="nfe", mend=f"the nearest is {' or '.join(map(str, sorted(near)))}")
+    return grid(made[nfe])
 
 
 def fixed(field: Field, tableau: Tableau, grid: list[float], at: Sequence[float]) -> Solution:

@@ -1,4 +1,4 @@
-"""Runge-Kutta methods as data: exact Butcher tableaux, and nothing that runs them."""
+"""Solvers as data: exact Butcher tableaux (and the one multistep method's order), and nothing that runs them."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -10,7 +10,8 @@ Row = tuple[Fraction, ...]
 class Tableau:
     """An explicit method: nodes c, stages a, weights b; it adapts if it has `error` weights (b minus the embedded b).
 
-    `middle` are the weights of the state half a step on, for dense output.
+    `middle` are the weights of the state half a step on, for dense output; `grid` is the time grid it takes by default;
+    `one_way` says that it only leads from noise to data, and has no likelihoods.
     """
 
     order: int
@@ -19,6 +20,8 @@ class Tableau:
     b: Row
     error: Row = ()
     middle: Row = ()
+    grid: str = "uniform"
+    one_way: bool = False
 
     @property
     def ends_on_stage(self) -> bool:
@@ -29,6 +32,17 @@ class Tableau:
     def stages(self) -> int:
         """Evaluations of one step, a stage shared with the step before not counted."""
         return len(self.b) - self.ends_on_stage
+
+
+@dataclass(frozen=True)
+class Multistep:
+    """A method that reuses earlier evaluations: one new one a step."""
+
+    order: int
+    stages: int = 1
+    error: Row = ()
+    grid: str = "log_snr"
+    one_way: bool = True
 
 
 def _row(*numbers: str | int) -> Row:
@@ -72,4 +86,11 @@ DOPRI5 = Tableau(  # Dormand & Prince 1980; embedded method and middle by Shampi
     ),
 )
 
-SOLVERS: dict[str, Tableau] = {"euler": EULER, "midpoint": MIDPOINT, "heun": HEUN, "rk4": RK4, "dopri5": DOPRI5}
+SOLVERS: dict[str, Tableau | Multistep] = {
+    "euler": EULER,
+    "midpoint": MIDPOINT,
+    "heun": HEUN,
+    "rk4": RK4,
+    "dopri5": DOPRI5,
+    "dpm2m": Multistep(order=2),
+}

@@ -117,6 +117,39 @@ def test_guidance_convention() -> None:
         objective.velocity(network, guidance=1.0)
 
 
+def test_autoguidance_and_its_interval() -> None:
+    x, t, y = randn(3, 2), torch.tensor([0.2, 0.5, 0.9]), torch.tensor([1, 2, 3])
+    objective = FlowMatching(OTPath())
+
+    def weaker(x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        return network(x, t, y) / 2
+
+    guided = objective.velocity(network, y=y, guidance=1.0, guide=weaker, interval=(0.3, 0.6))
+    assert guided(x, t)[:, 0].tolist() == pytest.approx([1.2, 2.5 * 1.5, 3.9])
+    assert guided.network_calls(t).tolist() == [1, 2, 1]
+    without_labels = objective.velocity(network, guidance=1.0, guide=weaker)
+    assert without_labels(x, t)[:, 0].tolist() == pytest.approx([0.3, 0.75, 1.35])
+    with pytest.raises(SettingsError, match="no part of the times"):
+        objective.velocity(network, y=y, guidance=1.0, interval=(0.6, 0.3))
+
+
+@pytest.mark.parametrize("options", [{"method": "heun", "nfe": 22}, {"control": "per_sample"}, {"control": "joint"}])
+def test_nfe_inside_an_interval(options: dict) -> None:
+    """Every row of every network call is counted once, also where samples stand at different times."""
+    rows = 0
+
+    def counting(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        nonlocal rows
+        rows += len(x)
+        return torch.sin(y[:, None] * t[:, None]) * x
+
+    y = torch.tensor([1, 30, 60])
+    velocity = FlowMatching(OTPath()).velocity(counting, y=y, guidance=0.5, interval=(0.25, 0.75))
+    solution = solve(velocity, randn(3, 2), **options)
+    assert solution.nfe_per_sample.sum() == rows
+    assert options.get("nfe", solution.nfe) == solution.nfe
+
+
 @every_objective
 def test_guiding_outputs_is_guiding_velocities(name: str) -> None:
     objective = OBJECTIVES[name](VPPath())

@@ -11,10 +11,10 @@ from torch import Tensor
 from fm.errors import SettingsError
 from fm.paths import Path
 from fm.solvers import SOLVERS, solve
-from fm.solvers.fixed import steps, uniform
+from fm.solvers.fixed import grid_for, steps
 from tests.problems import ODES, PATHS, LinearField, by_kind, correlated_gaussian, randn
 
-FIXED = [name for name, tableau in SOLVERS.items() if not tableau.error]
+FIXED = [name for name, tableau in SOLVERS.items() if not tableau.error and not tableau.one_way]
 every_method = pytest.mark.parametrize("method", FIXED)
 
 
@@ -82,11 +82,38 @@ def test_times_stay_inside_the_span(method: str) -> None:
         assert seen[0] == torch.tensor(span[0])
 
 
-def test_the_grid_is_uniform_and_ends_exactly() -> None:
-    grid = uniform(0.0, 1 - 1e-5, 7)
-    assert grid[0] == 0.0
-    assert grid[-1] == 1 - 1e-5
-    assert torch.tensor(grid).diff().std() < 1e-7
+class CostlyInTheMiddle:
+    """Three network calls an evaluation for t in [0.4, 0.6], else one."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        self.calls += int(self.network_calls(t))
+        return -x
+
+    def network_calls(self, t: Tensor) -> Tensor:
+        return 1 + 2 * ((t >= 0.4) & (t <= 0.6)).long()
+
+
+@every_method
+@pytest.mark.parametrize("span", [(0.0, 1.0), (1.0, 0.0)])
+def test_a_budget_is_met_where_calls_cost_more_at_some_times(method: str, span: tuple[float, float]) -> None:
+    met = []
+    for nfe in range(1, 60):
+        velocity = CostlyInTheMiddle()
+        try:
+            solution = solve(velocity, randn(2, 2), method, nfe=nfe, t_span=span)
+        except SettingsError as error:
+            offers = [int(word) for word in error.mend.split() if word.isdigit()]
+            assert nfe not in offers
+            assert solve(CostlyInTheMiddle(), randn(2, 2), method, nfe=offers[0], t_span=span).nfe == offers[0]
+            continue
+        assert solution.nfe == velocity.calls == nfe
+        met.append(nfe)
+    assert len(met) > 5
+    with pytest.raises(SettingsError, match="needs a number of evaluations"):
+        grid_for(method, None, velocity, torch.float32, lambda count: [0.0, 1.0])
 
 
 @every_method

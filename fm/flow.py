@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fm.errors import SettingsError, ValueUserError, member
+from fm.errors import NumericalError, SettingsError, ValueUserError, member
 from fm.likelihood import Likelihood, bits_per_dim
 from fm.noise import draws
 from fm.objectives import Objective
@@ -171,7 +171,10 @@ class Flow:
         self, x: Tensor, span: tuple[float, float], y: Tensor | None, guidance: float = 0.0, **solver: Any
     ) -> Solution:
         with torch.no_grad():
-            return solve(self.objective.velocity(self.model, y=y, guidance=guidance), x, t_span=span, **solver)
+            solution = solve(self.objective.velocity(self.model, y=y, guidance=guidance), x, t_span=span, **solver)
+        if solution.stopped:
+            raise NumericalError(solution.stopped, "sampling", "loosen rtol and atol, or give a larger max_nfe")
+        return solution
 
     def _labels(self, y: Tensor | None, n: int) -> Tensor | None:
         if y is None:

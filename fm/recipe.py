@@ -169,9 +169,11 @@ def on_data(run: Path, data: Path, manifest: Manifest) -> None:
         raise SettingsError(
             f"was trained on data {there}, not {manifest.digest}", str(run), "choose another RUN folder"
         )
-    facts = {"data": str(data.resolve()), "digest": manifest.digest, "source": manifest.source}
+    facts: dict[str, Any] = {"data": str(data.resolve()), "digest": manifest.digest, "source": manifest.source}
     images = {name: split.images for name, split in manifest.splits.items()}
-    write_json(file, {**facts, "shape": manifest.shape, "classes": manifest.classes, "images": images})
+    facts |= {"shape": list(manifest.shape), "classes": list(manifest.classes), "images": images}
+    if not file.exists() or read_json(file) != facts:
+        write_json(file, facts)
 
 
 def differences(there: Any, here: Any, key: str = "") -> list[str]:

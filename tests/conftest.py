@@ -42,12 +42,13 @@ os.environ.update(Services.at(STATE, PORTS).environment())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need the services or a browser are marked by their fixtures, and come last."""
+    """Tests that need the services or a browser are marked by their fixtures, and come last; the form is their first."""
     for item in items:
         for name in ("services", "browser"):
             if name in getattr(item, "fixturenames", ()):
                 item.add_marker(name)
-    items.sort(key=lambda item: item.get_closest_marker("services") is not None)
+    # The run that the others look at shall be the one that was started from the form.
+    items.sort(key=lambda item: (item.get_closest_marker("services") is not None, item.path.name != "test_form.py"))
 
 
 def pytest_unconfigure() -> None:

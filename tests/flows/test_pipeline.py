@@ -108,7 +108,13 @@ def test_noise_costs_eight_bits_and_one_colour_less_than_photographs(
     finished: Path, command: Any, tmp_path: Path
 ) -> None:
     grid = 'evaluation.grid=[{solver="dopri5", tolerance=1e-3, samples=20}]'
-    changes = ["data.holdout=0.3", "evaluation.samples=30", "evaluation.reference_images=30", grid]
+    changes = [
+        "training.total_images=1920",
+        "data.holdout=0.3",
+        "evaluation.samples=30",
+        "evaluation.reference_images=30",
+        grid,
+    ]
     for kind in ("noise", "colour"):
         source, run = str(pictures(tmp_path / kind, kind)), str(tmp_path / f"run-{kind}")
         done = command("pipeline", source, run, "--preset=tiny", *(f"--set={c}" for c in changes), cwd=tmp_path)

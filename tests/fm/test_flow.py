@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fm.errors import UserError, ValueUserError
+from fm.errors import NumericalError, UserError, ValueUserError
 from fm.flow import Flow
 from fm.noise import draws
 from fm.objectives import FlowMatching, NoiseMatching, ScoreFlow, ScoreMatching
@@ -178,3 +178,8 @@ def test_what_does_not_fit_is_refused():
         flow(classes=("a", "b", "c")).sample(2, y=torch.tensor([0, 3]))
     with pytest.raises(UserError, match="without a label"):
         flow(classes=("a",)).sample(2, guidance=1.0)
+
+
+def test_a_solve_that_was_cut_off_is_no_sample() -> None:
+    with pytest.raises(NumericalError, match="sampling"):
+        flow().draw(2, method="dopri5", rtol=1e-9, atol=1e-9, max_nfe=7)

@@ -59,7 +59,7 @@ def test_more_workers_than_slots_are_refused(services: Any, tmp_path: Path) -> N
         cluster.fit(print, {}, "name", tmp_path, lambda: None)
 
 
-def test_a_cluster_that_does_not_answer_is_one_sentence() -> None:
+def test_a_cluster_that_does_not_answer_is_one_sentence(services: Any) -> None:
     with cluster.session(Place(address="127.0.0.1:9")), pytest.raises(UserError, match="no Ray cluster answers"):
         list(cluster.ray_map(slow_square, [1]))
 

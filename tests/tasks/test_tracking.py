@@ -67,11 +67,12 @@ def test_the_data_set_is_an_input_and_the_figures_are_there(finished: Path, clie
     assert {"report.html", "samples.png", "loss.png", "table.csv"} <= kept
 
 
-def test_links_lead_both_ways(finished: Path, client: MlflowClient, services: Any) -> None:
+def test_links_lead_both_ways(finished: Path, client: MlflowClient, deployed: Any, services: Any) -> None:
     from infra.services import ask
 
     parent = runs_of(client, finished)["pipeline"]
-    flow_run = parent.data.tags["prefect_flow_run"].rsplit("/", 1)[-1]
+    assert parent.data.tags["prefect_flow_run"].startswith(services.prefect_api.removesuffix("/api"))
+    flow_run = deployed.newest("pipeline-tiny")
     artifacts = ask(
         f"{services.prefect_api}/artifacts/filter", body={"artifacts": {"flow_run_id": {"any_": [flow_run]}}}
     )

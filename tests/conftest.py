@@ -42,7 +42,7 @@ os.environ.update(Services.at(STATE, PORTS).environment())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need the services or a browser are marked by their fixtures, and come last; the form is their first."""
+    """Tests that need the services or a browser are marked by their fixtures and come last, the form first."""
     for item in items:
         for name in ("services", "browser"):
             if name in getattr(item, "fixturenames", ()):

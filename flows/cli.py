@@ -62,7 +62,7 @@ def pipeline(
     as_json: AsJson = False,
 ) -> None:
     """Pictures in, report out: prepare, train, evaluate, report. What is done already is not done again."""
-    _look(source)
+    _look(port_base, run, source)
     recipe = _recipe(preset, changes, workers)
     with _services(port_base):
         page = _flow("pipeline", "pipeline")(source, str(run), recipe, _place(address, workers))
@@ -90,7 +90,7 @@ def prepare(
     """Downsample pictures and shard them into WebDataset tars with a manifest."""
     from fm import data
 
-    _look(source)
+    _look(port_base, out, source)
     if describe:
         return _print(data.describe(data.open_source(source)).model_dump(mode="json"), as_json)
     if out == Path():
@@ -118,6 +118,7 @@ def train(
     from fm.data import load_manifest
 
     load_manifest(data)
+    _look(port_base, run)
     recipe = _recipe(preset, changes, workers)
     with _services(port_base):
         weights = _flow("train", "train_run")(str(data), str(run), recipe, _place(address, workers))
@@ -132,8 +133,8 @@ def evaluate(
         str, typer.Option(help="Solvers with fixed steps, e.g. euler,midpoint,rk4. Default: the recipe's.")
     ] = "",
     nfe: Annotated[str, typer.Option(help="Network evaluations for each of them, e.g. 4,8,16.")] = "",
-    samples: Annotated[int | None, typer.Option(help="Samples for each cell.")] = None,
-    nll_k: Annotated[int | None, typer.Option(help="Dequantisation draws for each image.")] = None,
+    samples: Annotated[int | None, typer.Option(min=20, help="Samples for each cell.")] = None,
+    nll_k: Annotated[int | None, typer.Option(min=1, help="Dequantisation draws for each image.")] = None,
     changes: Changes = None,
     address: Address = "",
     workers: Workers = 2,
@@ -141,7 +142,8 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure a trained network at several solvers and budgets, in parallel, and write its report."""
-    recipe = _recipe(str(_existing(run)), [*(changes or []), *_measurements(solvers, nfe, samples, nll_k)])
+    _look(port_base, _existing(run))
+    recipe = _recipe(str(run), [*(changes or []), *_measurements(solvers, nfe, samples, nll_k)])
     with _services(port_base):
         page = _flow("evaluate", "evaluate_run")(str(run), data, recipe.evaluation, _place(address, workers))
     _summary(run, Path(page), as_json)
@@ -155,11 +157,13 @@ def sample(
     class_name: Annotated[str, typer.Option("--class", help="Only this class, of a class-conditional network.")] = "",
     guidance: Annotated[float, typer.Option(help="Strength of classifier-free guidance; 0: none.")] = 0.0,
     solver: Annotated[str, typer.Option(help="How the ODE is solved.")] = "midpoint",
-    nfe: Annotated[int | None, typer.Option(help="Network evaluations for a picture (fixed steps).")] = None,
+    nfe: Annotated[int | None, typer.Option(min=1, help="Network evaluations for a picture (fixed steps).")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the initial noise.")] = 0,
 ) -> None:
     """Draw pictures from a trained network."""
     _existing(run)
+    if out.is_dir() or not os.access(out.resolve().parent, os.W_OK):
+        raise UserError("no picture can be written here", str(out), "name a file in a folder you may write")
     from fm.errors import member
     from fm.files import atomic
     from fm.recipe import load
@@ -250,11 +254,16 @@ def _flow(module: str, name: str) -> Any:
     return getattr(importlib.import_module(f"flows.{module}"), name)
 
 
-def _look(source: str) -> None:
-    """Says at once, before anything heavy is loaded, that a source is not there."""
-    from fm.data import open_source
+def _look(port_base: int | None, folder: Path, source: str = "") -> None:
+    """Says at once, before anything heavy is loaded, what cannot be: ports, folders, sources."""
+    local.check_startable(_state(), Ports.from_base(port_base))
+    there = next(parent for parent in [folder.resolve(), *folder.resolve().parents] if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UserError("no folder can be made or written here", str(folder), "choose a folder you may write")
+    if source:
+        from fm.data import open_source
 
-    open_source(source)
+        open_source(source)
 
 
 def _existing(run: Path) -> Path:
@@ -293,6 +302,8 @@ def _measurements(solvers: str, nfe: str, samples: int | None, nll_k: int | None
         raise SettingsError("go together", "--solvers and --nfe", "for example --solvers euler,midpoint --nfe 4,8,16")
     changes = [f"evaluation.samples={samples}"] if samples else []
     changes += [f"evaluation.nll_k={nll_k}"] if nll_k else []
+    if not all(n.strip().isdigit() for n in nfe.split(",") if nfe):
+        raise SettingsError(f"{nfe!r} is not a list of whole numbers", "--nfe", "for example 4,8,16")
     if solvers:
         cells = [f'{{solver = "{s}", nfe = {n}}}' for s in solvers.split(",") for n in nfe.split(",")]
         changes.append(f"evaluation.grid=[{', '.join(cells)}]")
@@ -300,11 +311,12 @@ def _measurements(solvers: str, nfe: str, samples: int | None, nll_k: int | None
 
 
 def _summary(run: Path, page: Path, as_json: bool) -> None:
+    from fm.files import read_json
     from fm.recipe import Recipe
-    from fm.results import read_rows, text_table
+    from fm.results import existing_row, text_table
     from tasks.report import next_commands
 
-    rows = read_rows(run)
+    rows = [existing_row(run, key) for key in read_json(run / "report" / "inputs.json")["rows"]]
     if as_json:
         typer.echo(json.dumps({"report": str(page), "rows": rows}))
         return

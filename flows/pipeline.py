@@ -5,7 +5,7 @@ from prefect import flow
 from fm.recipe import Recipe, open_run
 from tasks import cluster, tracking, watching
 from tasks.cluster import Place
-from tasks.evaluate import evaluate
+from tasks.evaluate import evaluate, judgeable
 from tasks.prepare import folder_for, prepare
 from tasks.report import report
 from tasks.train import train
@@ -26,7 +26,7 @@ def pipeline(source: str, run: str, recipe: Recipe, place: Place = Place()) -> s
     folder = open_run(run, recipe)
     with cluster.session(place), tracking.tracked(folder, recipe) as copy:
         data = folder_for(source, recipe.data, folder.parent)
-        manifest = prepare(source, data, recipe.data, copy)
+        manifest = judgeable(prepare(source, data, recipe.data, copy))
         saved = train(data, manifest, folder, recipe, copy)
         rows = evaluate(folder, recipe, saved, copy)
         return str(report(folder, recipe, saved, rows, copy))

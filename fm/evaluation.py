@@ -26,6 +26,7 @@ from fm.results import Row
 from fm.settings import Settings
 from fm.solvers import SOLVERS, steps
 
+FEWEST = 20  # held-out images that a network can be judged by
 CONVERGED = 0.01  # bits/dim: a likelihood counts only if twice the steps (or a tenth of the tolerance) move less
 
 
@@ -208,8 +209,10 @@ def measure_reference(
 
     Raises: ValueUserError if there are fewer than 20 held-out images.
     """
-    if len(heldout) < 20:
-        raise ValueUserError(f"{len(heldout)} held-out images are too few to judge by", mend="hold out at least 20")
+    if len(heldout) < FEWEST:
+        raise ValueUserError(
+            f"{len(heldout)} held-out images are too few to judge by", mend=f"hold out at least {FEWEST}"
+        )
     count = max([settings.samples, *(cell.samples for cell in cells(settings))])
     key = digest(
         training.digest, features.name, features.weights, count, settings.reference_images, settings.nll_images

@@ -150,7 +150,8 @@ def open_run(run: str | Path, recipe: Recipe) -> Path:
     folder = Path(run).resolve()
     file = folder / "recipe.json"
     there = Recipe.load(folder) if file.exists() else None
-    if there and (differing := differences(there.training_values(), recipe.training_values())):
+    differing = differences(there.training_values(), recipe.training_values()) if there else []
+    if differing and _is_trained(folder):
         raise SettingsError(
             f"holds a training by another recipe ({', '.join(differing)})", str(run), "choose another RUN folder"
         )
@@ -159,13 +160,18 @@ def open_run(run: str | Path, recipe: Recipe) -> Path:
     return folder
 
 
+def _is_trained(run: Path) -> bool:
+    """Whether RUN has a checkpoint: a start that failed before its first one binds RUN to nothing."""
+    return any((run / "checkpoints").glob("[0-9]*"))
+
+
 def on_data(run: Path, data: Path, manifest: Manifest) -> None:
     """Notes in RUN/data.json what it is trained on, and where that lies now.
 
     Raises: SettingsError if RUN was trained on other data.
     """
     file = run / "data.json"
-    if file.exists() and (there := read_json(file)["digest"]) != manifest.digest:
+    if _is_trained(run) and file.exists() and (there := read_json(file)["digest"]) != manifest.digest:
         raise SettingsError(
             f"was trained on data {there}, not {manifest.digest}", str(run), "choose another RUN folder"
         )

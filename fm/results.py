@@ -40,6 +40,17 @@ def read_row(run: Path, key: str) -> Row | None:
     return row
 
 
+def existing_row(run: Path, key: str) -> Row:
+    """The row of that key.
+
+    Raises: DataError if it has not been measured.
+    """
+    row = read_row(run, key)
+    if row is None:
+        raise DataError("no such row", where=str(row_file(run, key)), mend="evaluate again")
+    return row
+
+
 def read_rows(run: Path) -> list[Row]:
     """All rows of a RUN, in the order of its tables."""
     rows = [read_row(run, file.stem) for file in sorted((run / "evaluations").glob("*.json"))]

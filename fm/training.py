@@ -198,7 +198,7 @@ def steps(
         state.ema.update(model, state.images_seen, batch_images)
         clock.count(signals["loss"])
         leave = signals["leave"] > 0
-        over = state.images_seen >= settings.total_images
+        over = settings.finished(state.images_seen, clock.seconds())
         if over or due(state.images_seen, batch_images, settings.report_images):
             yield clock.report(rate, norm, batch_images)
         if signals["written"] > 0:

@@ -131,6 +131,18 @@ def start_missing(record: Record, names: list[str], ports: Ports) -> None:
         raise
 
 
+def check_startable(state: Path, ports: Ports) -> None:
+    """Whether Prefect and MLflow run or can be started at these ports, without starting anything.
+
+    Raises: UserError if a port is taken.
+    """
+    record = Record.load(state.resolve())
+    if not any(one.process() for one in record.processes.values()):
+        known = services(record.state, ports)
+        for name in ("prefect", "mlflow"):
+            check_ports(name, known[name])
+
+
 def forget_dead(record: Record) -> None:
     for name, one in list(record.processes.items()):
         if one.process() is None:

@@ -9,15 +9,15 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
 
 from fm.checkpoints import Saved, newest
-from fm.data import ShardedImages
-from fm.errors import CheckpointError
-from fm.evaluation import Cell, Evaluation, Reference, cells, measure_reference, row_key
+from fm.data import Manifest, ShardedImages
+from fm.errors import CheckpointError, DataError
+from fm.evaluation import FEWEST, Cell, Evaluation, Reference, cells, measure_reference, row_key
 from fm.evaluation import evaluate as measured
 from fm.files import read_json
 from fm.flow import Flow
 from fm.metrics import Features, load_features
 from fm.recipe import Recipe, load, untrained, untrained_weights
-from fm.results import Row, bits_text, distance_text, distances, read_row, write_row
+from fm.results import Row, bits_text, distance_text, distances, existing_row, read_row, write_row
 from tasks import cluster, watching
 from tasks.tracking import Tracking
 
@@ -48,6 +48,21 @@ def trained(run: Path) -> Saved:
     return saved
 
 
+def judgeable(manifest: Manifest) -> Manifest:
+    """The manifest, if a network trained on it can be judged: said before the training, not after it.
+
+    Raises: DataError if too few images are held out.
+    """
+    heldout = manifest.splits["test"].images if "test" in manifest.splits else 0
+    if heldout < FEWEST:
+        raise DataError(
+            f"{heldout} of its {manifest.images} images are held out, too few to judge a network by",
+            manifest.source,
+            f"hold out {FEWEST} or more, for example with --set data.holdout=0.3",
+        )
+    return manifest
+
+
 @task(name="evaluate", cache_policy=NO_CACHE)
 def evaluate(run: Path, recipe: Recipe, saved: Saved, tracking: Tracking) -> list[Row]:
     """The rows of the recipe's grid and of the untrained network; those that stand in RUN are not measured again."""
@@ -61,7 +76,7 @@ def evaluate(run: Path, recipe: Recipe, saved: Saved, tracking: Tracking) -> lis
                 f"same weights {saved.weights[:16]}, data, settings and code; {len(jobs)} rows in {run / 'evaluations'}"
             )
             watching.say(f"evaluate: unchanged ({why})")
-        rows = [row for job in jobs if (row := read_row(run, job.key))]
+        rows = [existing_row(run, job.key) for job in jobs]
         tracking.rows(rows)
         return rows
 
@@ -117,7 +132,12 @@ def _make_reference(where: tuple[Path, Evaluation]) -> None:
 # A worker measures many cells: what they share is loaded once.
 @lru_cache(maxsize=1)
 def _trained(run: Path, weights: str) -> Flow:
-    return load(run)
+    flow = load(run)
+    if flow.lineage["weights"] != weights:
+        raise CheckpointError(
+            "holds newer weights than those to be measured", str(run), "evaluate again when it is still"
+        )
+    return flow
 
 
 @lru_cache(maxsize=1)

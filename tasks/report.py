@@ -41,7 +41,14 @@ def report(run: Path, recipe: Recipe, saved: Saved, rows: list[Row], tracking: T
             shown = {"images seen": f"{saved.images_seen:,}", "weights": saved.weights, **_settings(recipe)}
             write_report(run, _title(run, recipe), rows, records, pictures, links, shown, next_commands(run, recipe))
             files = [page, *sorted((run / "report").glob("*.png")), run / "report" / "table.csv"]
-            write_json(record, {"inputs": inputs, "files": {str(f.relative_to(run)): sha256(f) for f in files}})
+            write_json(
+                record,
+                {
+                    "inputs": inputs,
+                    "rows": [row["key"] for row in rows],
+                    "files": {str(f.relative_to(run)): sha256(f) for f in files},
+                },
+            )
             watching.say(f"report: {page} and {len(files) - 1} files beside it")
         tracking.figures(page, *sorted((run / "report").glob("*.png")), run / "report" / "table.csv")
         watching.table("results", table(rows), f"{_title(run, recipe)}: every number with its floor")
@@ -79,8 +86,10 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
 
 def next_commands(run: Path, recipe: Recipe) -> list[tuple[str, str]]:
     """The three commands worth trying next."""
+    fm = ".venv/bin/fm" if Path(".venv/bin/fm").exists() else "fm"
+    run = Path(os.path.relpath(run))
     return [
-        (f"fm sample {run} --n 64 --out grid.png", "draw more pictures"),
-        ("fm up", "start Prefect and MLflow, where the links above answer"),
-        (f"fm pipeline YOUR_PICTURES runs/mine --preset {recipe.name}", "the same on your own folder of pictures"),
+        (f"{fm} sample {run} --n 64 --out grid.png", "draw more pictures"),
+        (f"{fm} up", "start Prefect and MLflow, to look at this run in both"),
+        (f"{fm} pipeline YOUR_PICTURES runs/mine --preset {recipe.name}", "the same on your own folder of pictures"),
     ]

@@ -18,4 +18,5 @@ def test_a_report_stands_while_inputs_and_files_are_the_same(tmp_path: Path) -> 
 
 def test_three_commands_to_go_on_with() -> None:
     commands = next_commands(Path("runs/demo"), Recipe.load("demo"))
-    assert len(commands) == 3 and all(command.startswith("fm ") for command, _ in commands)
+    assert [command.split("fm ")[1].split()[0] for command, _ in commands] == ["sample", "up", "pipeline"]
+    assert "runs/demo" in commands[0][0]

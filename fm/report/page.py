@@ -42,8 +42,8 @@ WORDS = {
     "floor": "What real training images score against the same held-out images, as many as were drawn. No honest"
     " generator is expected to go below it.",
     "bits/dim": "How many bits the model needs for each colour value of a held-out image (negative log-likelihood)."
-    " Uniform noise costs 8. The value counts only if a solution with twice the steps (dopri5: a tenth of the tolerance)"
-    " agrees within 0.01, image by image; otherwise it"
+    " Uniform noise costs 8. The value counts only if a solution with twice the steps (dopri5: a tenth of the"
+    " tolerance) agrees within 0.01, image by image; otherwise it"
     " says more about the solver than about the model, and stands as not converged.",
     "NFE": "Network evaluations for one image: the price of drawing. Solvers differ in what they make of them.",
     "untrained": "The same network before its first training step.",

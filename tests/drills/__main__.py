@@ -25,7 +25,7 @@ TRAINING = ["--preset", "tiny", "--set", "training.save_images=640", "--set", "t
 
 @dataclass(frozen=True)
 class Result:
-    """What a disturbed run came to; images lost are those trained twice."""
+    """What a disturbed run came to; images lost are those trained twice, recovery ends where they are made up."""
 
     drill: str
     images_lost: int
@@ -65,9 +65,9 @@ def disturbed(name: str, run: Path, data: Path, strike: Callable[[subprocess.Pop
     """Trains, strikes in the middle, and waits for the end."""
     process = start(run, data)
     wait(lambda: seen(run) >= 2000, process)
-    before, struck = seen(run), time.monotonic()
+    struck = time.monotonic()
     process = strike(process)
-    checkpoint = newest(run)
+    before, checkpoint = seen(run), newest(run)  # nothing can be trained between the stroke and the new start
     wait(lambda: seen(run) > before, process)
     recovery = time.monotonic() - struck
     weights = finish(process, run)

@@ -18,7 +18,7 @@ $(READY): requirements.lock pyproject.toml
 	@echo "Set-up of $(VENV): downloads about 3 GB (PyTorch and its libraries), 7 GB on disk, 1 to 10 minutes by your connection."
 	@if command -v uv >/dev/null; then uv=uv; [ -x $(PY) ] || uv venv -q --python "$$(command -v python3)" $(VENV); \
 	 else [ -x $(PY) ] || python3 -m venv $(VENV) || \
-	    { echo "error: python3 cannot make a virtual environment; install its venv module (Debian: python3-venv) or uv" >&2; exit 2; }; \
+	    { rm -rf $(VENV); echo "error: python3 cannot make a virtual environment; install its venv module (Debian: python3-venv) or uv" >&2; exit 2; }; \
 	   uv=$(VENV)/bin/uv; [ -x $$uv ] || $(PY) -m pip install -q uv; fi; \
 	 start=$$(date +%s); \
 	 $$uv pip install -q --python $(PY) --require-hashes -r requirements.lock && \

@@ -6,6 +6,7 @@ from prefect import flow
 
 from fm.data import load_manifest
 from fm.evaluation import Evaluation
+from fm.files import alone
 from fm.recipe import Recipe, on_data, open_run
 from tasks import cluster, tracking, watching
 from tasks.cluster import Place
@@ -29,7 +30,7 @@ def evaluate_run(run: str, data: str = "", evaluation: Evaluation | None = None,
     folder = open_run(run, recipe)
     if data:
         on_data(folder, Path(data), load_manifest(data))
-    with cluster.session(place), tracking.tracked(folder, recipe) as copy:
+    with alone(folder), cluster.session(place), tracking.tracked(folder, recipe) as copy:
         saved = trained(folder)
         rows = evaluate(folder, recipe, saved, copy)
         return str(report(folder, recipe, saved, rows, copy))

@@ -2,6 +2,7 @@
 
 from prefect import flow
 
+from fm.files import alone
 from fm.recipe import Recipe, open_run
 from tasks import cluster, tracking, watching
 from tasks.cluster import Place
@@ -24,7 +25,7 @@ def pipeline(source: str, run: str, recipe: Recipe, place: Place = Place()) -> s
     """
     recipe.check(place.workers)
     folder = open_run(run, recipe)
-    with cluster.session(place), tracking.tracked(folder, recipe) as copy:
+    with alone(folder), cluster.session(place), tracking.tracked(folder, recipe) as copy:
         data = folder_for(source, recipe.data, folder.parent)
         manifest = judgeable(prepare(source, data, recipe.data, copy))
         saved = train(data, manifest, folder, recipe, copy)

@@ -1,5 +1,6 @@
 """Files that are whole or absent: temporary name, fsync, rename. And the SHA-256 of what is there."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -62,6 +63,20 @@ def read_json(path: Path) -> Any:
         raise UserError("no such file", where=str(path)) from None
     except (OSError, ValueError) as error:
         raise UserError(f"cannot be read as JSON ({error})", where=str(path)) from None
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Nobody else of this kind works in the folder during the block; a process that dies lets go.
+
+    Raises: UserError if somebody does.
+    """
+    with open(writable_folder(folder) / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError("another run is at work here", str(folder), "wait for its end or choose another") from None
+        yield
 
 
 def writable_folder(folder: Path) -> Path:

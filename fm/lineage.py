@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,13 @@ def _plain(value: Any) -> Any:
 def digest(*parts: Any) -> str:
     """16 hex digits that identify the parts (anything JSON can say, settings and dataclasses included)."""
     return hashlib.sha256(canonical(parts).encode()).hexdigest()[:16]
+
+
+def leaves(values: Any, key: str = "") -> dict[str, Any]:
+    """Nested settings as `training.batch_images` -> value."""
+    if not isinstance(values, Mapping):
+        return {key: values}
+    return {k: v for name, inner in values.items() for k, v in leaves(inner, f"{key}.{name}".lstrip(".")).items()}
 
 
 @cache

@@ -18,7 +18,7 @@ from torch import nn
 
 from fm import presets
 from fm.data import Manifest, Preparation
-from fm.errors import SettingsError, UserError, nearest
+from fm.errors import SettingsError, UserError, member, nearest
 from fm.evaluation import Evaluation, cells
 from fm.files import read_json, write_json
 from fm.flow import Flow
@@ -96,10 +96,7 @@ class Recipe(Settings):
 
         Raises: SettingsError, one sentence.
         """
-        if self.objective not in OBJECTIVES:
-            raise SettingsError(
-                f"unknown objective {self.objective!r}", "objective", nearest(self.objective, OBJECTIVES)
-            )
+        member(self.objective, OBJECTIVES, "objective", "objective")
         check_training(self.training, World(size=workers))
         cells(self.evaluation)
         with torch.device("meta"):

@@ -133,12 +133,6 @@ def text_table(rows: Iterable[Row]) -> str:
     return "\n".join([line(lines[0]), "  ".join("-" * w for w in widths), *map(line, lines[1:])])
 
 
-def markdown_table(rows: Iterable[Row]) -> str:
-    """The same table for a Prefect artifact or a README."""
-    head, *body = table(rows)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *body])
-
-
 def csv_table(rows: Iterable[Row]) -> str:
     """Every key of every row, full precision: for further computing."""
     ordered = in_order(rows)

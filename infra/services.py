@@ -49,19 +49,6 @@ class Services:
             state=state,
         )
 
-    @classmethod
-    def from_environment(cls) -> "Services":
-        """The services that this process was started for, the inverse of `environment`; "" where one is unset."""
-        state = Path(os.environ.get("FM_STATE", ".state")).absolute()
-        ray = os.environ.get("RAY_ADDRESS", "")
-        return cls(
-            prefect_api=os.environ.get("PREFECT_API_URL", ""),
-            mlflow=os.environ.get("MLFLOW_TRACKING_URI", ""),
-            ray="" if ray == "local" else ray,
-            ray_token_path=Path(os.environ.get("RAY_AUTH_TOKEN_PATH", state / "ray-token")),
-            state=state,
-        )
-
     def environment(self) -> dict[str, str]:
         """The variables through which flows, tasks and the clients of all three systems find the services."""
         return {

@@ -78,6 +78,8 @@ def _ray() -> Any:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "180")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray would answer a signal with a stack of its own and end the process; here Prefect and the services answer it.
+    os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
     # By default Ray's workers yield to everything else on the machine; a training that ends by time must not starve.
     os.environ.setdefault("RAY_worker_niceness", "0")
     import ray

@@ -13,6 +13,7 @@ from typing import Any
 
 from fm.data import Manifest
 from fm.files import read_json, write_json
+from fm.lineage import leaves
 from fm.recipe import Recipe
 from fm.records import read
 from fm.results import Row, label, row_file
@@ -44,7 +45,7 @@ class Tracking:
 
         def send() -> None:
             parent = self._run("pipeline")
-            self._params(parent, _flat(self.recipe.model_dump(mode="json")))
+            self._params(parent, leaves(self.recipe.model_dump(mode="json")))
             self._client.set_tag(parent, "recipe_digest", self.recipe.digest())
             if url := watching.flow_run_url():
                 self._client.set_tag(parent, "prefect_flow_run", url)
@@ -74,7 +75,7 @@ class Tracking:
         def send() -> None:
             facts = {"source": manifest.source, "digest": manifest.digest, "rejected": sum(manifest.rejected.values())}
             splits = {f"{name}_images": split.images for name, split in manifest.splits.items()}
-            self._params(self._run("prepare"), {**facts, **splits, **_flat(manifest.settings.model_dump(mode="json"))})
+            self._params(self._run("prepare"), {**facts, **splits, **leaves(manifest.settings.model_dump(mode="json"))})
             for run in ("pipeline", "train"):
                 self._input(self._run(run), manifest, root)
 
@@ -220,11 +221,3 @@ def _identity(run: Path) -> str:
 
 def _measured(row: Row) -> list[str]:
     return [k for k in row if k.startswith("bits_per_dim") or f"{k}_floor" in row or k == "seconds"]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as `training.batch_images: 64`."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

@@ -38,17 +38,19 @@ def train(data: Path, manifest: Manifest, run: Path, recipe: Recipe, tracking: T
 
 def _fit(data: Path, manifest: Manifest, run: Path, recipe: Recipe, tracking: Tracking) -> Saved:
     progress = watching.Progress("train", f"train {recipe.name}")
-    rows: list[dict[str, Any]] = read(run / "records")
-    start = time.time()
+    begun, start, last = newest(run), time.time(), 0
 
     def tick() -> None:
-        rows.extend(read(run / "records", after=rows[-1]["images_seen"] if rows else 0))
-        if rows:
+        nonlocal last
+        # Older rows may be of an interrupted training that went further than its last checkpoint.
+        if rows := [row for row in read(run / "records", after=last) if row["time"] > start]:
+            last = rows[-1]["images_seen"]
             progress.update(_done(recipe, rows[-1]), _line(recipe, rows[-1]))
         tracking.training()
 
     config = {"recipe": recipe.model_dump(mode="json"), "data": str(data.resolve()), "run": str(run.resolve())}
-    watching.say(f"train: starting the workers for {recipe.name} on {manifest.splits['train'].images:,} images")
+    where = f"continues at {begun.images_seen:,} images seen" if begun else "starts"
+    watching.say(f"train: {recipe.name} {where}; starting the workers on {manifest.splits['train'].images:,} images")
     cluster.fit(worker, config, digest(recipe.training_digest(), manifest.digest), run, tick)
     saved = newest(run)
     if saved is None:

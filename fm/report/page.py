@@ -10,8 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from fm.files import atomic, write_text
+from fm.lineage import leaves
 from fm.report import figures
-from fm.results import UNIFORM_BITS, Row, csv_table, distances, in_order, label, number, table
+from fm.results import UNIFORM_BITS, Row, bits_text, csv_table, distance_text, distances, in_order, label, number, table
 
 STYLE = """
 :root{--ink:#1d2025;--soft:#5f6368;--line:#d9dce1;--back:#fff;--card:#f5f6f8;--link:#0b57d0}
@@ -161,7 +162,7 @@ LINEAGE = (
 CAPTIONS = {
     "loss": "Training loss against images seen.",
     "distance": "Distance to held-out images by each solver at its budget; bars are 95 % intervals.",
-    "bits_per_dim": "Bits/dim by each solver at its budget; a value stands only where twice the steps agree.",
+    "bits_per_dim": "Bits/dim by each solver at its budget; a value stands only where a finer solution agrees.",
 }
 
 
@@ -179,14 +180,16 @@ def _cards(rows: Sequence[Row], records: Sequence[Mapping[str, Any]]) -> list[st
     """The headline numbers, each with what it has to be compared with."""
     trained = [r for r in rows if r["method"] != figures.UNTRAINED]
     cards, name = [], _headline(rows)
-    if best := min((r for r in trained if r.get(name) is not None), key=lambda r: r[name], default=None):
+    most = max((r["samples"] for r in trained if r.get(name) is not None), default=0)
+    compared = [r for r in trained if r.get(name) is not None and r["samples"] == most]  # a distance depends on it
+    if best := min(compared, key=lambda r: r[name], default=None):
         start = figures.untrained(rows, name)
         notes = [f"{label(best)}, {best['nfe']} evaluations"]
         notes += (
             [f"untrained {number(start)}, {start / best[name]:.1f} times higher"] if start and best[name] > 0 else []
         )
         notes += [f"floor {number(best[f'{name}_floor'])}"] if best.get(f"{name}_floor") is not None else []
-        cards.append(_card(number(best[name]), f"distance ({name})", "; ".join(notes)))
+        cards.append(_card(distance_text(best, name), f"distance ({name})", "; ".join(notes)))
     if any(r.get("nll_converged") is not None for r in trained):
         cards.append(_bits_card(rows, [r for r in trained if r.get("bits_per_dim") is not None]))
     if records:
@@ -203,7 +206,7 @@ def _bits_card(rows: Sequence[Row], converged: Sequence[Row]) -> str:
         return _card("none", "bits/dim of held-out images", "no solver of the grid has converged")
     row, start = max(converged, key=lambda r: r["nfe"]), figures.untrained(rows, "bits_per_dim")
     notes = [label(row), *([f"untrained {start:.2f}"] if start else []), f"uniform noise {UNIFORM_BITS:g}"]
-    return _card(f"{row['bits_per_dim']:.2f}", "bits/dim of held-out images", "; ".join(notes))
+    return _card(bits_text(row), "bits/dim of held-out images", "; ".join(notes))
 
 
 def _card(value: str, name: str, note: str) -> str:
@@ -241,15 +244,8 @@ def _try_next(commands: Sequence[tuple[str, str]], links: Mapping[str, str]) -> 
 
 
 def _details(summary: str, values: Mapping[str, Any]) -> str:
-    lines = "".join(f"<tr><td>{escape(k)}</td><td>{escape(str(v))}</td></tr>" for k, v in _leaves(values).items())
+    lines = "".join(f"<tr><td>{escape(k)}</td><td>{escape(str(v))}</td></tr>" for k, v in leaves(values).items())
     return f"<details><summary>{escape(summary)}</summary><table class=plain>{lines}</table></details>"
-
-
-def _leaves(values: Any, key: str = "") -> dict[str, Any]:
-    """Nested settings as `training.batch_images` -> value."""
-    if not isinstance(values, Mapping):
-        return {key: values}
-    return {k: v for name, inner in values.items() for k, v in _leaves(inner, f"{key}.{name}".lstrip(".")).items()}
 
 
 def _lineage(rows: Sequence[Row]) -> dict[str, Any]:

@@ -22,6 +22,12 @@ def test_a_run_is_started_from_the_form(deployed: Any, browser: Any, tmp_path: P
     recipe = Recipe.load("tiny")
     for value in ("photos:", recipe.data.size, recipe.training.batch_images, recipe.training.total_images):
         assert str(value) in values, f"the form does not hold the preset's {value}"
+    batch = page.locator("input").nth(page.eval_on_selector_all("input", "all => all.findIndex(i => i.value === '64')"))
+    batch.fill("0")
+    page.get_by_role("button", name="Submit").click()
+    page.get_by_text("batch_images").first.wait_for(timeout=30_000)  # refused, with the key and the reason
+    assert page.url.endswith("/run")
+    batch.fill("64")
     page.screenshot(path=tmp_path / "form.png", full_page=True)
     page.get_by_role("button", name="Submit").click()
     page.wait_for_url(lambda url: not url.endswith("/run"), timeout=30_000)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from fm.errors import UserError
-from fm.files import atomic, read_json, sha256, writable_folder, write_json
+from fm.files import alone, atomic, read_json, sha256, writable_folder, write_json
 
 
 def test_a_file_that_was_not_finished_does_not_exist(tmp_path: Path) -> None:
@@ -41,3 +41,10 @@ def test_what_cannot_be_read_or_written_is_one_sentence(tmp_path: Path) -> None:
         read_json(tmp_path / "b.json")
     with pytest.raises(UserError, match="cannot make this folder"):
         writable_folder(tmp_path / "a.json" / "below")
+
+
+def test_a_folder_is_for_one_at_a_time(tmp_path: Path) -> None:
+    with alone(tmp_path), pytest.raises(UserError, match="another run is at work here"), alone(tmp_path):
+        pass
+    with alone(tmp_path):
+        pass

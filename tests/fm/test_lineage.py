@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from fm.data import Preparation
-from fm.lineage import canonical, code_digest, digest
+from fm.lineage import canonical, code_digest, digest, leaves
 
 
 def test_equal_values_have_equal_digests_whatever_their_order() -> None:
@@ -18,3 +18,7 @@ def test_settings_and_paths_have_a_form() -> None:
 
 def test_the_code_has_a_digest() -> None:
     assert len(code_digest()) == 16
+
+
+def test_leaves_have_their_whole_path() -> None:
+    assert leaves({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a.b": 1, "a.c.d": [2], "e": None}

@@ -10,7 +10,6 @@ from fm.results import (
     csv_table,
     distances,
     in_order,
-    markdown_table,
     read_row,
     read_rows,
     row_file,
@@ -61,15 +60,9 @@ def test_text_table_golden():
 
 
 def test_an_unconverged_value_is_shown_nowhere():
-    for made in (text_table(ROWS), markdown_table(ROWS)):
-        assert "-0.9" not in made
-        assert "not converged" in made
+    assert "-0.9" not in text_table(ROWS)
+    assert "not converged" in text_table(ROWS)
     assert bits_text(a_row("n", bits_per_dim=None, nll_converged=None)) == ""
-
-
-def test_markdown_has_one_line_a_row():
-    lines = markdown_table(ROWS).splitlines()
-    assert len(lines) == 2 + len(ROWS) and len({line.count("|") for line in lines}) == 1
 
 
 def test_csv_keeps_every_key_and_digit():
@@ -80,5 +73,4 @@ def test_csv_keeps_every_key_and_digit():
 
 def test_tables_of_nothing():
     assert distances([]) == []
-    assert len(markdown_table([]).splitlines()) == 2
     assert text_table([]).startswith("method")

@@ -71,7 +71,7 @@ def alone(folder: Path) -> Iterator[None]:
 
     Raises: UserError if somebody does.
     """
-    with open(writable_folder(folder) / ".lock", "w") as file:
+    with open(writable_folder(folder) / ".lock", "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

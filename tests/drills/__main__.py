@@ -74,13 +74,16 @@ def disturbed(name: str, run: Path, data: Path, strike: Callable[[subprocess.Pop
     return Result(name, before - (checkpoint.images_seen if checkpoint else 0), recovery, weights)
 
 
+def workers(process: subprocess.Popen) -> list[psutil.Process]:
+    family = psutil.Process(process.pid).children(recursive=True)
+    return [p for p in family if "RayTrainWorker" in " ".join(p.cmdline())]
+
+
 def worker(run: Path, data: Path) -> Result:
     """kill -9 of one training worker; Ray Train restarts the group."""
 
     def strike(process: subprocess.Popen) -> subprocess.Popen:
-        family = psutil.Process(process.pid).children(recursive=True)
-        victims = [p for p in family if "RayTrainWorker" in " ".join(p.cmdline())]
-        victims[0].kill()
+        workers(process)[0].kill()
         return process
 
     return disturbed("worker killed", run, data, strike)
@@ -90,8 +93,10 @@ def driver(run: Path, data: Path) -> Result:
     """kill -9 of the flow's process, which is the Ray driver; the user starts the command again."""
 
     def strike(process: subprocess.Popen) -> subprocess.Popen:
+        orphans = workers(process)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
+        psutil.wait_procs(orphans, timeout=60)  # they train on for a moment, which is no recovery
         return start(run, data)
 
     return disturbed("flow process killed, started again", run, data, strike)

@@ -19,7 +19,8 @@ $(READY): requirements.lock pyproject.toml
 	@if command -v uv >/dev/null; then uv=uv; [ -x $(PY) ] || uv venv -q --python "$$(command -v python3)" $(VENV); \
 	 else [ -x $(PY) ] || python3 -m venv $(VENV) || \
 	    { rm -rf $(VENV); echo "error: python3 cannot make a virtual environment; install its venv module (Debian: python3-venv) or uv" >&2; exit 2; }; \
-	   uv=$(VENV)/bin/uv; [ -x $$uv ] || $(PY) -m pip install -q uv; fi; \
+	   uv=$(VENV)/bin/uv; [ -x $$uv ] || \
+	    { $(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip >/dev/null; $(PY) -m pip install -q uv; }; fi; \
 	 start=$$(date +%s); \
 	 $$uv pip install -q --python $(PY) --require-hashes -r requirements.lock && \
 	 $$uv pip install -q --python $(PY) --no-deps -e . && \

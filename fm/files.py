@@ -79,6 +79,14 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def in_turn(folder: Path) -> Iterator[None]:
+    """One process of this machine at a time works in the folder during the block; the others wait."""
+    with open(writable_folder(folder) / ".lock", "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def writable_folder(folder: Path) -> Path:
     """The folder, made if absent.
 

@@ -173,7 +173,7 @@ def steps(
     """One step after another until all images are seen, time is up, or a rank was told to stop."""
     model, batch_images = state.model, settings.batch_images
     batches = batches_from(state.images_seen)
-    clock = Clock(state)
+    clock, writing = Clock(state), False
 
     def leaving() -> bool:
         return stop() or clock.seconds() >= (settings.max_seconds or math.inf)
@@ -201,11 +201,15 @@ def steps(
         over = settings.finished(state.images_seen, clock.seconds())
         if over or due(state.images_seen, batch_images, settings.report_images):
             yield clock.report(rate, norm, batch_images)
-        if signals["written"] > 0:
+        last = leave or state.images_seen >= settings.total_images  # unlike `over` the same on every rank
+        saving = not last and due(state.images_seen, batch_images, settings.save_images)
+        if writing and (signals["written"] > 0 or saving or last):
             yield world.once(store.finish)
-        if not (over or leave) and due(state.images_seen, batch_images, settings.save_images):
+            writing = False
+        if saving:
             state.seconds = clock.seconds()
             world.once(lambda: store.begin(state))
+            writing = True
     state.seconds = clock.seconds()
     yield world.once(lambda: store.save(state))
 

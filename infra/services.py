@@ -164,6 +164,10 @@ def ray_head(here: Services, ports: Ports) -> Service:
             "AUTOSCALER_METRIC_PORT": "0",
             "DASHBOARD_METRIC_PORT": "0",
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # 30 s, for proxies that serve requests
+            # As for a Ray that tasks/cluster.py starts: workers do not yield to the rest of the machine, and idle ones,
+            # which take seconds to start, wait for the next stage.
+            "RAY_worker_niceness": "0",
+            "RAY_idle_worker_killing_time_threshold_ms": "300000",
         },
         healthy=healthy,
     )

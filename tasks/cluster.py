@@ -26,6 +26,20 @@ from fm.files import read_json, write_json
 from fm.settings import Settings
 
 T = TypeVar("T")
+RAY = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Ray would answer a signal with a stack of its own and end the process; here Prefect and the services answer it.
+    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
+    # By default Ray's workers yield to everything else on the machine; a training that ends by time must not starve.
+    "RAY_worker_niceness": "0",
+    # A worker process takes seconds to import torch: one that is idle waits for the next stage, not one second.
+    "RAY_idle_worker_killing_time_threshold_ms": "300000",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the default of 2 s delays the end of each training
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an actor more, to hand on what SIGTERM says
+}
+"""Ray's settings, unless the environment has others."""
 # Ray's processes die with the thread that started them (Linux: PR_SET_PDEATHSIG), so that thread must live on.
 _keeper = ThreadPoolExecutor(1, "ray")
 
@@ -70,18 +84,11 @@ _place = Place()
 
 
 def _ray() -> Any:
-    """The ray module. It reads its security mode at import, so the environment comes first: no port without a token."""
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    """The ray module. It reads its settings at import, so the environment comes first: no port without a token."""
+    for name, value in RAY.items():
+        os.environ.setdefault(name, value)
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    # Ray Train polls its workers this often; the default of 2 s delays the end of each training.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "180")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Ray would answer a signal with a stack of its own and end the process; here Prefect and the services answer it.
-    os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
-    # By default Ray's workers yield to everything else on the machine; a training that ends by time must not starve.
-    os.environ.setdefault("RAY_worker_niceness", "0")
     import ray
 
     return ray
@@ -116,7 +123,6 @@ def _start() -> Any:
             address=address,
             log_to_driver=False,
             logging_level="error",
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}},  # a slot is one CPU
             **(local if address == "local" else {}),
         )
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
@@ -249,7 +255,16 @@ def _trainer(work: Any, config: dict[str, Any], name: str, scratch: Path, place:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    return TorchTrainer(
+    class Trainer(TorchTrainer):
+        """Starts no actors for what is not used here: each costs five CPU seconds in which the workers wait."""
+
+        def _create_default_callbacks(self) -> list[Any]:
+            # No Ray Data comes in, and a placement group ends with this process's job anyway.
+            unused = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
+            callbacks = super()._create_default_callbacks()  # type: ignore[misc]
+            return [c for c in callbacks if type(c).__name__ not in unused]
+
+    return Trainer(
         work,
         train_loop_config=config,
         scaling_config=ScalingConfig(num_workers=place.workers, use_gpu=gpus, resources_per_worker={"CPU": 1}),

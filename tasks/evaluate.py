@@ -1,7 +1,5 @@
 """The stage from a checkpoint to Rows: a Prefect task for each cell, in Ray's slots, each kept as a file when done."""
 
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from prefect import task
@@ -9,32 +7,16 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
 
 from fm.checkpoints import Saved, newest
-from fm.data import Manifest, ShardedImages
+from fm.data import Manifest
 from fm.errors import CheckpointError, DataError
-from fm.evaluation import FEWEST, Cell, Evaluation, Reference, cells, measure_reference, row_key
-from fm.evaluation import evaluate as measured
+from fm.evaluation import FEWEST, cells, row_key
 from fm.files import read_json
-from fm.flow import Flow
-from fm.metrics import Features, load_features
-from fm.recipe import Recipe, load, untrained, untrained_weights
-from fm.results import Row, bits_text, distance_text, distances, existing_row, read_row, write_row
-from tasks import cluster, watching
+from fm.metrics import load_features
+from fm.recipe import Recipe, untrained_weights
+from fm.results import Row, bits_text, distance_text, distances, existing_row, read_row
+from tasks import cluster, on_workers, watching
+from tasks.on_workers import Job
 from tasks.tracking import Tracking
-
-
-@dataclass(frozen=True)
-class Job:
-    """One row to measure: picklable, complete in itself."""
-
-    key: str
-    run: Path
-    settings: Evaluation
-    cell: Cell
-    weights: str  # SHA-256 of a checkpoint's EMA weights, or the name of the network before its first step
-
-    @property
-    def name(self) -> str:
-        return f"untrained, {self.cell}" if self.weights.startswith("untrained") else str(self.cell)
 
 
 def trained(run: Path) -> Saved:
@@ -70,7 +52,7 @@ def evaluate(run: Path, recipe: Recipe, saved: Saved, tracking: Tracking) -> lis
         jobs = _jobs(run, recipe, saved)
         missing = [job for job in jobs if read_row(run, job.key) is None]
         if missing:
-            _measure(missing, run, recipe)
+            _measure(missing, recipe)
         else:
             why = (
                 f"same weights {saved.weights[:16]}, data, settings and code; {len(jobs)} rows in {run / 'evaluations'}"
@@ -92,12 +74,9 @@ def _jobs(run: Path, recipe: Recipe, saved: Saved) -> list[Job]:
     return [Job(row_key(weights, cell, features, data), run, settings, cell, weights) for cell, weights in pairs]
 
 
-def _measure(jobs: list[Job], run: Path, recipe: Recipe) -> None:
+def _measure(jobs: list[Job], recipe: Recipe) -> None:
     """All jobs in Ray's slots, the longest first, so that no slot waits for a late long one."""
-    watching.say("evaluate: features of held-out and training images, the floor of every distance")
-    (outcome,) = cluster.ray_map(_make_reference, [(run, recipe.evaluation)])
-    if outcome.error:
-        raise outcome.error
+    watching.say(f"evaluate: {len(jobs)} cells, and features of held-out and training images, their floor")
     progress = watching.Progress("evaluate", f"evaluate {recipe.name}", every_s=0.0)
     longest_first = sorted(jobs, key=lambda job: -(job.cell.nfe or 1000))
     waiting = [measure.with_options(task_run_name=job.name).submit(job) for job in longest_first]
@@ -109,53 +88,10 @@ def _measure(jobs: list[Job], run: Path, recipe: Recipe) -> None:
 @task(name="cell", cache_policy=NO_CACHE)
 def measure(job: Job) -> Row:
     """One cell in one of Ray's slots; its row is in RUN when this returns."""
-    (outcome,) = cluster.ray_map(_row, [job])
+    (outcome,) = cluster.ray_map(on_workers.row, [job])
     if outcome.error:
         raise outcome.error
     return outcome.value
-
-
-def _row(job: Job) -> Row:
-    """On a worker: measures and keeps one row."""
-    flow = _untrained(job.run) if job.weights.startswith("untrained") else _trained(job.run, job.weights)
-    reference = _reference((job.run, job.settings))
-    row = measured(flow, job.cell, _features(job.settings.features), reference)
-    write_row(job.run, row)
-    return row
-
-
-def _make_reference(where: tuple[Path, Evaluation]) -> None:
-    """On a worker: measures the reference once and keeps it in RUN, where all workers find it."""
-    _reference(where)
-
-
-# A worker measures many cells: what they share is loaded once.
-@lru_cache(maxsize=1)
-def _trained(run: Path, weights: str) -> Flow:
-    flow = load(run)
-    if flow.lineage["weights"] != weights:
-        raise CheckpointError(
-            "holds newer weights than those to be measured", str(run), "evaluate again when it is still"
-        )
-    return flow
-
-
-@lru_cache(maxsize=1)
-def _untrained(run: Path) -> Flow:
-    return untrained(run)
-
-
-@lru_cache(maxsize=1)
-def _features(name: str) -> Features:
-    return load_features(name)
-
-
-@lru_cache(maxsize=1)
-def _reference(where: tuple[Path, Evaluation]) -> Reference:
-    run, settings = where
-    data = read_json(run / "data.json")["data"]
-    train, heldout = ShardedImages(data, "train"), ShardedImages(data, "test")
-    return measure_reference(train, heldout, _features(settings.features), settings, run / "evaluations")
 
 
 def _line(row: Row) -> str:

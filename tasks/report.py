@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from fm.checkpoints import Saved
 from fm.data import ShardedImages
+from fm.evaluation import Cell, cells
 from fm.files import read_json, sha256, write_json
 from fm.flow import Flow
 from fm.lineage import code_digest, digest
@@ -18,12 +19,12 @@ from fm.recipe import Recipe, load
 from fm.records import read
 from fm.report import Pictures, write_report
 from fm.results import Row, table
+from fm.solvers import SOLVERS
 from tasks import watching
 from tasks.tracking import Tracking
 
 SAMPLES, STRIP = 64, 8
 TIMES = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
-SOLVER: dict[str, Any] = {"method": "midpoint", "nfe": 32}
 
 
 @task(name="report", cache_policy=NO_CACHE)
@@ -37,7 +38,7 @@ def report(run: Path, recipe: Recipe, saved: Saved, rows: list[Row], tracking: T
             watching.say(f"report: unchanged (same rows, records and weights; {page} verified by hash)")
         else:
             links = {"MLflow": tracking.url, "Prefect flow run": watching.flow_run_url()}
-            pictures = _pictures(load(run), read_json(run / "data.json")["data"])
+            pictures = _pictures(load(run), read_json(run / "data.json")["data"], finest(recipe))
             shown = {"images seen": f"{saved.images_seen:,}", "weights": saved.weights, **_settings(recipe)}
             write_report(run, _title(run, recipe), rows, records, pictures, links, shown, next_commands(run, recipe))
             files = [page, *sorted((run / "report").glob("*.png")), run / "report" / "table.csv"]
@@ -61,18 +62,24 @@ def _stands(record: dict[str, Any], inputs: str, run: Path) -> bool:
     return record["inputs"] == inputs and all((run / f).exists() and sha256(run / f) == h for f, h in hashes)
 
 
-def _pictures(flow: Flow, data: str) -> Pictures:
+def finest(recipe: Recipe) -> Cell:
+    """The cell of the grid that integrates best: the pictures show what its row in the table measures."""
+    return max(cells(recipe.evaluation), key=lambda cell: (cell.nfe is not None, cell.nfe, SOLVERS[cell.solver].order))
+
+
+def _pictures(flow: Flow, data: str, cell: Cell) -> Pictures:
     torch.set_num_threads(os.cpu_count() or 1)
+    budget = f"NFE {cell.nfe}" if cell.nfe else f"tolerance {cell.tolerance:g}"
     dataset = ShardedImages(data, "test")
     y = torch.arange(SAMPLES) % len(flow.classes) if flow.classes else None
     real = torch.from_numpy(dataset.gather(torch.linspace(0, len(dataset) - 1, min(SAMPLES, len(dataset))).long()))
-    strip = flow.trajectory(STRIP, TIMES, y=None if y is None else y[:STRIP], **SOLVER)
+    strip = flow.trajectory(STRIP, TIMES, y=None if y is None else y[:STRIP], **cell.options())
     return Pictures(
-        samples=flow.sample(SAMPLES, y=y, **SOLVER),
+        samples=flow.sample(SAMPLES, y=y, **cell.options()),
         real=real.permute(0, 3, 1, 2),
         trajectory=to_pixels(strip.flatten(0, 1)).view(strip.shape),
         times=TIMES,
-        drawn_by=f"{SOLVER['method']} with {SOLVER['nfe']} network evaluations, seed 0",
+        drawn_by=f"{cell.solver}, {budget}, seed 0",
     )
 
 

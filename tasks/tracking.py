@@ -5,6 +5,7 @@ One parent run for a RUN, a child for each stage and each cell, found again by t
 """
 
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ class Tracking:
         self.identity = _identity(run)
         self.sent = 0  # images_seen of the newest training row that MLflow has
         self.away = False
+        self.seconds: dict[str, float] = {}  # what each stage of this session took
         self._runs: dict[str, str] = {}
         self._client: Any = None
 
@@ -62,11 +64,13 @@ class Tracking:
     def stage(self, name: str) -> Iterator[None]:
         """A child run for the length of a stage."""
         self._safely(lambda: self._client.update_run(self._run(name), status="RUNNING"))
+        start = time.monotonic()
         try:
             yield
         except BaseException:
             self._safely(lambda: self._client.set_terminated(self._run(name), "FAILED"))
             raise
+        self.seconds[name] = time.monotonic() - start
         self._safely(lambda: self._client.set_terminated(self._run(name), "FINISHED"))
 
     def data(self, manifest: Manifest, root: Path) -> None:
@@ -209,6 +213,7 @@ def tracked(run: Path, recipe: Recipe) -> Iterator[Tracking]:
         tracking.close("FAILED")
         raise
     tracking.close("FINISHED")
+    watching.say("seconds: " + ", ".join(f"{stage} {taken:.0f}" for stage, taken in tracking.seconds.items()))
 
 
 def _identity(run: Path) -> str:

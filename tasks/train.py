@@ -1,7 +1,6 @@
 """The stage from shards to checkpoints: `fm.training` on all workers of the place, watched from RUN/records."""
 
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +8,11 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from fm.checkpoints import Saved, Store, newest
-from fm.data import Manifest, ShardedImages, batches
+from fm.data import Manifest
 from fm.lineage import digest
-from fm.parallel import World
 from fm.recipe import Recipe, on_data
-from fm.records import Recorder, read
-from fm.training import Progress
-from fm.training import train as training
-from tasks import cluster, watching
+from fm.records import read
+from tasks import cluster, on_workers, watching
 from tasks.tracking import Tracking
 
 
@@ -51,38 +47,13 @@ def _fit(data: Path, manifest: Manifest, run: Path, recipe: Recipe, tracking: Tr
     config = {"recipe": recipe.model_dump(mode="json"), "data": str(data.resolve()), "run": str(run.resolve())}
     where = f"continues at {begun.images_seen:,} images seen" if begun else "starts"
     watching.say(f"train: {recipe.name} {where}; starting the workers on {manifest.splits['train'].images:,} images")
-    cluster.fit(worker, config, digest(recipe.training_digest(), manifest.digest), run, tick)
+    cluster.fit(on_workers.training, config, digest(recipe.training_digest(), manifest.digest), run, tick)
     saved = newest(run)
     if saved is None:
         raise RuntimeError("the training ended without a checkpoint")
     line = f"{saved.images_seen:,} images seen in {saved.seconds:.0f} s of training, {time.time() - start:.0f} s in all"
     progress.update(1.0, f"{line}; weights {saved.weights[:16]}", now=True)
     return saved
-
-
-def worker(config: dict[str, Any]) -> None:
-    """One rank's training; rank 0 keeps the records."""
-    recipe, run, world = Recipe.parse(config["recipe"]), Path(config["run"]), World.current()
-    settings, dataset = recipe.training, ShardedImages(config["data"], split="train")
-    model, objective = recipe.build(dataset.shape, len(dataset.classes) or None)
-    store = Store(run, recipe=recipe.training_digest(), data=dataset.digest, keep=settings.keep)
-
-    def from_position(start: int) -> Any:
-        return batches(dataset, settings.batch_images, world.rank, world.size, settings.seed, start)
-
-    events = training(model, objective, settings, from_position, store, world, device=_device())
-    recorder = Recorder(run / "records") if world.first else None
-    if recorder:
-        recorder.cut(store.images_seen)
-    for event in events:
-        if recorder and isinstance(event, Progress):
-            recorder.write(time=time.time(), **asdict(event))
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _done(recipe: Recipe, row: dict[str, Any]) -> float:

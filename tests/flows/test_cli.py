@@ -42,7 +42,7 @@ def test_sample_says_what_it_cannot_do(
 
 def test_status_of_a_run_and_of_the_services(finished: Path, command: Any) -> None:
     told = json.loads(command("status", str(finished), "--json", cwd=finished.parent).stdout)
-    assert told["images_seen"] == 3200 and told["rows"] == 4
+    assert told["images_seen"] == 1920 and told["rows"] == 4
     services = json.loads(command("status", "--json", cwd=finished.parent).stdout)
     assert {s["name"] for s in services} == {"prefect", "mlflow", "ray", "worker"}
     assert all(s["healthy"] for s in services)

@@ -8,7 +8,7 @@ def test_a_finished_training_is_verified_and_left_alone(finished: Path, command:
     data = read_json(finished / "data.json")["data"]
     done = command("train", data, str(finished), "--preset", "tiny", cwd=finished.parent)
     assert done.returncode == 0, done.stderr
-    assert "train: unchanged (same recipe and data; 3,200 images seen" in done.stdout + done.stderr
+    assert "train: unchanged (same recipe and data; 1,920 images seen" in done.stdout + done.stderr
 
 
 def test_another_recipe_in_the_same_run_is_refused_with_the_keys(finished: Path, command: Any) -> None:

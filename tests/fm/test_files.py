@@ -1,10 +1,11 @@
 import hashlib
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from fm.errors import UserError
-from fm.files import alone, atomic, read_json, sha256, writable_folder, write_json
+from fm.files import alone, atomic, in_turn, read_json, sha256, writable_folder, write_json
 
 
 def test_a_file_that_was_not_finished_does_not_exist(tmp_path: Path) -> None:
@@ -48,3 +49,19 @@ def test_a_folder_is_for_one_at_a_time(tmp_path: Path) -> None:
         pass
     with alone(tmp_path):
         pass
+
+
+def test_those_who_work_in_turn_wait_for_each_other(tmp_path: Path) -> None:
+    entered: list[str] = []
+
+    def second() -> None:
+        with in_turn(tmp_path):
+            entered.append("second")
+
+    thread = Thread(target=second)
+    with in_turn(tmp_path):
+        thread.start()
+        thread.join(0.2)
+        assert entered == []
+    thread.join(5)
+    assert entered == ["second"]

@@ -19,7 +19,7 @@ def test_a_job_for_each_cell_and_one_untrained_with_keys_of_all_that_matters(tmp
     keys = [job.key for job in jobs]
     assert len(set(keys)) == len(keys)
     assert keys == [job.key for job in evaluate._jobs(tmp_path, recipe, SAVED)]
-    for change in ("evaluation.nll_images=3", "evaluation.reference_images=40", "evaluation.seed=1"):
+    for change in ("evaluation.nll_images=3", "evaluation.reference_images=30", "evaluation.seed=1"):
         other = evaluate._jobs(tmp_path, Recipe.load("tiny", [change]), SAVED)
         assert not set(keys) & {job.key for job in other}, change
     moved = evaluate._jobs(tmp_path, recipe, Saved(200, 1.0, Path("c"), "1" * 64))

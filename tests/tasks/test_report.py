@@ -2,7 +2,7 @@ from pathlib import Path
 
 from fm.files import sha256
 from fm.recipe import Recipe
-from tasks.report import _stands, next_commands
+from tasks.report import _stands, finest, next_commands
 
 
 def test_a_report_stands_while_inputs_and_files_are_the_same(tmp_path: Path) -> None:
@@ -20,3 +20,9 @@ def test_three_commands_to_go_on_with() -> None:
     commands = next_commands(Path("runs/demo"), Recipe.load("demo"))
     assert [command.split("fm ")[1].split()[0] for command, _ in commands] == ["sample", "up", "pipeline"]
     assert "runs/demo" in commands[0][0]
+
+
+def test_the_pictures_are_drawn_as_the_finest_row_of_the_table() -> None:
+    assert str(finest(Recipe.load("demo"))) == "midpoint 16"
+    adaptive = [{"solver": "dopri5", "tolerance": 1e-3, "samples": 20}]
+    assert str(finest(Recipe.load("demo", {"evaluation.grid": adaptive}))) == "dopri5 0.001"

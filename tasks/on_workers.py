@@ -1,0 +1,98 @@
+"""What runs inside Ray's workers. It imports fm alone: Prefect would cost each worker two seconds of its start."""
+
+import time
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fm.checkpoints import Store
+from fm.data import ShardedImages, batches
+from fm.errors import CheckpointError
+from fm.evaluation import Cell, Evaluation, Reference, evaluate, measure_reference
+from fm.files import in_turn, read_json
+from fm.flow import Flow
+from fm.metrics import Features, load_features
+from fm.parallel import World
+from fm.recipe import Recipe, load, untrained
+from fm.records import Recorder
+from fm.results import Row, write_row
+from fm.training import Progress, train
+
+
+def training(config: dict[str, Any]) -> None:
+    """One rank's training; rank 0 keeps the records."""
+    recipe, run, world = Recipe.parse(config["recipe"]), Path(config["run"]), World.current()
+    settings, dataset = recipe.training, ShardedImages(config["data"], split="train")
+    model, objective = recipe.build(dataset.shape, len(dataset.classes) or None)
+    store = Store(run, recipe=recipe.training_digest(), data=dataset.digest, keep=settings.keep)
+
+    def from_position(start: int) -> Any:
+        return batches(dataset, settings.batch_images, world.rank, world.size, settings.seed, start)
+
+    events = train(model, objective, settings, from_position, store, world, device=_device())
+    recorder = Recorder(run / "records") if world.first else None
+    if recorder:
+        recorder.cut(store.images_seen)
+    for event in events:
+        if recorder and isinstance(event, Progress):
+            recorder.write(time=time.time(), **asdict(event))
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row to measure: picklable, complete in itself."""
+
+    key: str
+    run: Path
+    settings: Evaluation
+    cell: Cell
+    weights: str  # SHA-256 of a checkpoint's EMA weights, or the name of the network before its first step
+
+    @property
+    def name(self) -> str:
+        return f"untrained, {self.cell}" if self.weights.startswith("untrained") else str(self.cell)
+
+
+def row(job: Job) -> Row:
+    """Measures one cell and keeps its row in RUN."""
+    flow = _untrained(job.run) if job.weights.startswith("untrained") else _trained(job.run, job.weights)
+    measured = evaluate(flow, job.cell, _features(job.settings.features), _reference((job.run, job.settings)))
+    write_row(job.run, measured)
+    return measured
+
+
+# A worker measures many cells: what they share is loaded once.
+@lru_cache(maxsize=1)
+def _trained(run: Path, weights: str) -> Flow:
+    flow = load(run)
+    if flow.lineage["weights"] != weights:
+        raise CheckpointError(
+            "holds newer weights than those to be measured", str(run), "evaluate again when it is still"
+        )
+    return flow
+
+
+@lru_cache(maxsize=1)
+def _untrained(run: Path) -> Flow:
+    return untrained(run)
+
+
+@lru_cache(maxsize=1)
+def _features(name: str) -> Features:
+    return load_features(name)
+
+
+@lru_cache(maxsize=1)
+def _reference(where: tuple[Path, Evaluation]) -> Reference:
+    run, settings = where
+    data = read_json(run / "data.json")["data"]
+    training, heldout = ShardedImages(data, "train"), ShardedImages(data, "test")
+    with in_turn(run / "evaluations"):  # the first worker measures it and leaves it there for the others
+        return measure_reference(training, heldout, _features(settings.features), settings, run / "evaluations")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fm import plugins
 from fm.errors import SettingsError, ValueUserError
 
 Coupling = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -65,3 +66,12 @@ def _checked(z: Tensor, x_1: Tensor, y: Tensor | None) -> None:
 
 
 COUPLINGS: dict[str, Coupling] = {"independent": independent, "minibatch_ot": minibatch_ot}
+
+
+def coupling(name: str) -> Coupling:
+    """The coupling of that name, or at that import path.
+
+    Raises: SettingsError that names the nearest.
+    """
+    due = plugins.Due("a function of (z, x_1, y) that returns a permutation", callable)
+    return plugins.member(name, COUPLINGS, due, "coupling", "training.coupling")

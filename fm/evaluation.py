@@ -22,9 +22,11 @@ from fm.lineage import code_digest, digest
 from fm.metrics import DISTANCES, FEATURES, Features, jackknife
 from fm.noise import uniforms
 from fm.pixels import to_pixels
+from fm.plugins import named
 from fm.results import Row
 from fm.settings import Settings
-from fm.solvers import SOLVERS, steps
+from fm.solvers import steps
+from fm.tableaux import SOLVERS, tableau
 
 FEWEST = 20  # held-out images that a network can be judged by
 CONVERGED = 0.01  # bits/dim: a likelihood counts only if twice the steps (or a tenth of the tolerance) move less
@@ -121,7 +123,7 @@ def cells(settings: Evaluation) -> list[Cell]:
 
 
 def _cell(budget: Budget, settings: Evaluation, where: str) -> Cell:
-    adaptive = bool(member(budget.solver, SOLVERS, "solver", where=where).error)
+    adaptive = bool(tableau(budget.solver, where).error)
     if adaptive != (budget.nfe is None) or adaptive != (budget.tolerance is not None):
         due = "a tolerance and no nfe" if adaptive else "an nfe and no tolerance"
         raise SettingsError(f"{budget.solver} takes {due}", where=where)
@@ -242,9 +244,17 @@ def _read(dataset: Images, most: int) -> tuple[Tensor, Tensor]:
     return images, torch.as_tensor(dataset.labels)[order]
 
 
-def row_key(weights: str, cell: Cell, features: str, data: str) -> str:
-    """Identifies a measurement before it is made: hashes of weights, features and data, cell, code and library."""
-    return digest(weights, data, cell, features, code_digest(), torch.__version__)
+def row_key(weights: str, cell: Cell, features: str, data: str, plugins: str = "") -> str:
+    """Identifies a measurement before it is made: hashes of weights, features and data, cell, code and library.
+
+    `plugins` are the import paths that the network was trained with, as in `Recipe.plugins`.
+    """
+    return digest(weights, data, cell, features, _code(cell, plugins), torch.__version__)
+
+
+def _code(cell: Cell, plugins: str) -> str:
+    """The code that a cell's numbers come from: this project's, and that of the plug-ins."""
+    return code_digest(*sorted({name for name in [*plugins.split(", "), cell.solver] if named(name)}))
 
 
 def evaluate(flow: Flow, cell: Cell, features: Features, reference: Reference) -> Row:
@@ -254,8 +264,9 @@ def evaluate(flow: Flow, cell: Cell, features: Features, reference: Reference) -
     """
     _check(flow, features, reference)
     drawn, seconds = _timed(lambda: _draw(flow, cell, reference))
+    weights, plugins = str(flow.lineage.get("weights")), flow.lineage.get("plugins", "")
     return {
-        "key": row_key(str(flow.lineage.get("weights")), cell, reference.features_weights, reference.data),
+        "key": row_key(weights, cell, reference.features_weights, reference.data, plugins),
         "method": flow.lineage.get("method", flow.method),
         "path": flow.path.kind,
         "solver": cell.solver,
@@ -277,7 +288,7 @@ def evaluate(flow: Flow, cell: Cell, features: Features, reference: Reference) -
         "grid": "uniform" if cell.tolerance is None else "adaptive, joint within the batch",
         "noise": "sample i: position i of stream 'sample'",
         "labels": "none" if flow.classes is None else "as frequent as in the held-out images",
-        "code": code_digest(),
+        "code": _code(cell, plugins),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "device": flow.device.type,
@@ -321,7 +332,7 @@ def _distances(features: Tensor, cell: Cell, reference: Reference) -> Row:
 def _likelihood(flow: Flow, cell: Cell, reference: Reference) -> Row:
     """Bits/dim of the held-out images; it counts only if a finer solution agrees: a coarse one is of no model."""
     images = reference.images[: cell.nll_images]
-    if not len(images) or SOLVERS[cell.solver].one_way:
+    if not len(images) or tableau(cell.solver).one_way:
         return {"bits_per_dim": None, "bits_per_dim_stderr": None, "bits_per_dim_k1": None, "nll_converged": None}
 
     def bits(finer: bool) -> Likelihood:

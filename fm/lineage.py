@@ -7,6 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from fm.plugins import sources
+
 
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text."""
@@ -36,8 +38,9 @@ def leaves(values: Any, key: str = "") -> dict[str, Any]:
 
 
 @cache
-def code_digest() -> str:
-    """Digest of every source file of `fm`: the code that computed a number, whether or not git is there."""
+def code_digest(*plugins: str) -> str:
+    """Digest of every source file of `fm`, and of those of plug-ins: the code that computed a number, without git."""
     root = Path(__file__).parent
-    files = sorted(root.rglob("*.py"))
-    return digest(*[(f.relative_to(root).as_posix(), hashlib.sha256(f.read_bytes()).hexdigest()) for f in files])
+    files = [(f.relative_to(root).as_posix(), f) for f in sorted(root.rglob("*.py"))]
+    files += [(f"{name} {f.name}", f) for name in plugins for f in sources(name)]
+    return digest(*[(name, hashlib.sha256(f.read_bytes()).hexdigest()) for name, f in files])

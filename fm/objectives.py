@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fm import plugins
 from fm.errors import SettingsError, ValueUserError
 from fm.paths import AnyPath, Path, PathSample
 
@@ -196,3 +197,11 @@ OBJECTIVES: dict[str, Callable[[AnyPath], Objective]] = {
     "score_flow_raw": partial(ScoreFlow, output="raw"),
     "score_flow_scaled": partial(ScoreFlow, output="scaled"),
 }
+
+
+def objective(name: str) -> Callable[[AnyPath], Objective]:
+    """The objective of that name, or at that import path, as a function of its path.
+
+    Raises: SettingsError that names the nearest.
+    """
+    return plugins.member(name, OBJECTIVES, plugins.derived(Objective), "objective", "objective")

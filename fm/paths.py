@@ -10,11 +10,12 @@ from dataclasses import field
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from fm.errors import NumericalError, ValueUserError
+from fm.plugins import OrPlugin
 from fm.settings import CONFIG
 
 
@@ -49,7 +50,7 @@ class Path(ABC):
     """
 
     kind: str
-    t_max: ClassVar[float]
+    t_max: ClassVar[float] = 1.0  # where the path, or training on it, ends
 
     @abstractmethod
     def schedule(self, t: Tensor) -> Schedule:
@@ -185,7 +186,6 @@ class OTPath(Path):
         description="Standard deviation left around data at t = 1, in data units: 0 to 1.",
     )
     kind: Literal["ot"] = field(default="ot", kw_only=True)
-    t_max: ClassVar[float] = 1.0
 
     def schedule(self, t: Tensor) -> Schedule:
         one = torch.ones_like(t)
@@ -263,4 +263,4 @@ class VEPath(Path):
         return Schedule(zero + 1, sigma, zero, -(self.sigma_min**2) * log_q * (grown + 1) / sigma, zero)
 
 
-AnyPath = Annotated[OTPath | VPPath | VEPath, Field(discriminator="kind")]
+AnyPath = Annotated[OTPath | VPPath | VEPath, Discriminator("kind"), OrPlugin(Path)]

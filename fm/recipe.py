@@ -1,31 +1,30 @@
 """All settings together, behind one door: `Recipe.load(preset | file | RUN, changes)`; behind it all is explicit.
 
 A Recipe is what may change a number; where it runs is a Place (tasks/cluster.py). Settings live beside the code they
-set; this module joins them, translates pydantic's errors into one sentence, and rebuilds a Flow from a RUN.
+set; this module joins them, and rebuilds a Flow from a RUN. A recipe that names a plug-in (`fm/plugins.py`) runs its
+code.
 """
 
-import json
 import tomllib
-import types
-import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field
 from torch import nn
 
-from fm import presets
+from fm import plugins, presets
 from fm.data import Manifest, Preparation
-from fm.errors import SettingsError, UserError, member, nearest
+from fm.errors import SettingsError, UserError, nearest
 from fm.evaluation import Evaluation, cells
 from fm.files import read_json, write_json
 from fm.flow import Flow
 from fm.lineage import digest
 from fm.models import AnyModel
-from fm.objectives import OBJECTIVES, Objective
+from fm.objectives import OBJECTIVES, Objective, objective
 from fm.parallel import World
+from fm.parsing import fields, parse
 from fm.paths import AnyPath
 from fm.settings import Settings
 from fm.training import Training
@@ -68,10 +67,7 @@ class Recipe(Settings):
 
         Raises: SettingsError, one sentence about the first value that is wrong.
         """
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            raise _translated(cls, error, source) from None
+        return parse(cls, values, source)
 
     def digest(self) -> str:
         """Identifies the experiment: equal digests give equal numbers, wherever they run."""
@@ -84,19 +80,25 @@ class Recipe(Settings):
     def training_values(self) -> dict[str, Any]:
         return self.model_dump(mode="json", exclude={"name", "data", "evaluation"})
 
+    @property
+    def plugins(self) -> str:
+        """The import paths of what is trained with, but does not stand in this project: `a.b:C, d:E`."""
+        names = (self.path.kind, self.objective, self.training.times.kind, self.training.coupling)
+        return ", ".join(name for name in names if plugins.named(name))
+
     def build(self, shape: tuple[int, ...], classes: int | None) -> tuple[nn.Module, Objective]:
         """The freshly initialised network (from the training seed) and its objective, for samples of `shape`."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.training.seed)
             model = self.model.build(shape, classes if self.class_conditional else None)
-        return model, OBJECTIVES[self.objective](self.path)
+        return model, objective(self.objective)(self.path)
 
     def check(self, workers: int = 1) -> None:
         """The rules across fields and for that many workers, by building all without memory; each flow's first line.
 
         Raises: SettingsError, one sentence.
         """
-        member(self.objective, OBJECTIVES, "objective", "objective")
+        objective(self.objective)
         check_training(self.training, World(size=workers))
         cells(self.evaluation)
         with torch.device("meta"):
@@ -133,6 +135,8 @@ def untrained_weights(recipe: Recipe) -> str:
 
 def _flow(recipe: Recipe, model: nn.Module, objective: Objective, data: dict[str, Any], info: dict[str, Any]) -> Flow:
     lineage = {"data": data["digest"], "recipe": recipe.digest(), **info}
+    if recipe.plugins:
+        lineage["plugins"] = recipe.plugins
     classes = tuple(data["classes"]) if recipe.class_conditional else None
     return Flow(model, objective, shape=tuple(data["shape"]), classes=classes, lineage=lineage)
 
@@ -221,69 +225,14 @@ def _pair(change: str) -> tuple[str, Any]:
 def _set(values: dict[str, Any], key: str, value: Any, kind: Any = Recipe) -> None:
     """Changes one nested value; another member of a family (`path=vp`, `path.kind=vp`) takes its defaults."""
     name, _, rest = key.partition(".")
-    known = _fields(kind, values.get("kind"))
-    if name not in known or (rest and not isinstance(values.get(name), dict)):
+    known = fields(kind, values.get("kind"))
+    unknown = name not in known and not plugins.named(values.get("kind"))  # which knows its options when it is built
+    if unknown or (rest and not isinstance(values.get(name), dict)):
         raise SettingsError(f"no such setting {name!r}", "--set", nearest(name, known))
     if rest:
-        return _set(values[name], rest, value, known[name])
+        return _set(values[name], rest, value, known.get(name))
     if name == "kind" and values.get("kind") != value:
         values.clear()
     if isinstance(values.get(name), dict) and isinstance(value, str):
         value = {"kind": value}
     values[name] = value
-
-
-def _translated(cls: type, error: ValidationError, source: str) -> SettingsError:
-    """pydantic's first complaint as one sentence: the key's path, the value, its range or the nearest name."""
-    first = error.errors(include_url=False)[0]
-    keys, known = _followed(cls, first["loc"])
-    where = ": ".join(filter(None, [source, ".".join(keys)]))
-    if first["type"] == "extra_forbidden":
-        return SettingsError("no such setting", where, nearest(keys[-1], known))
-    if first["type"] == "missing":
-        return SettingsError("is missing", where, "a recipe states every setting")
-    if first["type"] == "union_tag_invalid":
-        tags = [_kind_of(member) or "" for member in _members(known[keys[-1]])]
-        return SettingsError(f"unknown {keys[-1]} {first['ctx']['tag']!r}", where, nearest(first["ctx"]["tag"], tags))
-    message = first["msg"][:1].lower() + first["msg"][1:]
-    return SettingsError(f"{json.dumps(first['input'], default=str)} given, but {message}", where)
-
-
-def _followed(kind: Any, loc: tuple[Any, ...]) -> tuple[list[str], dict[str, Any]]:
-    """The keys of a place in nested settings as a user writes them, without pydantic's names of union members; and the
-    fields that are known beside the last of them."""
-    keys: list[str] = []
-    known: dict[str, Any] = {}
-    for part in loc:
-        if part in [_kind_of(member) for member in _members(kind)] and len(_members(kind)) > 1:
-            kind = next(member for member in _members(kind) if _kind_of(member) == part)
-            continue
-        known = _fields(kind)
-        kind = known.get(part)
-        keys.append(str(part))
-    return keys, known
-
-
-def _fields(kind: Any, member: str | None = None) -> dict[str, Any]:
-    """Names and types of the fields of settings; of a union those of the named member, or of all."""
-    members = [m for m in _members(kind) if member is None or _kind_of(m) == member] or _members(kind)
-    return {name: hint for m in members for name, hint in _hints(m).items()}
-
-
-def _members(kind: Any) -> list[Any]:
-    if typing.get_origin(kind) is typing.Annotated:
-        kind = typing.get_args(kind)[0]
-    return list(typing.get_args(kind)) if typing.get_origin(kind) in (typing.Union, types.UnionType) else [kind]
-
-
-def _hints(kind: Any) -> dict[str, Any]:
-    if not isinstance(kind, type):
-        return {}
-    names = getattr(kind, "model_fields", None) or getattr(kind, "__dataclass_fields__", {})
-    hints = typing.get_type_hints(kind, include_extras=True)
-    return {name: hints[name] for name in names}
-
-
-def _kind_of(member: Any) -> str | None:
-    args = typing.get_args(_hints(member).get("kind"))
-    return args[0] if args else None

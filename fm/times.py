@@ -8,11 +8,12 @@ from dataclasses import field
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Discriminator, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from fm.errors import SettingsError
+from fm.plugins import OrPlugin
 from fm.settings import CONFIG
 
 
@@ -92,4 +93,4 @@ def stratified(u: Tensor, positions: Tensor, batch_images: int) -> Tensor:
     return ((stratum + u.double()) / batch_images).to(u.dtype).clamp(max=1 - 2.0**-24)
 
 
-AnyTimes = Annotated[Uniform | LogitNormal | Skewed, Field(discriminator="kind")]
+AnyTimes = Annotated[Uniform | LogitNormal | Skewed, Discriminator("kind"), OrPlugin(Times)]

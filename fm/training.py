@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fm import noise
 from fm.checkpoints import Saved, State, Store
-from fm.couplings import COUPLINGS
+from fm.couplings import COUPLINGS, coupling
 from fm.ema import Ema
 from fm.errors import Diverged, SettingsError, member
 from fm.objectives import Objective, drop_labels
@@ -151,7 +151,7 @@ def train(
 def check(settings: Training, world: World) -> None:
     """The rules that no single field can hold."""
     member(settings.schedule, SCHEDULES, "schedule", where="training.schedule")
-    member(settings.coupling, COUPLINGS, "coupling", where="training.coupling")
+    coupling(settings.coupling)
     if settings.batch_images < world.size:
         raise SettingsError(
             f"a batch of {settings.batch_images} images cannot be shared by {world.size} workers",
@@ -256,9 +256,9 @@ def draw(
     return x_1, t, coupled(z, x_1, y, settings.coupling), y
 
 
-def coupled(z: Tensor, x_1: Tensor, y: Tensor | None, coupling: str) -> Tensor:
+def coupled(z: Tensor, x_1: Tensor, y: Tensor | None, name: str) -> Tensor:
     """The noises in the order in which they go with the images, matched within this part of the batch."""
-    return z[COUPLINGS[coupling](z, x_1, y)]
+    return z[coupling(name)(z, x_1, y)]
 
 
 class Clock:

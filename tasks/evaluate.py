@@ -71,7 +71,8 @@ def _jobs(run: Path, recipe: Recipe, saved: Saved) -> list[Job]:
     # The cheapest cell: a network before its first step answers zero, which every solver integrates exactly.
     baseline = min(grid, key=lambda cell: cell.nfe or 1000)
     pairs = [(cell, saved.weights) for cell in grid] + [(baseline, untrained_weights(recipe))]
-    return [Job(row_key(weights, cell, features, data), run, settings, cell, weights) for cell, weights in pairs]
+    keys = [row_key(weights, cell, features, data, recipe.plugins) for cell, weights in pairs]
+    return [Job(key, run, settings, cell, weights) for key, (cell, weights) in zip(keys, pairs, strict=True)]
 
 
 def _measure(jobs: list[Job], recipe: Recipe) -> None:

@@ -14,7 +14,7 @@ from fm.solvers.field import Field, Solution, Velocity
 from fm.solvers.fixed import fixed, grid_for, steps
 from fm.solvers.grids import GRIDS
 from fm.solvers.multistep import multistep
-from fm.solvers.tableaux import SOLVERS, Multistep, Tableau
+from fm.tableaux import SOLVERS, Multistep, Tableau, tableau
 
 __all__ = ["CONTROLS", "GRIDS", "SOLVERS", "Multistep", "Solution", "Tableau", "Velocity", "solve", "steps"]
 
@@ -46,18 +46,18 @@ def solve(
     Raises: SettingsError for an unknown method, a budget it cannot meet, or another method's options; ValueUserError
     for shapes and dtypes; NumericalError for NaN or infinity (which sample, which t) or a vanishing step.
     """
-    tableau = member(method, SOLVERS, "solver", where="method")
+    solver = tableau(method)
     field, start, end = Field(velocity, x_0), float(t_span[0]), float(t_span[1])
     for t in at:
         if not min(start, end) <= t <= max(start, end):
             raise SettingsError(f"time {t} is outside the span from {start} to {end}", where="at")
-    if not tableau.error:
+    if isinstance(solver, Multistep) or not solver.error:
         path = path or getattr(velocity, "path", None)
-        layout = member(grid or tableau.grid, GRIDS, "time grid", where="grid")
+        layout = member(grid or solver.grid, GRIDS, "time grid", where="grid")
         times = grid_for(method, nfe, velocity, field.time_dtype, lambda count: layout(path, start, end, count))
-        if isinstance(tableau, Multistep):
+        if isinstance(solver, Multistep):
             return multistep(field, path, times, at)
-        return fixed(field, tableau, times, at)
+        return fixed(field, solver, times, at)
     if grid is not None:
         raise SettingsError(f"{method} chooses its own steps", where="grid", mend="leave grid out")
     if nfe is not None:
@@ -65,4 +65,4 @@ def solve(
     if not (rtol >= 0 and atol >= 0 and rtol + atol > 0):
         raise SettingsError(f"tolerances {rtol} and {atol}", where="rtol, atol", mend="give positive ones")
     per_sample = member(control, CONTROLS, "control", where="control")
-    return Adaptive(field, tableau, (rtol, atol), (start, end), at, per_sample).run(max_nfe)
+    return Adaptive(field, solver, (rtol, atol), (start, end), at, per_sample).run(max_nfe)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fm.errors import NumericalError
 from fm.solvers.field import Field, Solution, State, calls_at, column, combine, step
-from fm.solvers.tableaux import Tableau
+from fm.tableaux import Tableau
 
 SAFETY, GROWTH, SHRINKAGE = 0.9, 10.0, 0.2
 

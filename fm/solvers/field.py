@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fm.errors import NumericalError, ValueUserError
-from fm.solvers.tableaux import Tableau
+from fm.tableaux import Tableau
 
 State = tuple[Tensor, ...]
 Velocity = Callable[[Any, Tensor], Any]

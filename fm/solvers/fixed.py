@@ -5,9 +5,9 @@ from itertools import pairwise
 
 import torch
 
-from fm.errors import SettingsError, member
+from fm.errors import SettingsError
 from fm.solvers.field import Field, Solution, State, Velocity, calls_at, stage_times, step
-from fm.solvers.tableaux import SOLVERS, Tableau
+from fm.tableaux import Tableau, tableau
 
 
 def steps(method: str, nfe: int | None, cost: int = 1) -> int:
@@ -15,7 +15,7 @@ def steps(method: str, nfe: int | None, cost: int = 1) -> int:
 
     Raises: SettingsError that names the nearest budgets the method can meet.
     """
-    each = member(method, SOLVERS, "solver", where="method").stages * cost
+    each = tableau(method).stages * cost
     if nfe is None:
         raise SettingsError(f"{method} needs a number of evaluations", where="nfe", mend=f"give a multiple of {each}")
     if nfe < each or nfe % each:
@@ -33,7 +33,7 @@ def grid_for(
 
     Raises: SettingsError that names the nearest budgets.
     """
-    tableau = SOLVERS[method]
+    solver = tableau(method)
     first, last = grid(1)
     cost = calls_at(velocity, torch.linspace(first, last, 1001, dtype=torch.float64))
     if nfe is None or cost.min() == cost.max():
@@ -42,10 +42,10 @@ def grid_for(
     def calls(times: list[float]) -> int:
         ends = torch.tensor(times, dtype=torch.float64)
         t, t_1 = ends[:-1], ends[1:]
-        stages = stage_times(tableau, t, t_1, t_1 - t, dtype) if isinstance(tableau, Tableau) else [t]
+        stages = stage_times(solver, t, t_1, t_1 - t, dtype) if isinstance(solver, Tableau) else [t]
         return sum(int(calls_at(velocity, at).sum()) for at in stages)
 
-    made = {calls(grid(count)): count for count in range(1, max(nfe, tableau.stages) // tableau.stages + 1)}
+    made = {calls(grid(count)): count for count in range(1, max(nfe, solver.stages) // solver.stages + 1)}
     if nfe not in made:
         near = sorted(made, key=lambda budget: abs(budget - nfe))[:2]
         what = f"{method} cannot make {nfe} network calls with a velocity that costs more at some times"
@@ -53,12 +53,12 @@ def grid_for(
     return grid(made[nfe])
 
 
-def fixed(field: Field, tableau: Tableau, grid: list[float], at: Sequence[float]) -> Solution:
+def fixed(field: Field, solver: Tableau, grid: list[float], at: Sequence[float]) -> Solution:
     """One step between each two neighbours of the grid; states at the asked times by a parabola inside their step."""
     y, saved = field.state, {t: field.outer(field.state) for t in at if t == grid[0]}
     for t_0, t_1 in pairwise(grid):
         ends = torch.tensor([t_0, t_1], dtype=torch.float64)
-        y_1, slopes = step(field, tableau, y, ends[0], ends[1], ends[1] - ends[0])
+        y_1, slopes = step(field, solver, y, ends[0], ends[1], ends[1] - ends[0])
         for t in at:
             if min(t_0, t_1) <= t <= max(t_0, t_1) and t != t_0:
                 saved[t] = field.outer(_parabola(y, slopes[0], y_1, t_1 - t_0, (t - t_0) / (t_1 - t_0)))

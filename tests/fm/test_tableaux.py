@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 
-from fm.solvers.tableaux import SOLVERS, Tableau
+from fm.tableaux import SOLVERS, Tableau
 
 RUNGE_KUTTA = {name: tableau for name, tableau in SOLVERS.items() if isinstance(tableau, Tableau)}
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from fractions import Fraction
 
+from fm import plugins
+
 Row = tuple[Fraction, ...]
 
 
@@ -94,3 +96,12 @@ SOLVERS: dict[str, Tableau | Multistep] = {
     "dopri5": DOPRI5,
     "dpm2m": Multistep(order=2),
 }
+
+
+def tableau(name: str, where: str = "method") -> Tableau | Multistep:
+    """The solver of that name, or at that import path.
+
+    Raises: SettingsError that names the nearest.
+    """
+    due = plugins.Due("a fm.tableaux.Tableau", lambda found: isinstance(found, Tableau))
+    return plugins.member(name, SOLVERS, due, "solver", where)

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -155,7 +156,15 @@ def sample(
     n: Annotated[int, typer.Option(min=1, help="How many pictures.")] = 64,
     out: Annotated[Path, typer.Option(help="The PNG to write: one grid of all pictures.")] = Path("grid.png"),
     class_name: Annotated[str, typer.Option("--class", help="Only this class, of a class-conditional network.")] = "",
-    guidance: Annotated[float, typer.Option(help="Strength of classifier-free guidance; 0: none.")] = 0.0,
+    guidance: Annotated[
+        float, typer.Option(help="Strength of guidance, away from no label or --guide; 0: none.")
+    ] = 0.0,
+    interval: Annotated[
+        str, typer.Option("--guidance-interval", help="Guide only between these two times of 0 (noise) to 1.")
+    ] = "0,1",
+    guide: Annotated[
+        Path | None, typer.Option(help="RUN of a weaker network of the same kind, to guide away from.")
+    ] = None,
     solver: Annotated[str, typer.Option(help="How the ODE is solved.")] = "midpoint",
     nfe: Annotated[int | None, typer.Option(min=1, help="Network evaluations for a picture (fixed steps).")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the initial noise.")] = 0,
@@ -164,16 +173,21 @@ def sample(
     _existing(run)
     if out.is_dir() or not os.access(out.resolve().parent, os.W_OK):
         raise UserError("no picture can be written here", str(out), "name a file in a folder you may write")
-    from fm.errors import member
+    from fm.tableaux import tableau
+
+    fixed, between = not tableau(solver, "--solver").error, _interval(interval)
+    if (guidance and not (class_name or guide)) or (guide and not guidance):
+        raise SettingsError("go together", "--guidance and --class or --guide", "for example --guidance 1 --guide RUN")
+    if guide:
+        _existing(guide)
     from fm.files import atomic
     from fm.recipe import load
     from fm.report.figures import image_grid
-    from fm.solvers import SOLVERS
 
-    fixed = not member(solver, SOLVERS, "solver", "--solver").error
-    flow = load(run)
+    flow, weaker = load(run), load(guide) if guide else None
     y = flow.labels_of(class_name, n) if class_name else None
-    images = flow.sample(n, seed, y=y, guidance=guidance, method=solver, nfe=nfe or (32 if fixed else None))
+    guided = {"guidance": guidance, "interval": between, "guide": weaker}
+    images = flow.sample(n, seed, y=y, method=solver, nfe=nfe or (32 if fixed else None), **guided)
     with atomic(out) as file:
         file.write(image_grid(images))
     typer.echo(f"{n} pictures in {out} ({solver}, {nfe or (32 if fixed else 'adaptive')} NFE, seed {seed})")
@@ -285,15 +299,24 @@ def _recipe(preset: str, changes: list[str] | None, workers: int = 1) -> Any:
 
 
 def _preparation(**values: Any) -> Any:
-    from fm.recipe import Recipe
+    from fm.data import Preparation
+    from fm.parsing import parse
 
-    return Recipe.load("demo", {f"data.{key}": value for key, value in values.items()}).data
+    return parse(Preparation, tomllib.loads(presets.file("demo").read_text())["data"] | values)
 
 
 def _place(address: str, workers: int) -> Any:
     from tasks.cluster import Place
 
     return Place(address=address, workers=workers)
+
+
+def _interval(text: str) -> tuple[float, float]:
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise SettingsError(f"{text!r} is not two times", "--guidance-interval", "for example 0.2,0.8") from None
+    return low, high
 
 
 def _measurements(solvers: str, nfe: str, samples: int | None, nll_k: int | None) -> list[str]:
@@ -305,6 +328,10 @@ def _measurements(solvers: str, nfe: str, samples: int | None, nll_k: int | None
     if not all(n.strip().isdigit() for n in nfe.split(",") if nfe):
         raise SettingsError(f"{nfe!r} is not a list of whole numbers", "--nfe", "for example 4,8,16")
     if solvers:
+        from fm.tableaux import tableau
+
+        for solver in solvers.split(","):
+            tableau(solver, "--solvers")
         cells = [f'{{solver = "{s}", nfe = {n}}}' for s in solvers.split(",") for n in nfe.split(",")]
         changes.append(f"evaluation.grid=[{', '.join(cells)}]")
     return changes

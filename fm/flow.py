@@ -1,17 +1,19 @@
 """A trained flow ready for use: draw, encode, decode, interpolate, likelihood. It knows no recipe and no files."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fm.errors import NumericalError, SettingsError, ValueUserError, member
-from fm.likelihood import Likelihood, bits_per_dim
+from fm.likelihood import Likelihood, bits_of_density, bits_per_dim
 from fm.noise import draws
-from fm.objectives import Objective
+from fm.objectives import Objective, Velocity
 from fm.paths import Path
 from fm.pixels import to_pixels, to_unit
 from fm.solvers import Solution, solve
@@ -35,11 +37,35 @@ class Drawn(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Flow:
-    """A network with its objective, for samples of `shape` ((channels, height, width) of images, (2,) of points).
+class RoundTrip:
+    """What `decode(encode(x))` loses: absolute error over all values, in grey levels of images or the units of points;
+    what a sample's solves cost there and back, at most."""
 
-    `lineage` says where it comes from (weights, data, recipe, images_seen, ...) and is copied into every result.
-    Solver arguments are `method`, `nfe` (fixed steps) or `rtol` and `atol`; labels y are int (n,).
+    largest: float
+    mean: float
+    unit: str
+    solver: str
+    nfe: tuple[int, int]
+
+    def __str__(self) -> str:
+        there, back = self.nfe
+        error = f"off by {self.largest:.3g} {self.unit} at most, {self.mean:.3g} on average"
+        return f"there and back: {error} ({self.solver}, {there} NFE to the noise, {back} back)"
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A network with its objective, for samples of `shape`: images (channels, height, width) or points (2,).
+
+    Images are uint8 outside and floats in [-1, 1) inside; points are floats, the same on both sides. `lineage` says
+    where the network comes from (weights, data, recipe, images_seen, ...) and is copied into every result.
+    Solver arguments are `method`, `nfe` (fixed steps) or `rtol` and `atol`; without a method it is midpoint where `nfe`
+    is given, else dopri5. Labels y are int (n,), or one for all.
+
+    Guidance: `guidance` g samples with v_weak + (1 + g)(v - v_weak) at times in `interval`, where v_weak is the
+    network's without label, or that of `guide`, the Flow of a weaker network (`Objective.velocity`).
+
+    Raises: ValueUserError for samples of another shape or dtype; NumericalError as `fm.solvers.solve` does.
     """
 
     model: nn.Module
@@ -66,8 +92,14 @@ class Flow:
     def device(self) -> torch.device:
         return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
+    @property
+    def of_images(self) -> bool:
+        """Whether samples are images, and not points."""
+        return len(self.shape) == 3
+
     def velocity(self, x: Tensor, t: Tensor, y: Tensor | None = None, guidance: float = 0.0) -> Tensor:
-        """u_t(x) at states (b, *shape) and times t, a scalar or (b,)."""
+        """u_t(x) at states (b, *shape) and times t in [0, t_max], a scalar or (b,)."""
+        self.path.mean_std(self._fitting(x), t)  # refuses other times and dtypes
         return self.objective.velocity(self.model, y=y, guidance=guidance)(x, t)
 
     def sample(
@@ -80,13 +112,8 @@ class Flow:
         guidance: float = 0.0,
         **options: Any,
     ) -> Tensor:
-        """n images, uint8 (n, channels, height, width); of points the float states (n, 2).
-
-        Without a method: midpoint where `nfe` is given, else dopri5. `options` as in `draw`.
-        """
-        method = method or ("midpoint" if nfe else "dopri5")
-        x = self.draw(n, seed, method=method, nfe=nfe, y=y, guidance=guidance, **options).x
-        return to_pixels(x) if len(self.shape) == 3 else x
+        """n images, uint8 (n, channels, height, width); of points the float states (n, 2). `options` as in `draw`."""
+        return self._outside(self.draw(n, seed, method=method, nfe=nfe, y=y, guidance=guidance, **options).x)
 
     def draw(
         self,
@@ -95,6 +122,8 @@ class Flow:
         *,
         y: Tensor | None = None,
         guidance: float = 0.0,
+        interval: tuple[float, float] = (0.0, 1.0),
+        guide: "Flow | None" = None,
         batch: int = 64,
         start: int = 0,
         **solver: Any,
@@ -103,12 +132,15 @@ class Flow:
 
         An adaptive solver shares its steps within a batch, so there the batch size is part of the result.
         """
+        if n < 1:
+            raise ValueUserError(f"{n} samples asked for", where="n", mend="ask for 1 or more")
         y = self._labels(y, n)
         found = []
         for part in _parts(n, batch):
             z = draws(seed, NOISE, torch.arange(start + part.start, start + part.stop), self.shape, self.device)
-            label = None if y is None else y[part]
-            found.append(self._solve(self.path.sample_source(z), (0.0, self.path.t_max), label, guidance, **solver))
+            velocity = self._velocity(None if y is None else y[part], guidance, interval, guide)
+            with _numbered_from(part.start):
+                found.append(_solved(velocity, self.path.sample_source(z), (0.0, self.path.t_max), **solver))
         per_sample = torch.cat([s.nfe_per_sample for s in found]).double()
         return Drawn(torch.cat([s.x for s in found]), max(s.nfe for s in found), float(per_sample.mean()))
 
@@ -116,46 +148,69 @@ class Flow:
         self, n: int, times: Sequence[float], seed: int = 0, *, y: Tensor | None = None, **solver: Any
     ) -> Tensor:
         """The states of n samples on their way, at times in [0, 1]: (len(times), n, *shape); t = 0 is the noise."""
-        z = draws(seed, NOISE, torch.arange(n), self.shape, self.device)
+        x_0 = self.path.sample_source(draws(seed, NOISE, torch.arange(n), self.shape, self.device))
         end = self.path.t_max
-        at = [min(t, end) for t in times]
-        return torch.stack(self._solve(self.path.sample_source(z), (0.0, end), self._labels(y, n), at=at, **solver).at)
+        at = [min(t, end) if t <= 1 else t for t in times]
+        return torch.stack(_solved(self._velocity(self._labels(y, n)), x_0, (0.0, end), at=at, **solver).at)
 
     def encode(self, images: Tensor, *, y: Tensor | None = None, **solver: Any) -> Tensor:
-        """The noise x_0 that flows to these uint8 images: the same ODE from t = 1 to t = 0."""
-        x_1 = to_unit(self._fitting(images).to(self.device))
-        return self._solve(x_1, (self.path.t_max, 0.0), self._labels(y, len(images)), **solver).x
+        """The noise x_0 (n, *shape) that flows to these images or points: the same ODE from t = 1 to t = 0."""
+        return self._encoded(images, y, solver).x
 
-    def decode(self, x_0: Tensor, *, y: Tensor | None = None, guidance: float = 0.0, **solver: Any) -> Tensor:
-        """The uint8 images that x_0 (n, *shape) flows to: undoes `encode` up to the solver's error."""
-        span = (0.0, self.path.t_max)
-        return to_pixels(self._solve(x_0.to(self.device), span, self._labels(y, len(x_0)), guidance, **solver).x)
+    def decode(
+        self,
+        x_0: Tensor,
+        *,
+        y: Tensor | None = None,
+        guidance: float = 0.0,
+        interval: tuple[float, float] = (0.0, 1.0),
+        guide: "Flow | None" = None,
+        **solver: Any,
+    ) -> Tensor:
+        """The images or points that x_0 (n, *shape) flows to: undoes `encode` up to the solver's error."""
+        velocity = self._velocity(self._labels(y, len(x_0)), guidance, interval, guide)
+        return self._outside(self._decoded(x_0, velocity, solver).x)
+
+    def round_trip(self, images: Tensor, *, y: Tensor | None = None, **solver: Any) -> RoundTrip:
+        """How far decoding the encoded images or points leads past them, as one line to print."""
+        there = self._encoded(images, y, solver)
+        back = self._decoded(there.x, self._velocity(self._labels(y, len(images))), solver)
+        error = (self._outside(back.x).cpu().double() - images.cpu().double()).abs()
+        unit, method = "grey levels" if self.of_images else "units", _chosen(solver)["method"]
+        return RoundTrip(float(error.max()), float(error.mean()), unit, method, (there.nfe, back.nfe))
 
     def interpolate(self, image_a: Tensor, image_b: Tensor, steps: int = 8, **solver: Any) -> Tensor:
-        """`steps` images from a to b (each uint8 (c, h, w)) along the great circle between their noises."""
+        """`steps` images or points from a to b (each of `shape`), both included: (steps, *shape).
+
+        Between their noises the direction follows the great circle and the length goes evenly from one to the other.
+        """
         a, b = self.encode(torch.stack([image_a, image_b]), **solver)
+        at = torch.linspace(0, 1, steps, device=a.device).view(-1, *[1] * len(self.shape))
         cosine = torch.dot(a.flatten(), b.flatten()) / (a.norm() * b.norm())
-        angle = torch.acos(cosine.clamp(-1, 1)).clamp(min=1e-4)
-        at = torch.linspace(0, 1, steps, device=a.device).view(-1, 1, 1, 1)
-        return self.decode((torch.sin((1 - at) * angle) * a + torch.sin(at * angle) * b) / torch.sin(angle), **solver)
+        angle = torch.acos(cosine.clamp(-1, 1)).clamp(1e-4, math.pi - 1e-4)
+        direction = (torch.sin((1 - at) * angle) * a / a.norm() + torch.sin(at * angle) * b / b.norm()) / angle.sin()
+        return self.decode(((1 - at) * a.norm() + at * b.norm()) * direction, **solver)
 
     def bits_per_dim(
         self, images: Tensor, k: int = 1, *, seed: int = 0, y: Tensor | None = None, batch: int = 64, **options: Any
     ) -> Likelihood:
-        """Negative log-likelihood of uint8 images in bits per dimension, image i with noise position i.
+        """Negative log-likelihood in bits per dimension, image or point i with noise position i.
 
-        `options` go to `fm.likelihood.bits_per_dim` (method, nfe, rtol, atol, divergence, probe).
+        Of uint8 images by the paper's protocol over k dequantisations (`fm.likelihood.bits_per_dim`: 8 is what uniform
+        levels cost). Of points -log2 p(x) / D of the density in their own units, by the exact trace
+        (`fm.likelihood.bits_of_density`; k has no meaning there). `options` go to that function.
         """
-        y = self._labels(y, len(self._fitting(images)))
+        y, x = self._labels(y, len(images)), self._fitting(images).to(self.device)
+        if not self.of_images and k != 1:
+            raise SettingsError("points are not dequantised", where="k", mend="leave k out")
+        measure: Callable[..., Likelihood] = partial(bits_per_dim, k=k) if self.of_images else bits_of_density
         found = []
-        for part in _parts(len(images), batch):
-            velocity = self.objective.velocity(self.model, y=None if y is None else y[part])
-            positions = torch.arange(part.start, part.stop)
-            found.append(
-                bits_per_dim(
-                    velocity, images[part].to(self.device), self.path, k=k, seed=seed, positions=positions, **options
+        for part in _parts(len(x), batch):
+            velocity, positions = self._velocity(None if y is None else y[part]), torch.arange(part.start, part.stop)
+            with _numbered_from(part.start):
+                found.append(
+                    measure(velocity, x[part], path=self.path, seed=seed, positions=positions, **_chosen(options))
                 )
-            )
         return joined(found)
 
     def labels_of(self, name: str, n: int) -> Tensor:
@@ -167,32 +222,54 @@ class Flow:
             raise SettingsError("this network is not class-conditional", "class", "train with class_conditional = true")
         return torch.full((n,), member(name, {c: i for i, c in enumerate(self.classes)}, "class"))
 
-    def _solve(
-        self, x: Tensor, span: tuple[float, float], y: Tensor | None, guidance: float = 0.0, **solver: Any
-    ) -> Solution:
-        with torch.no_grad():
-            solution = solve(self.objective.velocity(self.model, y=y, guidance=guidance), x, t_span=span, **solver)
-        if solution.stopped:
-            raise NumericalError(solution.stopped, "sampling", "loosen rtol and atol, or give a larger max_nfe")
-        return solution
+    def _velocity(
+        self,
+        y: Tensor | None,
+        guidance: float = 0.0,
+        interval: tuple[float, float] = (0.0, 1.0),
+        guide: "Flow | None" = None,
+    ) -> Velocity:
+        if guide and (guide.shape, guide.classes, guide.objective) != (self.shape, self.classes, self.objective):
+            raise ValueUserError(
+                "the guide has another shape, classes or objective", where="guide", mend="give a weaker network alike"
+            )
+        return self.objective.velocity(self.model, y, None, guidance, interval, guide.model if guide else None)
+
+    def _encoded(self, images: Tensor, y: Tensor | None, solver: dict[str, Any]) -> Solution:
+        x = self._fitting(images).to(self.device)
+        x_1 = to_unit(x) if self.of_images else x
+        return _solved(self._velocity(self._labels(y, len(x))), x_1, (self.path.t_max, 0.0), **solver)
+
+    def _decoded(self, x_0: Tensor, velocity: Velocity, solver: dict[str, Any]) -> Solution:
+        return _solved(velocity, self._fitting(x_0).to(self.device), (0.0, self.path.t_max), **solver)
+
+    def _outside(self, x: Tensor) -> Tensor:
+        """States at t = 1 as the user sees them."""
+        return to_pixels(x) if self.of_images else x
 
     def _labels(self, y: Tensor | None, n: int) -> Tensor | None:
         if y is None:
             return None
         if self.classes is None:
             raise ValueUserError("labels given to a network that was trained without", where="y", mend="leave y out")
+        if y.ndim == 0:
+            y = y.expand(n)
         if len(y) != n or not (int(y.min()) >= -1 and int(y.max()) < len(self.classes)):
             due = f"labels 0..{len(self.classes) - 1} (-1: none)"
             raise ValueUserError(f"{len(y)} labels given where {n} {due} are due", where="y")
         return y.to(self.device)
 
-    def _fitting(self, images: Tensor) -> Tensor:
-        if tuple(images.shape[1:]) != tuple(self.shape):
+    def _fitting(self, x: Tensor) -> Tensor:
+        """Images, points or states of the network's own shape, one or more."""
+        what = "images" if self.of_images else "points"
+        if tuple(x.shape[1:]) != tuple(self.shape):
             raise ValueUserError(
-                f"images of {_size(tuple(images.shape[1:]))} given to a network of {_size(self.shape)}",
+                f"{what} of {_size(x.shape[1:])} given to a network of {_size(self.shape)}",
                 mend="use the data set it was trained on, or prepare one of its size",
             )
-        return images
+        if not len(x):
+            raise ValueUserError(f"0 {what} given", mend="give 1 or more")
+        return x
 
 
 def joined(parts: Sequence[Likelihood]) -> Likelihood:
@@ -202,10 +279,33 @@ def joined(parts: Sequence[Likelihood]) -> Likelihood:
     return Likelihood(bpd, stderr, sum(p.nfe * len(p.bpd) for p in parts) / len(bpd), parts[0].k, bpd_k1, gain)
 
 
+def _solved(velocity: Velocity, x: Tensor, span: tuple[float, float], **solver: Any) -> Solution:
+    with torch.no_grad():
+        solution = solve(velocity, x, t_span=span, **_chosen(solver))
+    if solution.stopped:
+        raise NumericalError(solution.stopped, "sampling", "loosen rtol and atol, or give a larger max_nfe")
+    return solution
+
+
+def _chosen(solver: dict[str, Any]) -> dict[str, Any]:
+    """The solver's arguments with a method: midpoint where `nfe` is given, else dopri5."""
+    return {**solver, "method": solver.get("method") or ("midpoint" if solver.get("nfe") else "dopri5")}
+
+
+@contextmanager
+def _numbered_from(start: int) -> Iterator[None]:
+    """A solver numbers the samples of its batch: an error says where that batch begins."""
+    try:
+        yield
+    except NumericalError as error:
+        where = f"{error.where} of the batch from {start} on" if start else error.where
+        raise NumericalError(error.what, where, error.mend) from None
+
+
 def _parts(n: int, size: int) -> Iterator[slice]:
     for start in range(0, n, size):
         yield slice(start, min(start + size, n))
 
 
-def _size(shape: tuple[int, ...]) -> str:
+def _size(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape))

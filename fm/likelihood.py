@@ -106,11 +106,30 @@ def bits_per_dim(
     return _summary(torch.stack(shared), torch.stack(fresh), math.prod(images.shape[1:]), sum(counts) / k)
 
 
-def _summary(shared: Tensor, fresh: Tensor, dims: int, nfe: float) -> Likelihood:
+def bits_of_density(
+    velocity: Velocity,
+    x_1: Tensor,
+    path: Path,
+    divergence: str = "exact",
+    seed: int = 0,
+    positions: Tensor | None = None,
+    **solver: Any,
+) -> Likelihood:
+    """Bits per dimension of float data (batch, ...) as they are: -log2 p(x_1) / D, a density in the data's own units.
+
+    Without dequantisation and its offset: it may be negative, halving the unit of length adds 1, and it is not
+    comparable with that of pixels. Arguments and errors as in `log_prob`; no gradients.
+    """
+    with torch.no_grad(), full_precision(x_1.device):
+        (nats,), solution = _log_probs(velocity, x_1, path, divergence, seed, positions, ["probe"], solver)
+    return _summary(nats[None], nats[None], math.prod(x_1.shape[1:]), solution.nfe, offset=0.0)
+
+
+def _summary(shared: Tensor, fresh: Tensor, dims: int, nfe: float, offset: float = BITS_OFFSET) -> Likelihood:
     """From log-likelihoods (k, batch) with the shared and with the chosen probes."""
 
     def bits(nats: Tensor) -> Tensor:
-        return BITS_OFFSET - nats / (dims * math.log(2))
+        return offset - nats / (dims * math.log(2))
 
     k = len(fresh)
     bpd = bits(fresh.logsumexp(0) - math.log(k))

@@ -105,7 +105,7 @@ class OrPlugin:
         return self._built(kind, value) if isinstance(value, Mapping) else value
 
     def _built(self, kind: str, values: Mapping[str, Any]) -> Any:
-        cls: Any = imported(kind, derived(self.base))
+        cls: type = imported(kind, derived(self.base))
         if not is_dataclass(cls):
             raise SettingsError(f"{kind!r} is no dataclass", mend="its fields are its settings: decorate the class")
         options = {name: value for name, value in values.items() if name != "kind"}

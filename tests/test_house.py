@@ -13,6 +13,7 @@ from flows.cli import app
 
 ROOT = Path(__file__).parent.parent
 MODULES = [f for room in ("fm", "tasks", "flows", "infra") for f in sorted((ROOT / room).rglob("*.py"))]
+RUN = "a-run"
 HEAVY = ("torch", "ray", "prefect", "mlflow")
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
@@ -75,13 +76,30 @@ def test_every_command_has_help_an_example_and_a_line_in_the_readme(name: str) -
         (["pipeline", "no-such-folder", "run", "--preset", "demo"], "error: no-such-folder: no such file or folder"),
         (["pipeline", "photos:", "run", "--preset", "dmo"], "error: unknown preset 'dmo'; did you mean 'demo'?"),
         (["evaluate", "no-such-run"], "error: no-such-run: no training here"),
+        (
+            ["evaluate", RUN, "--solvers", "eulr", "--nfe", "4"],
+            "error: --solvers: unknown solver 'eulr'; did you mean 'e",
+        ),
         (["sample", "no-such-run"], "error: no-such-run: no training here"),
+        (["sample", RUN, "--solver", "eulr"], "error: --solver: unknown solver 'eulr'; did you mean 'euler'?"),
+        (["sample", RUN, "--guidance", "1"], "error: --guidance and --class or --guide: go together"),
+        (["sample", RUN, "--guidance-interval", "1"], "error: --guidance-interval: '1' is not two times"),
+        (
+            ["prepare", "photos:", "out", "--method", "bxo"],
+            "error: method: unknown resize method 'bxo'; did you mean 'box'",
+        ),
+        (
+            ["prepare", "photos:", "out", "--size", "0"],
+            "error: size: 0 given, but input should be greater than or equal",
+        ),
         (["up", "--port-base", "1"], "error: --port-base: 1 is out of range"),
         (["pipeline", "photos:", "run", "--preset", "demo", "--wrkers", "2"], "No such option: --wrkers"),
     ],
     ids=" ".join,
 )
 def test_help_and_errors_load_nothing_heavy(arguments: list[str], says: str, tmp_path: Path) -> None:
+    (tmp_path / RUN).mkdir()
+    (tmp_path / RUN / "recipe.json").touch()
     code = (
         "import sys, atexit; from flows.cli import main;"
         f"atexit.register(lambda: print('loaded:', [m for m in {HEAVY} if m in sys.modules]));"
@@ -92,4 +110,4 @@ def test_help_and_errors_load_nothing_heavy(arguments: list[str], says: str, tmp
     assert says in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert done.returncode == (0 if "--help" in arguments else 2)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.rglob("*")) == [tmp_path / RUN, tmp_path / RUN / "recipe.json"]

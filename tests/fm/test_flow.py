@@ -9,7 +9,7 @@ from fm.flow import Flow
 from fm.noise import draws
 from fm.objectives import FlowMatching, NoiseMatching, ScoreFlow, ScoreMatching
 from fm.paths import OTPath, VEPath, VPPath
-from fm.pixels import to_unit
+from fm.pixels import to_pixels, to_unit
 
 SPREAD = 0.4  # standard deviation of the data; wide against a level's 1/128
 
@@ -22,8 +22,8 @@ class Gaussian(nn.Module):
         self.path, self.scale = path, nn.Parameter(torch.ones(()))
 
     def forward(self, x, t, y=None):
-        mean = torch.zeros(len(x), 1, 1, 1) if y is None else (y.clamp(min=0) / 10).view(-1, 1, 1, 1)
-        shape = [-1, 1, 1, 1]
+        shape = [-1, *[1] * (x.ndim - 1)]
+        mean = torch.zeros(len(x)).view(shape) if y is None else (y.clamp(min=0) / 10).view(shape)
         a, sigma, a_dot, sigma_dot = (s.view(shape).to(x) for s in self.path.schedule(t.double())[:4])
         rate = (a * a_dot * SPREAD**2 + sigma * sigma_dot) / (a**2 * SPREAD**2 + sigma**2)
         return self.scale * (a_dot * mean + rate * (x - a * mean))
@@ -82,13 +82,64 @@ def test_decode_undoes_encode(trained):
     assert 0.8 < noise.std() < 1.2
 
 
-def test_interpolation_begins_and_ends_with_its_images():
-    model = flow()
+KINDS = {"images": flow(), "points": flow(shape=(2,))}
+both_kinds = pytest.mark.parametrize("model", KINDS.values(), ids=KINDS)
+
+
+@both_kinds
+def test_there_and_back_is_said_in_one_line(model):
+    samples = model.sample(8, method="rk4", nfe=40)
+    fine, coarse = (model.round_trip(samples, method="rk4", nfe=nfe) for nfe in (200, 8))
+    assert str(fine).startswith("there and back: off by ") and "\n" not in str(fine)
+    assert str(fine).endswith("on average (rk4, 200 NFE to the noise, 200 back)")
+    assert fine.unit == ("grey levels" if model.of_images else "units")
+    assert fine.largest < (0.5 if model.of_images else 1e-5) < coarse.largest and fine.mean <= fine.largest
+    adaptive = model.round_trip(samples, rtol=1e-3, atol=1e-3)
+    assert adaptive.solver == "dopri5" and min(adaptive.nfe) > 6
+    assert model.round_trip(samples, nfe=6).solver == "midpoint"
+
+
+def test_points_are_not_mapped_as_pixels():
+    """Two centred Gaussians on the OT path without sigma_min: encoding divides by SPREAD."""
+    model = flow(OTPath(sigma_min=0.0), shape=(2,))
+    x = torch.tensor([[3.0, -2.0], [0.0, 0.5]])
+    assert torch.allclose(model.encode(x, method="rk4", nfe=400), x / SPREAD, atol=1e-4)
+    assert torch.allclose(model.decode(x / SPREAD, method="rk4", nfe=400), x, atol=1e-4)
+
+
+@both_kinds
+def test_interpolation_begins_and_ends_with_its_images(model):
+    options = {"method": "rk4", "nfe": 200}
     a, b = model.sample(2, method="rk4", nfe=40)
-    line = model.interpolate(a, b, steps=5, method="rk4", nfe=200)
-    assert line.shape == (5, 1, 6, 6)
-    assert (line[0].int() - a.int()).abs().max() <= 1 and (line[-1].int() - b.int()).abs().max() <= 1
-    assert torch.equal(model.interpolate(a, a, steps=2, method="rk4", nfe=200)[0].int(), a.int())
+    line = model.interpolate(a, b, steps=5, **options)
+    assert line.shape == (5, *model.shape) and line.dtype == a.dtype
+    off = 1 if model.of_images else 1e-5
+    assert (line[0].double() - a.double()).abs().max() <= off and (line[-1].double() - b.double()).abs().max() <= off
+    assert torch.allclose(model.interpolate(a, a, steps=2, **options)[0].double(), a.double(), atol=1e-5)
+
+
+def test_interpolation_turns_and_stretches_evenly():
+    model = flow(OTPath(sigma_min=0.0), shape=(2,))
+    for angle in (1.2, 3.1, math.pi):  # opposite noises too: a plain great circle of unequal lengths would run away
+        a, b = torch.tensor([1.0, 0.0]), 3 * torch.tensor([math.cos(angle), math.sin(angle)])
+        radius = model.interpolate(a, b, steps=5, method="rk4", nfe=100).norm(dim=1)
+        expected = torch.linspace(1, 3, 5)
+        if angle == math.pi:
+            assert radius.isfinite().all() and radius.max() < 3.1
+        else:
+            assert torch.allclose(radius, expected, atol=1e-3)
+
+
+def test_bits_per_dim_of_points_is_their_density(trained):
+    """-log2 of N(0, SPREAD^2) in the points' own units: no offset, no dequantisation."""
+    model = flow(trained.path, shape=(2,))
+    x = SPREAD * draws(5, "data", torch.arange(9), (2,))
+    density = torch.distributions.Normal(0.0, SPREAD).log_prob(x).sum(1)
+    found = model.bits_per_dim(x, rtol=1e-6, atol=1e-6, batch=4)
+    assert torch.allclose(found.bpd, -density / (2 * math.log(2)), atol=5e-3)
+    assert (found.k, found.bpd.shape) == (1, (9,)) and found.stderr > 0
+    with pytest.raises(UserError, match="k: points are not dequantised"):
+        model.bits_per_dim(x, k=2)
 
 
 def test_bits_per_dim_of_a_gaussian_is_its_entropy(trained):
@@ -115,6 +166,34 @@ def test_labels_guide_and_are_counted():
     assert guided.x[1].mean() > plain.x[1].mean() + 0.1
     assert torch.equal(
         model.draw(3, y=y, method="euler", nfe=4, batch=2).x, model.draw(3, y=y, method="euler", nfe=4).x
+    )
+
+
+def counted(model: Flow) -> tuple[Flow, list[int]]:
+    """The flow, and the number of samples in each call of its network."""
+    calls: list[int] = []
+    model.model.register_forward_hook(lambda module, given, out: calls.append(len(given[0])))
+    return model, calls
+
+
+@pytest.mark.parametrize("kind", ["labels", "guide"])
+@pytest.mark.parametrize("solver", [{"method": "midpoint", "nfe": 31}, {"rtol": 1e-3}, {"control": "per_sample"}])
+def test_guidance_in_an_interval_counts_every_call(kind, solver):
+    """Away from no label, or from a weaker network: NFE is what both networks were asked, sample by sample."""
+    strong, calls = counted(flow(classes=("a", "b", "c")))
+    weak, weak_calls = counted(flow(classes=("a", "b", "c")))
+    guiding = {"guidance": 0.5, "interval": (0.3, 0.8), "guide": weak if kind == "guide" else None}
+    y = torch.tensor([0, 2, 1, 1])
+    drawn = strong.draw(4, y=y, batch=4, **guiding, **solver)
+    assert drawn.nfe_mean * 4 == sum(calls) + sum(weak_calls) and bool(weak_calls) == (kind == "guide")
+    assert drawn.nfe == solver.get("nfe", drawn.nfe)
+    assert sum(calls) < drawn.nfe_mean * 4 or kind == "labels"
+    plain = strong.draw(4, y=y, batch=4, **{**solver, "nfe": None if "nfe" not in solver else 40})
+    assert torch.allclose(drawn.x, plain.x, atol=1e-2) == (kind == "guide")  # as strong as itself: nothing to gain
+    pictures = strong.sample(4, y=y, batch=4, **guiding, **solver)
+    assert torch.equal(pictures, to_pixels(drawn.x))
+    assert torch.equal(
+        pictures, strong.decode(draws(0, "sample", torch.arange(4), (1, 6, 6)), y=y, **guiding, **solver)
     )
 
 
@@ -178,6 +257,55 @@ def test_what_does_not_fit_is_refused():
         flow(classes=("a", "b", "c")).sample(2, y=torch.tensor([0, 3]))
     with pytest.raises(UserError, match="without a label"):
         flow(classes=("a",)).sample(2, guidance=1.0)
+
+
+def test_bytes_and_floats_are_not_confused():
+    bytes_, floats = torch.zeros(2, 1, 6, 6, dtype=torch.uint8), torch.zeros(2, 1, 6, 6)
+    model, points = flow(), flow(shape=(2,))
+    for call in (model.encode, model.bits_per_dim, model.round_trip):
+        with pytest.raises(ValueUserError, match=r"images of dtype torch\.float32 given where uint8 levels"):
+            call(floats)
+        with pytest.raises(ValueUserError, match="0 images given"):
+            call(bytes_[:0])
+    for call in (points.encode, points.bits_per_dim, points.round_trip, points.decode):
+        with pytest.raises(ValueUserError, match=r"dtype torch\.int64 given where floats are due"):
+            call(torch.zeros(3, 2, dtype=torch.int64))
+    with pytest.raises(ValueUserError, match="floats are due"):
+        model.decode(bytes_)
+    with pytest.raises(ValueUserError, match="images of 6 x 6 given"):
+        model.decode(floats[0])
+
+
+def test_times_outside_the_path_are_named(trained):
+    x, end = torch.ones(3, 1, 6, 6), trained.path.t_max
+    with pytest.raises(NumericalError, match=r"sample 1: t = 1\.5 on the .. path: outside"):
+        trained.velocity(x, torch.tensor([0.5, 1.5, end]))
+    with pytest.raises(UserError, match=r"at: time 1\.5 is outside the span"):
+        trained.trajectory(2, [0.0, 1.5], method="euler", nfe=2)
+
+
+def test_the_sample_that_goes_wrong_is_named_in_its_batch():
+    class Bad(nn.Module):
+        def forward(self, x, t, y=None):
+            return torch.where(x.abs() == self.worst, math.nan, x)
+
+    model = Flow(Bad(), FlowMatching(OTPath()), (2,))
+    model.model.worst = draws(0, "sample", torch.tensor([5]), (2,)).abs()[0, 0]
+    with pytest.raises(NumericalError, match="sample 1 of the batch from 4 on: the velocity is not finite at t = 0"):
+        model.draw(8, batch=4, method="euler", nfe=2)
+    with pytest.raises(NumericalError, match="sample 5: the velocity is not finite at t = 0"):
+        model.sample(8, method="euler", nfe=2)
+
+
+def test_a_guide_of_another_kind_is_refused():
+    model, y = flow(classes=("a", "b")), torch.tensor(1)
+    for other in (flow(), flow(VPPath(), classes=("a", "b")), flow(classes=("a", "b"), shape=(1, 4, 4))):
+        with pytest.raises(UserError, match="guide: the guide has another shape, classes or objective"):
+            model.sample(2, y=y, guidance=1.0, guide=other, nfe=4)
+    with pytest.raises(UserError, match="no part of the times"):
+        model.sample(2, y=y, guidance=1.0, interval=(0.5, 0.2), nfe=4)
+    with pytest.raises(UserError, match="0 samples asked for"):
+        model.sample(0)
 
 
 def test_a_solve_that_was_cut_off_is_no_sample() -> None:

@@ -1,8 +1,8 @@
 """The exponential moving average of a network's weights, stated as a half-life in kimg and capped while a run is young.
 
-The cap (StyleGAN2's ramp) keeps the half-life below a share of the images seen so far. While it holds, the average is
-EDM2's power function (Karras et al. 2024, eq. 4, with gamma + 1 = ln 2 / ramp), so a run of any length ends with a
-useful average.
+The cap (the ramp of Karras et al. 2020) keeps the half-life below a share of the images seen so far. While it holds,
+the average is EDM2's power function (Karras et al. 2024, eq. 4, with gamma + 1 = ln 2 / ramp), so a run of any length
+ends with a useful average.
 """
 
 import torch

@@ -83,7 +83,7 @@ class Flow:
 
     @property
     def method(self) -> str:
-        """What the paper's tables call it, such as `FM w/ OT`."""
+        """What the paper's Table 1 calls it, such as `FM w/ OT`."""
         kind, path = type(self.objective).__name__, PATHS.get(self.path.kind, self.path.kind)
         output = getattr(self.objective, "output", "")  # what a score network's output means: "raw" or "scaled"
         return METHODS.get(kind, kind + " w/ {path}").format(path=path) + (f" ({output})" if output else "")

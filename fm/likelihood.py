@@ -1,4 +1,4 @@
-"""Log-likelihood by change of variables, and bits per dimension by the paper's protocol (appendix E).
+"""Log-likelihood by change of variables, and bits per dimension by the paper's protocol (appendices C and E.2).
 
 Probes and dequantisation follow the image's position (`fm.noise`), so they do not depend on batches or their order.
 """
@@ -51,9 +51,10 @@ def log_prob(
 ) -> Tensor:
     """log p(x_1) in nats, (batch,): log p_0(x_0) minus the integral of the divergence, equation (27); differentiable.
 
-    The source and the end of time are the path's. `positions` (batch,) key the Hutchinson probes, by default 0, 1, ...;
-    `solver` goes to `fm.solvers.solve` (method, nfe, rtol, atol, control, max_nfe). Under torch.no_grad() memory does
-    not grow with the number of evaluations.
+    Solved from the data back, equations (31), (32) and (33); with Hutchinson probes equation (34). The source and the
+    end of time are the path's. `positions` (batch,) key the Hutchinson probes, by default 0, 1, ...; `solver` goes to
+    `fm.solvers.solve` (method, nfe, rtol, atol, control, max_nfe). Under torch.no_grad() memory does not grow with the
+    number of evaluations.
 
     Raises: SettingsError for an unknown divergence; ValueUserError for integer data; NumericalError as the solver does,
     and if it stopped before the end.
@@ -79,10 +80,10 @@ def bits_per_dim(
 ) -> Likelihood:
     """Bits per dimension of uint8 images (batch, ...): 7 - log2 mean_k p(x + u_k) / D over k uniform dequantisations.
 
-    `probe` "per_image" shares one Hutchinson probe among an image's draws, so that the mean over draws is of the image
-    alone; "per_draw" takes a fresh one each, as the paper's Table 4 most likely did, and comes out lower by luck:
-    `probe_gain` says how much. A fixed-step `method` takes `nfe` for each solve. Draws are solved one after another:
-    memory is one batch's. No gradients; float32, TF32 and autocast off.
+    Equations (37) and (47). `probe` "per_image" shares one Hutchinson probe among an image's draws, so that the mean
+    over draws is of the image alone; "per_draw" takes a fresh one each, as the paper's Table 4 most likely did, and
+    comes out lower by luck: `probe_gain` says how much. A fixed-step `method` takes `nfe` for each solve. Draws are
+    solved one after another: memory is one batch's. No gradients; float32, TF32 and autocast off.
 
     Raises: SettingsError for unknown options; ValueUserError for images that are not uint8; NumericalError as
     `log_prob`.
@@ -117,8 +118,8 @@ def bits_of_density(
 ) -> Likelihood:
     """Bits per dimension of float data (batch, ...) as they are: -log2 p(x_1) / D, a density in the data's own units.
 
-    Without dequantisation and its offset: it may be negative, halving the unit of length adds 1, and it is not
-    comparable with that of pixels. Arguments and errors as in `log_prob`; no gradients.
+    Equation (37) without dequantisation and its offset: it may be negative, halving the unit of length adds 1, and it
+    is not comparable with that of pixels. Arguments and errors as in `log_prob`; no gradients.
     """
     with torch.no_grad(), full_precision(x_1.device):
         (nats,), solution = _log_probs(velocity, x_1, path, divergence, seed, positions, ["probe"], solver)
@@ -179,7 +180,7 @@ def _probe(seed: int, stream: str, positions: Tensor, x: Tensor) -> Tensor:
 
 
 def hutchinson(velocity: Tensor, x: Tensor, probes: list[Tensor], keep: bool) -> list[Tensor]:
-    """probe^T J probe for each probe, one vector-Jacobian product each."""
+    """probe^T J probe for each probe, one vector-Jacobian product each, equation (34) (Hutchinson 1990)."""
     return [
         (_vjp(velocity, x, probe, keep or i + 1 < len(probes), keep) * probe).flatten(1).sum(1)
         for i, probe in enumerate(probes)
@@ -187,7 +188,7 @@ def hutchinson(velocity: Tensor, x: Tensor, probes: list[Tensor], keep: bool) ->
 
 
 def exact(velocity: Tensor, x: Tensor, probes: list[Tensor], keep: bool) -> list[Tensor]:
-    """The trace of the Jacobian by D products (for small D), the same for all probes."""
+    """The trace of the Jacobian by D products (for small D), the same for all probes, equation (28)."""
     total, dims = torch.zeros_like(x[:, 0]).flatten(1).sum(1) if x.ndim > 2 else torch.zeros_like(x[:, 0]), x[0].numel()
     for i in range(dims):
         unit = torch.zeros_like(x).flatten(1)
@@ -207,7 +208,7 @@ def _vjp(velocity: Tensor, x: Tensor, cotangent: Tensor, retain: bool, keep: boo
 
 @dataclass(frozen=True)
 class _WithDivergence:
-    """The velocity of (x, integral of the divergence, ...): one integral for each probe."""
+    """The velocity of (x, integral of the divergence, ...), equation (28): one integral for each probe."""
 
     velocity: Velocity
     divergence: Callable[[Tensor, Tensor, list[Tensor], bool], list[Tensor]]

@@ -119,7 +119,10 @@ class Velocity:
 
 @dataclass(frozen=True)
 class FlowMatching(Objective):
-    """The network predicts the velocity: conditional flow matching, equation (9)."""
+    """The network predicts the velocity: conditional flow matching, equations (9), (14) and (23).
+
+    Its gradient is that of flow matching, equation (5), and its minimiser the marginal velocity: Theorem 2.
+    """
 
     def residual(self, out: Tensor, sample: PathSample) -> Tensor:
         return out - sample.u_t
@@ -130,7 +133,7 @@ class FlowMatching(Objective):
 
 @dataclass(frozen=True)
 class NoiseMatching(Objective):
-    """The network predicts z, unweighted (DDPM, Ho et al. 2020)."""
+    """The network predicts z, unweighted, equations (44) and (45): DDPM (Ho et al. 2020)."""
 
     def residual(self, out: Tensor, sample: PathSample) -> Tensor:
         return out - sample.z
@@ -141,7 +144,7 @@ class NoiseMatching(Objective):
 
 @dataclass(frozen=True)
 class ScoreMatching(Objective):
-    """The network's score, weighted by sigma_t^2 (Song & Ermon 2019).
+    """The network's score, weighted by sigma_t^2, equations (42) and (43) with the true sign (Song & Ermon 2019).
 
     "raw": the output is the score. "scaled": the score is -output / sigma_t, and this loss is NoiseMatching's.
     """
@@ -165,7 +168,10 @@ class ScoreMatching(Objective):
 
 @dataclass(frozen=True)
 class ScoreFlow(ScoreMatching):
-    """The network's score, weighted by the squared diffusion, beta(1 - t) for VP (Song, Durkan et al. 2021)."""
+    """The network's score, weighted by the squared diffusion, equation (42) (Song, Durkan et al. 2021).
+
+    For VP the weight is beta(1 - t).
+    """
 
     def residual(self, out: Tensor, sample: PathSample) -> Tensor:
         weight = 2 * self.path.score_coefficient(sample.t, sample.z)

@@ -1,7 +1,7 @@
 """Gaussian paths from noise (t = 0) to data (t = 1): a member states its schedule, the base class derives the rest.
 
 Which t and which pairs (z, x_1) are drawn is left to `times.py` and `couplings.py`; z is always unit noise.
-Equation and theorem numbers are those of Lipman et al. 2023 (arXiv 2210.02747).
+Here and elsewhere equation, theorem and table numbers are those of Lipman et al. 2023 (arXiv 2210.02747).
 """
 
 import math
@@ -42,6 +42,7 @@ class PathSample(NamedTuple):
 class Path(ABC):
     """p_t(x | x_1) = N(a_t x_1, sigma_t^2 I), equation (10), with the flow x_t = a_t x_1 + sigma_t z, equation (11).
 
+    Mixed over the data they are the marginal path, equation (6), and its velocity, equation (8): Theorem 1.
     In every method states are (batch, ...) floats and t is (batch,), or a single time, in [0, t_max], float32 or finer.
     t may stay on the CPU: then the range check makes no GPU wait.
 
@@ -62,7 +63,7 @@ class Path(ABC):
         return 1.0
 
     def sample(self, z: Tensor, x_1: Tensor, t: Tensor) -> PathSample:
-        """x_t = a_t x_1 + sigma_t z and its conditional velocity u_t = a_dot_t x_1 + sigma_dot_t z, equation (13)."""
+        """x_t = a_t x_1 + sigma_t z and its velocity u_t = a_dot_t x_1 + sigma_dot_t z, equations (11) and (13)."""
         s = self._at(t, x_1, z)
         return PathSample(s.a * x_1 + s.sigma * z, s.a_dot * x_1 + s.sigma_dot * z, z, x_1, t)
 
@@ -72,7 +73,7 @@ class Path(ABC):
         return s.a * x_1, s.sigma
 
     def conditional_velocity(self, x: Tensor, x_1: Tensor, t: Tensor) -> Tensor:
-        """u_t(x | x_1) = (sigma_dot_t / sigma_t) (x - a_t x_1) + a_dot_t x_1 at any x, Theorem 3."""
+        """u_t(x | x_1) = (sigma_dot_t / sigma_t) (x - a_t x_1) + a_dot_t x_1 at any x, Theorem 3, equation (15)."""
         s = self._at(t, x, x_1, sigma_positive=True)
         return s.sigma_dot / s.sigma * (x - s.a * x_1) + s.a_dot * x_1
 
@@ -89,12 +90,16 @@ class Path(ABC):
     # others, for conditional values and for their posterior means alike.
 
     def velocity_from_noise(self, z: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Velocity whose noise (posterior mean of z) is given."""
+        """Velocity whose noise (posterior mean of z) is given: equation (46) with score -z / sigma_t."""
         s = self._at(t, x_t, z, a_positive=True)
         return s.a_ratio * x_t + (s.sigma_dot - s.sigma * s.a_ratio) * z
 
     def velocity_from_score(self, score: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Probability-flow ODE: (a_dot/a) x + (sigma^2 a_dot/a - sigma sigma_dot) score; VP: (beta/2) (x + score)."""
+        """Probability-flow ODE: (a_dot/a) x + (sigma^2 a_dot/a - sigma sigma_dot) score; VP: (beta/2) (x + score).
+
+        Equation (40) in noise-to-data time (Song, Sohl-Dickstein et al. 2021); equation (46) is this with the score's
+        sign dropped.
+        """
         s = self._at(t, x_t, score, a_positive=True)
         return s.a_ratio * x_t + _score_coefficient(s) * score
 
@@ -117,7 +122,7 @@ class Path(ABC):
         return self.score_from_noise(self.noise_from_velocity(u_t, x_t, t), t)
 
     def score_from_noise(self, z: Tensor, t: Tensor) -> Tensor:
-        """The true score -z / sigma_t (the paper's appendix drops the minus)."""
+        """The true score -z / sigma_t; equation (43) drops the minus."""
         return -z / self._at(t, z, sigma_positive=True).sigma
 
     def noise_from_score(self, score: Tensor, t: Tensor) -> Tensor:
@@ -176,7 +181,10 @@ def _score_coefficient(s: Schedule) -> Tensor:
 
 @dataclass(frozen=True, config=CONFIG)
 class OTPath(Path):
-    """Optimal-transport path, equation (20): a_t = t, sigma_t = 1 - (1 - sigma_min) t; straight, at constant speed."""
+    """Optimal-transport path, equation (20): a_t = t, sigma_t = 1 - (1 - sigma_min) t.
+
+    Its flow, equation (22), is straight and of constant speed; its conditional velocity is equation (21).
+    """
 
     sigma_min: float = Field(
         default=1e-4,
@@ -195,9 +203,10 @@ class OTPath(Path):
 
 @dataclass(frozen=True, config=CONFIG)
 class VPPath(Path):
-    """Variance-preserving diffusion path, equation (19), in noise-to-data time: a_t = exp(-T(r)/2), r = 1 - t.
+    """Variance-preserving diffusion path, equation (18), in noise-to-data time: a_t = exp(-T(r)/2), r = 1 - t.
 
-    a_0 = 6.6e-3 at the defaults; the source is N(0, I) by convention, an error of about 2e-5 nats a dimension.
+    Its conditional velocity is equation (19); the rates are those of Song, Sohl-Dickstein et al. 2021. a_0 = 6.6e-3 at
+    the defaults; the source is N(0, I) by convention, an error of about 2e-5 nats a dimension.
     """
 
     beta_min: float = Field(
@@ -227,9 +236,10 @@ class VPPath(Path):
 
 @dataclass(frozen=True, config=CONFIG)
 class VEPath(Path):
-    """Variance-exploding diffusion path, equation (18): a_t = 1, sigma_t = sigma_min sqrt(q^(2r) - 1), r = 1 - t.
+    """Variance-exploding diffusion path, equation (16): a_t = 1, sigma_t = sigma_min sqrt(q^(2r) - 1), r = 1 - t.
 
-    q = sigma_max / sigma_min. The source is not unit noise: its variance is sigma_max^2 - sigma_min^2.
+    q = sigma_max / sigma_min; its conditional velocity is equation (17) (Song, Sohl-Dickstein et al. 2021). The source
+    is not unit noise: its variance is sigma_max^2 - sigma_min^2.
     """
 
     sigma_min: float = Field(

@@ -1,6 +1,6 @@
 """Bytes <-> [-1, 1): the only place that knows the 128.
 
-Training, likelihood and decoding share this map (Lipman et al. 2023, appendix E: uniform dequantisation), so that a
+Training, likelihood and decoding share this map, equation (36) and the dequantisation of equation (47), so that a
 likelihood of the network is a likelihood of the pictures it draws. The usual k/127.5 - 1 does not have that property.
 """
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-FLOOR = 1e-8  # where warm-ups start and decays end (Lipman et al. 2023, appendix E)
+FLOOR = 1e-8  # where warm-ups start and decays end in the paper
 
 
 def _warm(images_seen: int, warmup: int, peak: float) -> float:
@@ -16,7 +16,7 @@ def constant(images_seen: int, total: int, warmup: int, peak: float) -> float:
 
 
 def polynomial(images_seen: int, total: int, warmup: int, peak: float) -> float:
-    """Linear from 1e-8 to the peak over the warm-up, then linear to 1e-8 at the end: the paper's "polynomial decay"."""
+    """Linear from 1e-8 to the peak over the warm-up, then linear to 1e-8 at the end: Table 3's "polynomial decay"."""
     if images_seen < warmup:
         return _warm(images_seen, warmup, peak)
     return FLOOR + (peak - FLOOR) * _left(images_seen, total, warmup)

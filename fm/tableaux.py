@@ -1,4 +1,7 @@
-"""Solvers as data: exact Butcher tableaux (and the one multistep method's order), and nothing that runs them."""
+"""Solvers as data: exact Butcher tableaux (and the one multistep method's order), and nothing that runs them.
+
+dopri5 is Dormand & Prince 1980, its embedded method and its middle are Shampine 1986.
+"""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -63,7 +66,7 @@ RK4 = Tableau(
 
 _B = _row("35/384", 0, "500/1113", "125/192", "-2187/6784", "11/84", 0)
 _EMBEDDED = _row("1951/21600", 0, "22642/50085", "451/720", "-12231/42400", "649/6300", "1/60")
-DOPRI5 = Tableau(  # Dormand & Prince 1980; embedded method and middle by Shampine 1986
+DOPRI5 = Tableau(
     order=5,
     c=_row(0, "1/5", "3/10", "4/5", "8/9", 1, 1),
     a=(

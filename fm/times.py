@@ -33,7 +33,7 @@ class Times(ABC):
 
 @dataclass(frozen=True, config=CONFIG)
 class Uniform(Times):
-    """t uniform: the paper's law."""
+    """t uniform: the paper's law, equation (9)."""
 
     kind: Literal["uniform"] = field(default="uniform", kw_only=True)
 

@@ -10,6 +10,7 @@ import pytest
 import typer.main
 
 from flows.cli import app
+from tests import formulas
 
 ROOT = Path(__file__).parent.parent
 MODULES = [f for room in ("fm", "tasks", "flows", "infra") for f in sorted((ROOT / room).rglob("*.py"))]
@@ -58,6 +59,21 @@ def test_the_lock_holds_every_dependency_with_hashes_and_no_address() -> None:
         assert re.split(r"[\[<>=; ]", line)[0].lower() in locked, line
     assert "://" not in lock
     assert lock.count("--hash=sha256:") >= len(locked)
+
+
+def test_every_formula_has_a_home_and_every_home_is_listed() -> None:
+    assert formulas.wrong() == []
+    assert formulas.FILE.read_text() == formulas.text(), "run `python -m tests.formulas`"
+
+
+def test_a_citation_of_what_does_not_exist_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    home = formulas.Home("x.py::f", "", {"equation (48)", "Theorem 3"}, set())
+    monkeypatch.setattr(formulas, "homes", lambda: [home])
+    monkeypatch.setattr(formulas, "LISTED", {"Theorem 3": "", "equation (9)": ""})
+    assert formulas.wrong() == ["equation (9) has no home", "equation (48) does not exist: x.py::f"]
+    text = "By equations (9), (14) and (23), equation (2), Tables 1 and 4 and table 5 (Karras et al. 2022, eq. 5)."
+    assert set(formulas._cited(text)) == {*(f"equation ({n})" for n in (2, 9, 14, 23)), "Table 1", "Table 4"}
+    assert formulas.OTHERS.findall(text) == ["Karras et al. 2022, eq. 5"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -35,7 +35,7 @@ def solve(
     grid: str | None = None,
     path: Path | None = None,
 ) -> Solution:
-    """The state at the end of t_span (backward too); the velocity is given t as a scalar, or (batch,) per sample.
+    """The state at the end of t_span (backward too), equation (1); the velocity is given t (), or (batch,) per sample.
 
     Fixed-step methods take `nfe`, the exact number of network calls, and a `grid`, by default uniform in t; "dpm2m" and
     the other grids need the path (a velocity of fm.objectives brings it along). dopri5 takes rtol and atol; under

@@ -14,7 +14,7 @@ SAFETY, GROWTH, SHRINKAGE = 0.9, 10.0, 0.2
 
 
 class Adaptive:
-    """Error per unit of tolerance, step size by its root (Hairer, Norsett, Wanner, "Solving ODEs I", II.4).
+    """Error per unit of tolerance, step size by its root (Hairer, Norsett & Wanner 1993, "Solving ODEs I", II.4).
 
     Jointly, the last step may pass the end, and the quartic of the dense output leads back to it, as in torchdiffeq.
     Where the velocity has no value past the end, and per sample, the last step is cut at the end instead.
@@ -114,7 +114,7 @@ class Adaptive:
 
     @torch.no_grad()
     def _guess(self, y: State, slope: State, t: Tensor) -> Tensor:
-        """Hairer, Norsett, Wanner, II.4, "starting step size"."""
+        """Hairer, Norsett & Wanner 1993, II.4, "starting step size"."""
         scale = tuple(self.atol + p.abs() * self.rtol for p in y)
         size, speed = self._norm(_over(y, scale)), self._norm(_over(slope, scale))
         h = torch.where((size < 1e-5) | (speed < 1e-5), 1e-6, 0.01 * size / speed)

@@ -22,12 +22,12 @@ def uniform(path: Path | None, start: float, end: float, count: int) -> list[flo
 
 
 def edm(path: Path | None, start: float, end: float, count: int) -> list[float]:
-    """Equal steps in s^(1/7): EDM's discretisation, equation (5) there."""
+    """Equal steps in s^(1/7): EDM's discretisation (Karras et al. 2022, eq. 5)."""
     return _between(path, start, end, count, lambda s: s ** (1 / 7), lambda v: v**7)
 
 
 def log_snr(path: Path | None, start: float, end: float, count: int) -> list[float]:
-    """Equal steps in log(a_t / sigma_t), half the logarithm of the signal-to-noise ratio."""
+    """Equal steps in log(a_t / sigma_t), half the logarithm of the signal-to-noise ratio (Lu et al. 2022)."""
     return _between(path, start, end, count, lambda s: -s.log(), lambda v: (-v).exp())
 
 

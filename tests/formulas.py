@@ -1,0 +1,145 @@
+"""`fm/FORMULAS.md`: where each formula stands, collected from the docstrings of fm/ by `python -m tests.formulas`.
+
+A docstring cites the paper (Lipman et al. 2023) as `equation (9)`, `equations (9) and (14)`, `Theorem 2`, `Table 1` or
+`Figure 2`, and other work by authors and year, such as `Karras et al. 2022, eq. 5`.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOM = Path(__file__).parent.parent / "fm"
+FILE = ROOM / "FORMULAS.md"
+
+# What the project reproduces of the paper: each of these must have a home.
+LISTED = {
+    "equation (1)": "flow of a velocity: d/dt x_t = v_t(x_t)",
+    "equation (5)": "flow matching loss",
+    "equation (6)": "marginal path",
+    "equation (8)": "marginal velocity",
+    "equation (9)": "conditional flow matching loss",
+    "equation (10)": "Gaussian conditional path",
+    "equation (11)": "its flow x_t = sigma_t z + mu_t",
+    "equation (13)": "velocity on the path",
+    "equation (14)": "the loss on the path, by noise and data",
+    "equation (15)": "velocity of a Gaussian path at any x",
+    "equation (16)": "variance-exploding path",
+    "equation (17)": "its velocity",
+    "equation (18)": "variance-preserving path",
+    "equation (19)": "its velocity",
+    "equation (20)": "optimal-transport path",
+    "equation (21)": "its velocity",
+    "equation (22)": "its flow",
+    "equation (23)": "its loss",
+    "equation (27)": "log-likelihood by the integral of the divergence",
+    "equation (28)": "state and divergence in one ODE",
+    "equation (31)": "the same backward in time",
+    "equation (32)": "what it starts from",
+    "equation (33)": "log-likelihood from its end",
+    "equation (34)": "Hutchinson's estimator of the divergence",
+    "equation (36)": "log-likelihood of pixels from that of the unit range",
+    "equation (37)": "bits per dimension",
+    "equation (40)": "probability-flow velocity from the score",
+    "equation (42)": "score matching loss with a weight",
+    "equation (43)": "its target",
+    "equation (44)": "noise matching loss (DDPM)",
+    "equation (45)": "the same by noise and data",
+    "equation (46)": "velocity to sample with from score or noise",
+    "equation (47)": "likelihood over K dequantisations",
+    "Theorem 1": "the marginal velocity generates the marginal path",
+    "Theorem 2": "both losses have the same gradient",
+    "Theorem 3": "velocity of a Gaussian path",
+    "Table 1": "the five methods, NLL, FID and NFE",
+    "Table 3": "training recipes",
+    "Table 4": "NLL by number of dequantisations",
+}
+LAST = {"equation": 47, "Theorem": 3, "Table": 4, "Figure": 17}  # the paper has no more
+
+PAPERS = re.compile(r"\b([Ee]quations?|Theorems?|Tables?|Figures?) (\(?\d+\)?(?:(?:, | and )\(?\d+\)?)*)")
+NAME = r"[A-ZÀ-Ž][\w-]+"
+PLACE = r"(?:, (?:eq\.|table|section|algorithm) \d+(?:\.\d+)*)?"
+OTHERS = re.compile(rf"{NAME}(?:(?:, | & | and ){NAME})*(?: et al\.)? (?:19|20)\d\d{PLACE}")
+
+
+class Home(NamedTuple):
+    """A docstring: its file and qualified name, its first line, and what it cites."""
+
+    place: str
+    what: str
+    paper: set[str]
+    others: set[str]
+
+
+def homes() -> list[Home]:
+    """Every docstring of fm/ that cites something, in the order of the source."""
+    found = []
+    for file in sorted(ROOM.rglob("*.py")):
+        for name, doc in _docstrings(ast.parse(file.read_text()), ""):
+            text = " ".join(doc.split())
+            others = {cited for cited in OTHERS.findall(text) if not cited.startswith("Lipman")}
+            home = Home(file.relative_to(ROOM).as_posix() + name, doc.splitlines()[0], set(_cited(text)), others)
+            if home.paper or home.others:
+                found.append(home)
+    return found
+
+
+def _docstrings(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (doc := ast.get_docstring(node)):
+        yield name, doc
+    for child in getattr(node, "body", []):
+        if isinstance(child, ast.ClassDef | ast.FunctionDef):
+            yield from _docstrings(child, f"{name}.{child.name}" if name else f"::{child.name}")
+
+
+def _cited(text: str) -> Iterator[str]:
+    for kind, numbers in PAPERS.findall(text):
+        kind = kind.removesuffix("s")
+        kind = "equation" if kind == "Equation" else kind
+        for number in re.findall(r"\d+", numbers):
+            yield f"{kind} ({number})" if kind == "equation" else f"{kind} {number}"
+
+
+def wrong() -> list[str]:
+    """Listed formulas without a home, and citations of what the paper does not have."""
+    cited = {(formula, home.place) for home in homes() for formula in home.paper}
+    unknown = [f"{f} does not exist: {place}" for f, place in sorted(cited) if not 0 < _number(f) <= LAST[f.split()[0]]]
+    return [f"{f} has no home" for f in LISTED if f not in {formula for formula, _ in cited}] + unknown
+
+
+def _number(formula: str) -> int:
+    return int(re.sub(r"\D", "", formula))
+
+
+def text() -> str:
+    """The whole file."""
+    lines = [
+        "# Where each formula stands",
+        "",
+        "Made from the docstrings of fm/ by `python -m tests.formulas`; change those, not this file.",
+        "Numbers are those of Lipman et al. 2023, Flow Matching for Generative Modeling (arXiv 2210.02747).",
+        "",
+        "| paper | what | where |",
+        "| --- | --- | --- |",
+    ]
+    found = homes()
+    formulas = {f for home in found for f in home.paper}
+    for formula in sorted(formulas, key=lambda f: (list(LAST).index(f.split()[0]), _number(f))):
+        places = [home for home in found if formula in home.paper]
+        what = LISTED.get(formula, places[0].what)
+        lines.append(f"| {formula} | {what} | {'<br>'.join(_link(home) for home in places)} |")
+    lines += ["", "## Other sources", "", "| source | where | what |", "| --- | --- | --- |"]
+    for source in sorted({source for home in found for source in home.others}):
+        for home in found:
+            if source in home.others:
+                lines.append(f"| {source} | {_link(home)} | {home.what.replace('|', chr(92) + '|')} |")
+    return "\n".join(lines) + "\n"
+
+
+def _link(home: Home) -> str:
+    return f"[{home.place}]({home.place.partition('::')[0]})"
+
+
+if __name__ == "__main__":
+    FILE.write_text(text())

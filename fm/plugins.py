@@ -7,6 +7,7 @@ installed; each process imports them anew.
 
 import importlib
 import importlib.util
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -110,8 +111,10 @@ class OrPlugin:
             raise SettingsError(f"{kind!r} is no dataclass", mend="its fields are its settings: decorate the class")
         options = {name: value for name, value in values.items() if name != "kind"}
         known = {field.name: field for field in fields(cls) if field.name != "kind"}
-        for name in options:
+        for name, value in options.items():
             errors.member(name, known, "setting", name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise SettingsError(f"{value} given where a finite number is due", name)
         built = parse(cls, options)
         object.__setattr__(built, "kind", kind)  # whatever the class calls itself
         return built

@@ -167,6 +167,7 @@ WRONG = [
     ("training.coupling=outside.members:RALSTON", "name a function of (z, x_1, y) that returns a permutation"),
     ('evaluation.grid=[{solver="outside.members:Power", nfe=2}]', "evaluation.grid.0: 'outside.members:Power' is not"),
     ("path.powr=3", "path.powr: unknown setting 'powr'; did you mean 'power'?"),
+    ("path.power=nan", "path.power: nan given where a finite number is due"),
     ("path.power=high", 'path.power: "high" given, but input should be a valid number'),
 ]
 

@@ -19,7 +19,7 @@ from fm.recipe import Recipe, load
 from fm.records import read
 from fm.report import Pictures, write_report
 from fm.results import Row, table
-from fm.solvers import SOLVERS
+from fm.tableaux import tableau
 from tasks import watching
 from tasks.tracking import Tracking
 
@@ -64,7 +64,7 @@ def _stands(record: dict[str, Any], inputs: str, run: Path) -> bool:
 
 def finest(recipe: Recipe) -> Cell:
     """The cell of the grid that integrates best: the pictures show what its row in the table measures."""
-    return max(cells(recipe.evaluation), key=lambda cell: (cell.nfe is not None, cell.nfe, SOLVERS[cell.solver].order))
+    return max(cells(recipe.evaluation), key=lambda cell: (cell.nfe is not None, cell.nfe, tableau(cell.solver).order))
 
 
 def _pictures(flow: Flow, data: str, cell: Cell) -> Pictures:

@@ -1,6 +1,7 @@
 """Which noise goes with which image: each coupling returns a permutation, so every noise and every image is used once.
 
-(torchcfm samples its plan with replacement, which drops about 37 % of each batch.)
+(torchcfm samples its plan with replacement, which drops about 37 % of each batch.) Which samples are matched with each
+other is left to `pairing.py`.
 """
 
 from collections.abc import Callable
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fm import plugins
-from fm.errors import SettingsError, ValueUserError
+from fm.errors import ValueUserError
 
 Coupling = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -41,21 +42,6 @@ def _assignment(z: Tensor, x_1: Tensor) -> Tensor:
     # |z - x|^2 differs from -2 <z, x> by terms that no permutation changes.
     cost = -(x_1.flatten(1).double() @ z.flatten(1).double().T)
     return torch.from_numpy(linear_sum_assignment(cost.cpu().numpy())[1])
-
-
-def in_blocks(coupling: Coupling, z: Tensor, x_1: Tensor, y: Tensor | None = None, *, block: int) -> Tensor:
-    """The coupling inside each run of `block` consecutive samples: a permutation of all.
-
-    Blocks that start at multiples of `block` in the stream give the same pairs whatever the batch or number of ranks.
-
-    Raises: SettingsError if the samples are not whole blocks.
-    """
-    if block < 1 or len(z) % block:
-        raise SettingsError(
-            f"{len(z)} samples are not whole blocks of {block}", mend="choose a block that divides them"
-        )
-    parts = [slice(start, start + block) for start in range(0, len(z), block)]
-    return torch.cat([coupling(z[p], x_1[p], None if y is None else y[p]) + p.start for p in parts])
 
 
 def _checked(z: Tensor, x_1: Tensor, y: Tensor | None) -> None:

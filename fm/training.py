@@ -85,6 +85,13 @@ class Training(Settings):
         description="which noise goes with which image",
         json_schema_extra={"enum": list(COUPLINGS)},
     )
+    coupling_block_images: int | None = Field(
+        None,
+        ge=1,
+        le=65_536,
+        title="Coupling block",
+        description="images of the stream among which noises are matched, 1 to 65,536; empty = the batch",
+    )
     report_images: int = Field(10_000, ge=1, title="Report every", description="images between two reports, from 1")
     save_images: int = Field(500_000, ge=1, title="Save every", description="images between two checkpoints, from 1")
     keep: int = Field(3, ge=1, le=1000, title="Keep", description="newest checkpoints kept, 1 to 1000")
@@ -95,6 +102,11 @@ class Training(Settings):
         title="Threads",
         description="CPU threads of each worker, 1 to 1024; their number changes last bits",
     )
+
+    @property
+    def block_images(self) -> int:
+        """Stream positions in one block of the coupling."""
+        return self.coupling_block_images or self.batch_images
 
     def rate(self, images_seen: int) -> float:
         """The learning rate of the step that starts at `images_seen`."""
@@ -158,6 +170,13 @@ def check(settings: Training, world: World) -> None:
             where="training.batch_images",
             mend="use a larger batch or fewer workers",
         )
+    block, batch = settings.block_images, settings.batch_images
+    if block % batch and batch % block:
+        raise SettingsError(
+            f"a block of {block} images and a batch of {batch} do not divide one another",
+            where="training.coupling_block_images",
+            mend="choose a multiple or a divisor of the batch",
+        )
 
 
 def steps(
@@ -217,48 +236,65 @@ def steps(
 def part_loss(model: nn.Module, objective: Objective, settings: Training, batch: Any, part: slice) -> Tensor:
     """Loss of each sample of a part of the batch, on the model's device and in its float type."""
     weight = next(model.parameters())
-    positions = batch.positions[part]
-    conditional = getattr(model, "classes", None) is not None
-    x_1, t, z, y = draw(batch.images[part], batch.labels[part], positions, objective, settings, weight, conditional)
+    positions, noises = batch.positions[part], noises_of(batch, settings)[part]
+    images, labels = batch.images[part], batch.labels[part] if is_conditional(model) else None
+    x_1, t, z, y = draw(images, labels, positions, noises, objective, settings, weight)
     # Dropout inside the network is torch's own; seeded here by position, a resumed run drops what the other would have.
     torch.manual_seed(noise.key(settings.seed, f"network/{int(positions[0])}")[0])
     with torch.autocast(weight.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
         return objective.loss(model, x_1, t=t, z=z, y=y)
 
 
+def is_conditional(model: nn.Module) -> bool:
+    """Whether the network takes labels."""
+    return getattr(model, "classes", None) is not None
+
+
+def noises_of(batch: Any, settings: Training) -> Tensor:
+    """The stream positions whose noises go with the images of a batch: their own, unless a coupling says otherwise."""
+    if settings.coupling == "independent":
+        return batch.positions
+    if not hasattr(batch, "noises"):
+        raise SettingsError(
+            "the batches do not say which noise goes with which image",
+            where="training.coupling",
+            mend="make them by fm.pairing.paired",
+        )
+    return batch.noises
+
+
 def draw(
     images: Tensor,
-    labels: Tensor,
+    labels: Tensor | None,
     positions: Tensor,
+    noises: Tensor,
     objective: Objective,
     settings: Training,
     like: Tensor,
-    conditional: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """x_1, t, z, y of one part: all that is random follows from seed, stream and stream position."""
+    """x_1, t, z, y of one part: all that is random follows from seed, stream and stream position; z from `noises`."""
     seed, device = settings.seed, like.device
-    images = images.to(device, non_blocking=True)
-    if settings.flips:
-        mirrored = noise.uniforms(seed, "flip", positions, (), device) < 0.5
-        images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
-    shape = images.shape[1:]
-    if images.dtype == torch.uint8:
-        images = to_unit(images, noise.uniforms(seed, "u", positions, shape, device))
-    x_1 = images.to(like.dtype)
-    z = noise.draws(seed, "z", positions, shape, device).to(like.dtype)
+    x_1 = data_at(images, positions, settings, device).to(like.dtype)
+    z = noise.draws(seed, "z", noises, x_1.shape[1:], device).to(like.dtype)
     u = noise.uniforms(seed, "t", positions, (), device)
     if settings.stratify:
         u = stratified(u, positions, settings.batch_images)
     t = settings.times.at(u, objective.path.t_max)
-    y = labels.to(device, non_blocking=True) if conditional else None
+    y = None if labels is None else labels.to(device, non_blocking=True)
     if y is not None and settings.label_drop:
         y = drop_labels(y, noise.uniforms(seed, "drop", positions, (), device), settings.label_drop)
-    return x_1, t, coupled(z, x_1, y, settings.coupling), y
+    return x_1, t, z, y
 
 
-def coupled(z: Tensor, x_1: Tensor, y: Tensor | None, name: str) -> Tensor:
-    """The noises in the order in which they go with the images, matched within this part of the batch."""
-    return z[coupling(name)(z, x_1, y)]
+def data_at(images: Tensor, positions: Tensor, settings: Training, device: str | torch.device) -> Tensor:
+    """x_1 at stream positions: uint8 images flipped and dequantised; floats flipped only."""
+    images = images.to(device, non_blocking=True)
+    if settings.flips:
+        mirrored = noise.uniforms(settings.seed, "flip", positions, (), device) < 0.5
+        images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+    if images.dtype == torch.uint8:
+        images = to_unit(images, noise.uniforms(settings.seed, "u", positions, images.shape[1:], device))
+    return images
 
 
 class Clock:

@@ -15,11 +15,12 @@ from fm.evaluation import Cell, Evaluation, Reference, evaluate, measure_referen
 from fm.files import in_turn, read_json
 from fm.flow import Flow
 from fm.metrics import Features, load_features
+from fm.pairing import paired
 from fm.parallel import World
 from fm.recipe import Recipe, load, untrained
 from fm.records import Recorder
 from fm.results import Row, write_row
-from fm.training import Progress, train
+from fm.training import Progress, is_conditional, train
 
 
 def training(config: dict[str, Any]) -> None:
@@ -29,10 +30,14 @@ def training(config: dict[str, Any]) -> None:
     model, objective = recipe.build(dataset.shape, len(dataset.classes) or None)
     store = Store(run, recipe=recipe.training_digest(), data=dataset.digest, keep=settings.keep)
 
-    def from_position(start: int) -> Any:
+    def shares(start: int) -> Any:
         return batches(dataset, settings.batch_images, world.rank, world.size, settings.seed, start)
 
-    events = train(model, objective, settings, from_position, store, world, device=_device())
+    def blocks(start: int) -> Any:
+        return batches(dataset, settings.block_images, seed=settings.seed, start=start)
+
+    batches_from = paired(shares, blocks, settings, is_conditional(model), _device())
+    events = train(model, objective, settings, batches_from, store, world, device=_device())
     recorder = Recorder(run / "records") if world.first else None
     if recorder:
         recorder.cut(store.images_seen)

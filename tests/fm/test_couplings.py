@@ -1,4 +1,4 @@
-"""Couplings are permutations; minibatch OT is the best one, keeps labels, and does not depend on ranks."""
+"""Couplings are permutations; minibatch OT is the best one, and keeps labels."""
 
 from itertools import permutations
 
@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fm.couplings import COUPLINGS, in_blocks, minibatch_ot
-from fm.errors import SettingsError, ValueUserError
+from fm.couplings import COUPLINGS, minibatch_ot
+from fm.errors import ValueUserError
 from tests.problems import randn
 
 every_coupling = pytest.mark.parametrize("name", COUPLINGS)
@@ -50,19 +50,8 @@ def test_with_labels_it_is_the_cheapest_that_keeps_them() -> None:
     assert minibatch_ot(z, x_1, y).tolist() == best
 
 
-@every_coupling
-def test_blocks_of_the_stream_do_not_depend_on_the_batch(name: str) -> None:
-    z, x_1, y = randn(24, 3), randn(24, 3, seed=1), torch.arange(24) % 2
-    whole = in_blocks(COUPLINGS[name], z, x_1, y, block=4)
-    halves = [in_blocks(COUPLINGS[name], z[p], x_1[p], y[p], block=4) for p in (slice(0, 8), slice(8, 24))]
-    assert whole.equal(torch.cat([halves[0], halves[1] + 8]))
-    assert (whole // 4).equal(torch.arange(24) // 4)
-
-
 def test_bad_input_is_named() -> None:
     z = randn(6, 2)
-    with pytest.raises(SettingsError, match="6 samples are not whole blocks of 4"):
-        in_blocks(minibatch_ot, z, z, block=4)
     for coupling in COUPLINGS.values():
         with pytest.raises(ValueUserError, match=r"noise of shape \(6, 2\)"):
             coupling(z, z[:5], None)

@@ -18,9 +18,10 @@ from fm.checkpoints import Saved, Store, load_weights
 from fm.errors import Diverged, SettingsError
 from fm.models import MLP, UNet
 from fm.objectives import FlowMatching
+from fm.pairing import paired
 from fm.parallel import ALONE, World
 from fm.paths import OTPath
-from fm.training import Progress, Training, draw, due, train
+from fm.training import Progress, Training, draw, due, is_conditional, train
 
 SHAPE = (3, 8, 8)
 TINY = {
@@ -35,6 +36,7 @@ TINY = {
     "label_drop": 0.2,
     "ema_halflife_kimg": 0.05,
 }
+COUPLED = Training(**TINY, coupling="minibatch_ot", coupling_block_images=24, micro_batch_images=5)
 
 
 class Batch(NamedTuple):
@@ -72,7 +74,9 @@ def run(folder: Path, settings: Training, model=None, stop=lambda: False, world:
     model = network() if model is None else model
     store = store or Store(folder, "recipe", "data", settings.keep)
     objective = FlowMatching(OTPath())
-    return list(train(model, objective, settings, stream(settings, world), store, world, stop))
+    blocks = stream(settings.model_copy(update={"batch_images": settings.block_images}))
+    batches_from = paired(stream(settings, world), blocks, settings, is_conditional(model))
+    return list(train(model, objective, settings, batches_from, store, world, stop))
 
 
 def fingerprint(folder: Path) -> str:
@@ -177,11 +181,10 @@ def test_draws_follow_the_position_alone() -> None:
     settings = Training(total_images=1, batch_images=8, flips=True, label_drop=0.5)
     batch = next(stream(settings)(0))
     like, objective = torch.zeros(1), FlowMatching(OTPath())
-    all_at_once = draw(batch.images, batch.labels, batch.positions, objective, settings, like, True)
+    fields = batch.images, batch.labels, batch.positions, batch.positions
+    all_at_once = draw(*fields, objective, settings, like)
     backwards = torch.arange(7, -1, -1)
-    reverse = draw(
-        *(f[backwards] for f in (batch.images, batch.labels, batch.positions)), objective, settings, like, True
-    )
+    reverse = draw(*(f[backwards] for f in fields), objective, settings, like)
     for one, other in zip(all_at_once, reverse, strict=True):
         assert torch.equal(one[backwards], other)
 
@@ -191,7 +194,7 @@ def test_draws_are_what_their_names_say() -> None:
     count = 4000
     ramp = torch.arange(4, dtype=torch.uint8).expand(count, 1, 2, 4)
     positions, labels = torch.arange(count), torch.zeros(count, dtype=torch.long)
-    x_1, t, z, y = draw(ramp, labels, positions, FlowMatching(OTPath()), settings, torch.zeros(1), True)
+    x_1, t, z, y = draw(ramp, labels, positions, positions, FlowMatching(OTPath()), settings, torch.zeros(1))
     levels = ((x_1 + 1) * 128).floor()
     mirrored = (levels[:, 0, 0, 0] == 3).float().mean()
     assert abs(mirrored - 0.5) < 0.04
@@ -201,16 +204,8 @@ def test_draws_are_what_their_names_say() -> None:
 
 
 def test_points_are_taken_as_they_are() -> None:
-    points = torch.randn(5, 2)
-    x_1, *_ = draw(
-        points,
-        torch.full((5,), -1),
-        torch.arange(5),
-        FlowMatching(OTPath()),
-        Training(total_images=1),
-        torch.zeros(1),
-        False,
-    )
+    points, at = torch.randn(5, 2), torch.arange(5)
+    x_1, *_ = draw(points, None, at, at, FlowMatching(OTPath()), Training(total_images=1), torch.zeros(1))
     assert torch.equal(x_1, points)
 
 
@@ -228,7 +223,7 @@ def test_unknown_names_and_small_batches_are_refused(tmp_path: Path) -> None:
 
 
 def worker(rank: int, size: int, folder: str) -> None:
-    """Whole, interrupted (one rank alone is told), resumed; and once in float64."""
+    """Whole, interrupted (one rank alone is told), resumed; and in float64, with coupled noises too."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet-{size}", rank=rank, world_size=size)
     world, place = World.current(), Path(folder) / str(size)
     settings = Training(**TINY)
@@ -239,15 +234,21 @@ def worker(rank: int, size: int, folder: str) -> None:
     other = network() if rank == 0 else MLP(math.prod(SHAPE), width=16, depth=2, classes=3)
     run(place / "cut", settings, other, world=world)
     run(place / "exact", settings, network().double(), world=world)
+    run(place / "coupled", COUPLED, network().double(), world=world)
     dist.destroy_process_group()
 
 
 def test_two_and_three_processes_resume_to_the_bit_and_equal_one(tmp_path: Path) -> None:
-    run(tmp_path / "1" / "exact", Training(**TINY), network().double())
-    one = load_weights(tmp_path / "1" / "exact")[0]
+    whole = COUPLED.model_copy(update={"micro_batch_images": None})
+    kinds = {"exact": Training(**TINY), "coupled": whole}
+    for kind, settings in kinds.items():
+        run(tmp_path / "1" / kind, settings, network().double())
     for size in (2, 3):
         mp.start_processes(worker, args=(size, str(tmp_path)), nprocs=size, start_method="fork")
         assert fingerprint(tmp_path / str(size) / "whole") == fingerprint(tmp_path / str(size) / "cut")
-        many = load_weights(tmp_path / str(size) / "exact")[0]
-        for name in one:
-            torch.testing.assert_close(one[name], many[name], rtol=0, atol=1e-9)
+        for kind in kinds:
+            one, many = (load_weights(tmp_path / str(n) / kind)[0] for n in (1, size))
+            for name in one:
+                torch.testing.assert_close(one[name], many[name], rtol=0, atol=1e-9)
+    coupled, apart = (load_weights(tmp_path / "1" / kind)[0] for kind in reversed(kinds))
+    assert any((coupled[name] - apart[name]).abs().max() > 1e-4 for name in coupled)

@@ -1,0 +1,65 @@
+"""Couplings over the stream: which position's noise goes with the image at each stream position.
+
+Pairs are chosen inside fixed blocks of stream positions. Every rank works out the blocks that it needs from the same
+images and the same noise, so the pairs do not depend on ranks, micro-batches, or where a run was resumed.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fm import noise
+from fm.couplings import coupling
+from fm.training import Training, data_at
+
+Stream = Callable[[int], Iterator[Any]]
+
+
+class Paired(NamedTuple):
+    """A batch, and for each of its images the stream position whose noise goes with it."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    positions: Tensor
+    noises: Tensor
+
+
+def paired(
+    batches_from: Stream,
+    blocks_from: Stream,
+    settings: Training,
+    conditional: bool = False,
+    device: str | torch.device = "cpu",
+) -> Stream:
+    """`batches_from` for `fm.training.train`, whose batches say which noise goes with each image.
+
+    `blocks_from(start)` yields all images of the next `settings.block_images` stream positions, on every rank. For a
+    `conditional` network noises stay within the data's labels, whatever labels training drops. The independent coupling
+    leaves `batches_from` as it is.
+    """
+    if settings.coupling == "independent":
+        return batches_from
+    match = coupling(settings.coupling)
+
+    @lru_cache(maxsize=1)  # a block larger than the batch serves several batches in a row
+    def noises_of_block(start: int) -> Tensor:
+        block = next(blocks_from(start))
+        x_1 = data_at(block.images, block.positions, settings, device)
+        z = noise.draws(settings.seed, "z", block.positions, x_1.shape[1:], device)
+        permutation = match(z, x_1, block.labels if conditional else None)
+        return block.positions[permutation.cpu()]
+
+    def pairs_from(start: int) -> Iterator[Paired]:
+        for images, labels, indices, positions in batches_from(start):
+            starts = positions - positions % settings.block_images
+            noises = torch.empty_like(positions)
+            for first in starts.unique().tolist():
+                here = starts == first
+                noises[here] = noises_of_block(first)[positions[here] - first]
+            yield Paired(images, labels, indices, positions, noises)
+
+    return pairs_from

@@ -106,6 +106,13 @@ def test_an_unknown_distance_or_network_names_the_nearest():
         cells(settings(features="random"))
 
 
+def test_a_row_names_the_time_grid_that_its_solver_took(features, reference):
+    grids = {"midpoint": "uniform", "dpm2m": "log_snr"}
+    budgets = [{"solver": solver, "nfe": 4, "samples": 20} for solver in grids]
+    found = cells(settings(grid=budgets, distances=("fd",)))
+    assert [evaluate(flow(), cell, features, reference)["grid"] for cell in found] == [*grids.values()]
+
+
 def test_row_is_flat_json_with_value_floor_interval_and_lineage(features, reference):
     row = evaluate(flow(images_seen=512, data="data set"), cells(settings())[0], features, reference)
     assert json.loads(json.dumps(row, allow_nan=False)) == row

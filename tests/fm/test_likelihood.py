@@ -1,6 +1,7 @@
 """Likelihoods against closed forms: exact trace, Hutchinson, gradients, bits per dimension, the luck of probes."""
 
 import math
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -84,10 +85,32 @@ def test_gradients_flow_through_data_and_weights(control: str) -> None:
     torch.testing.assert_close(by_solver, by_form, rtol=0, atol=1e-4)
 
 
-def test_no_graph_is_kept_without_gradients() -> None:
+class Watched:
+    """A velocity that knows how many of its answers are still alive, with the graphs that hang on them."""
+
+    def __init__(self) -> None:
+        self.answers: list[weakref.ref[Tensor]] = []
+        self.most = 0
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        answer = squashed(x, t)
+        self.answers.append(weakref.ref(answer))
+        self.most = max(self.most, sum(answer() is not None for answer in self.answers))
+        return answer
+
+
+def test_memory_does_not_grow_with_evaluations_or_draws() -> None:
+    pictures, alive, calls = images(3, 1, 2, 2), [], []
+    for k, tolerance in ((1, 1e-2), (1, 1e-6), (4, 1e-6)):
+        velocity = Watched()
+        value = bits_per_dim(velocity, pictures, OTPath(), k=k, rtol=tolerance, atol=tolerance).bpd
+        assert not value.requires_grad
+        alive.append(velocity.most)
+        calls.append(len(velocity.answers))
+    assert calls[0] < calls[1] / 2 < calls[2] / 4
+    assert alive[0] == alive[1] == alive[2] == 1
     with torch.no_grad():
-        value = log_prob(squashed, randn(3, 2).requires_grad_(), OTPath(), method="euler", nfe=4)
-    assert not value.requires_grad
+        assert not log_prob(squashed, randn(3, 2).requires_grad_(), OTPath(), method="euler", nfe=4).requires_grad
 
 
 def test_a_velocity_that_ignores_the_state_only_moves() -> None:

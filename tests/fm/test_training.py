@@ -19,9 +19,10 @@ from fm.errors import Diverged, SettingsError
 from fm.models import MLP, UNet
 from fm.objectives import FlowMatching
 from fm.pairing import paired
-from fm.parallel import ALONE, World
+from fm.parallel import ALONE, World, parts
 from fm.paths import OTPath
 from fm.training import Progress, Training, draw, due, is_conditional, train
+from tests.problems import LAWS
 
 SHAPE = (3, 8, 8)
 TINY = {
@@ -187,6 +188,19 @@ def test_draws_follow_the_position_alone() -> None:
     reverse = draw(*(f[backwards] for f in fields), objective, settings, like)
     for one, other in zip(all_at_once, reverse, strict=True):
         assert torch.equal(one[backwards], other)
+
+
+def test_stratified_times_cover_the_global_batch_over_ranks_and_micro_batches() -> None:
+    for law in LAWS:
+        settings = Training(total_images=1, batch_images=12, stratify=True, times=law)
+        like, path, found = torch.zeros(1), OTPath(), []
+        for rank in range(3):
+            batch = next(itertools.islice(stream(settings, World(rank, 3))(0), 4, None))
+            for part in parts(4, 3):
+                fields = batch.images[part], None, batch.positions[part], batch.positions[part]
+                found.append(draw(*fields, FlowMatching(path), settings, like)[1])
+        edges = law.at(torch.arange(1, 12) / 12, path.t_max)
+        assert torch.bucketize(torch.cat(found), edges).sort().values.tolist() == list(range(12))
 
 
 def test_draws_are_what_their_names_say() -> None:

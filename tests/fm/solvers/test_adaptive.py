@@ -11,7 +11,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor, nn
 
 from fm.errors import NumericalError, SettingsError
-from fm.paths import OTPath, Path, VPPath
+from fm.paths import Path
 from fm.solvers import CONTROLS, solve
 from tests.problems import ODES, PATHS, LinearField, by_kind, correlated_gaussian, randn
 
@@ -53,7 +53,7 @@ def test_joint_control_is_torchdiffeqs(seed: int, span: tuple[float, float]) -> 
         torch.testing.assert_close(solution.x, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("path", [OTPath(), VPPath()], ids=by_kind)
+@pytest.mark.parametrize("path", PATHS, ids=by_kind)
 def test_joint_control_is_torchdiffeqs_on_a_path(path: Path) -> None:
     data = correlated_gaussian(path)
     velocity = Counting(lambda x, t: data.velocity(x, t.clamp(max=path.t_max)))

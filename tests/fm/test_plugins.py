@@ -16,6 +16,7 @@ from fm.errors import SettingsError
 from fm.evaluation import cells, evaluate, measure_reference, row_key
 from fm.lineage import code_digest
 from fm.metrics import load_features
+from fm.pairing import paired
 from fm.recipe import Recipe, load, on_data, open_run
 from fm.solvers import solve
 from fm.training import train
@@ -105,8 +106,8 @@ def trained(recipe: Recipe, run: Path, data: Path) -> Path:
     on_data(open_run(run, recipe), data, load_manifest(data))
     model, objective = recipe.build(dataset.shape, None)
     store = Store(run, recipe.training_digest(), dataset.digest)
-    stream = lambda start: batches(dataset, recipe.training.batch_images, 0, 1, 0, start)  # noqa: E731
-    list(train(model, objective, recipe.training, stream, store))
+    stream = lambda start: batches(dataset, recipe.training.batch_images, start=start)  # noqa: E731
+    list(train(model, objective, recipe.training, paired(stream, stream, recipe.training), store))
     return run
 
 

@@ -285,7 +285,7 @@ def evaluate(flow: Flow, cell: Cell, features: Features, reference: Reference) -
         "features_preprocessing": features.preprocessing,
         "reference_images": min(cell.reference_images, len(reference.heldout)),
         "batch": cell.batch,
-        "grid": SOLVERS[cell.solver].grid if cell.tolerance is None else "adaptive, joint within the batch",
+        "grid": tableau(cell.solver).grid if cell.tolerance is None else "adaptive, joint within the batch",
         "noise": "sample i: position i of stream 'sample'",
         "labels": "none" if flow.classes is None else "as frequent as in the held-out images",
         "code": _code(cell, plugins),

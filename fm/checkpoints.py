@@ -67,11 +67,12 @@ class Saved:
 
 
 class Store:
-    """The checkpoints of one RUN, bound to the digests of its recipe and data; keeps the newest `keep`."""
+    """The checkpoints of one RUN, bound to the digests of recipe and data and to the order's fingerprint; keeps the
+    newest `keep`."""
 
-    def __init__(self, run: Path | str, recipe: str = "", data: str = "", keep: int = 3) -> None:
+    def __init__(self, run: Path | str, recipe: str = "", data: str = "", keep: int = 3, order: str = "") -> None:
         self.folder = Path(run) / "checkpoints"
-        self.identity = {"recipe": recipe, "data": data}
+        self.identity = {"recipe": recipe, "data": data, "order": order}
         self.keep = keep
         self.newest: Saved | None = None  # of those this store restored or saved
         self.restored = ""  # what restore_newest_good found, in one line for the user
@@ -181,8 +182,8 @@ class Store:
         self.restored = f"resumed at {state.images_seen:,} images{_because(damaged)}"
 
     def check_identity(self, saved: Saved) -> None:
-        """Raises: CheckpointError if the checkpoint belongs to another recipe or data set than this store's."""
-        info = read_info(saved.path)
+        """Raises: CheckpointError if the checkpoint belongs to another recipe, data set or order than this store's."""
+        info = {"order": ""} | read_info(saved.path)
         differ = [f"{key} {info[key]}, not {value}" for key, value in self.identity.items() if info[key] != value]
         if differ:
             raise CheckpointError(

@@ -154,7 +154,9 @@ class Images(Protocol):
     """What is asked of a data set (`fm.data.ShardedImages`)."""
 
     digest: str
-    labels: np.ndarray
+
+    @property
+    def labels(self) -> np.ndarray: ...
 
     def __len__(self) -> int: ...
 

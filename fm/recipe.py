@@ -166,20 +166,22 @@ def _is_trained(run: Path) -> bool:
     return any((run / "checkpoints").glob("[0-9]*"))
 
 
-def on_data(run: Path, data: Path, manifest: Manifest) -> None:
-    """Notes in RUN/data.json what it is trained on, and where that lies now.
+def on_data(run: Path, data: Path, manifest: Manifest, order: str = "") -> None:
+    """Notes in RUN/data.json what it is trained on, where that lies now, and the fingerprint of the data's order.
 
     Raises: SettingsError if RUN was trained on other data.
     """
     file = run / "data.json"
-    if _is_trained(run) and file.exists() and (there := read_json(file)["digest"]) != manifest.digest:
+    there = read_json(file) if file.exists() else {}
+    if there and _is_trained(run) and there["digest"] != manifest.digest:
         raise SettingsError(
-            f"was trained on data {there}, not {manifest.digest}", str(run), "choose another RUN folder"
+            f"was trained on data {there['digest']}, not {manifest.digest}", str(run), "choose another RUN folder"
         )
     facts: dict[str, Any] = {"data": str(data.resolve()), "digest": manifest.digest, "source": manifest.source}
     images = {name: split.images for name, split in manifest.splits.items()}
     facts |= {"shape": list(manifest.shape), "classes": list(manifest.classes), "images": images}
-    if not file.exists() or read_json(file) != facts:
+    facts["order"] = order or there.get("order", "")
+    if there != facts:
         write_json(file, facts)
 
 

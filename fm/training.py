@@ -6,7 +6,7 @@ Everything random is drawn by stream position (`fm.noise`), hence equal for any 
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fm import noise
 from fm.checkpoints import Saved, State, Store
 from fm.couplings import COUPLINGS, coupling
+from fm.data import Order, order_of
 from fm.ema import Ema
 from fm.errors import Diverged, SettingsError, member
 from fm.objectives import Objective, drop_labels
@@ -40,6 +41,12 @@ class Training(Settings):
         ge=1,
         title="Micro-batch",
         description="most images a worker holds at once, from 1; empty = its whole share",
+    )
+    window_shards: int | None = Field(
+        None,
+        ge=1,
+        title="Window of shards",
+        description="shards that are mixed and open at once, from 1; empty = all samples are permuted",
     )
     total_images: int = Field(ge=0, title="Images", description="images seen when training ends, from 0")
     max_seconds: float | None = Field(
@@ -112,6 +119,10 @@ class Training(Settings):
         """The learning rate of the step that starts at `images_seen`."""
         schedule = member(self.schedule, SCHEDULES, "schedule", where="training.schedule")
         return schedule(images_seen, self.total_images, self.warmup_images, self.learning_rate)
+
+    def order(self, sizes: Sequence[int]) -> Order:
+        """The order of a data set whose shards hold `sizes` samples."""
+        return order_of(sizes, self.seed, self.window_shards)
 
     def finished(self, images_seen: int, seconds: float) -> bool:
         """Whether a run that stands there has nothing left to do."""

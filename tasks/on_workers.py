@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,15 @@ def training(config: dict[str, Any]) -> None:
     recipe, run, world = Recipe.parse(config["recipe"]), Path(config["run"]), World.current()
     settings, dataset = recipe.training, ShardedImages(config["data"], split="train")
     model, objective = recipe.build(dataset.shape, len(dataset.classes) or None)
-    store = Store(run, recipe=recipe.training_digest(), data=dataset.digest, keep=settings.keep)
+    order = settings.order(dataset.sizes).fingerprint()  # found here too: other versions must not mean another order
+    store = Store(run, recipe.training_digest(), dataset.digest, settings.keep, order)
+    stream = partial(batches, dataset, seed=settings.seed, window_shards=settings.window_shards)
 
     def shares(start: int) -> Any:
-        return batches(dataset, settings.batch_images, world.rank, world.size, settings.seed, start)
+        return stream(settings.batch_images, world.rank, world.size, start=start)
 
     def blocks(start: int) -> Any:
-        return batches(dataset, settings.block_images, seed=settings.seed, start=start)
+        return stream(settings.block_images, start=start)
 
     batches_from = paired(shares, blocks, settings, is_conditional(model), _device())
     events = train(model, objective, settings, batches_from, store, world, device=_device())

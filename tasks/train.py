@@ -19,11 +19,12 @@ from tasks.tracking import Tracking
 @task(name="train", cache_policy=NO_CACHE)
 def train(data: Path, manifest: Manifest, run: Path, recipe: Recipe, tracking: Tracking) -> Saved:
     """Trains RUN until its recipe is fulfilled, from its newest good checkpoint; nothing to do if that stands there."""
-    on_data(run, data, manifest)
+    order = recipe.training.order([shard.images for shard in manifest.splits["train"].shards]).fingerprint()
+    on_data(run, data, manifest, order)
     with tracking.stage("train"):
         saved = newest(run)
         if saved and recipe.training.finished(saved.images_seen, saved.seconds):
-            Store(run, recipe=recipe.training_digest(), data=manifest.digest).check_identity(saved)
+            Store(run, recipe.training_digest(), manifest.digest, order=order).check_identity(saved)
             why = f"{saved.images_seen:,} images seen, weights {saved.weights[:16]} verified by hash"
             watching.say(f"train: unchanged (same recipe and data; {why})")
         else:

@@ -4,7 +4,7 @@ from fm.data.batches import Batch, batches
 from fm.data.describe import Summary, describe
 from fm.data.images import ShardedImages
 from fm.data.manifest import Manifest, load_manifest, verify
-from fm.data.order import Order
+from fm.data.order import Order, order_of
 from fm.data.preparation import Preparation
 from fm.data.shards import inputs_digest, write_shards
 from fm.data.sources import Item, Source, open_source
@@ -23,6 +23,7 @@ __all__ = [
     "inputs_digest",
     "load_manifest",
     "open_source",
+    "order_of",
     "verify",
     "write_shards",
 ]

@@ -6,14 +6,18 @@ differs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import count, islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from fm.data.images import ShardedImages
-from fm.data.order import Order
-from fm.errors import SettingsError
+from fm.data.order import Order, order_of
+from fm.errors import SettingsError, UserError
 
 if TYPE_CHECKING:  # torch costs seconds to import, and the workers that only prepare data never need it
     from torch import Tensor
@@ -44,27 +48,64 @@ def share(batch: int, rank: int, world_size: int) -> range:
 
 
 def batches(
-    dataset: ShardedImages, batch: int, rank: int = 0, world_size: int = 1, seed: int = 0, start: int = 0
+    dataset: ShardedImages,
+    batch: int,
+    rank: int = 0,
+    world_size: int = 1,
+    seed: int = 0,
+    start: int = 0,
+    window_shards: int | None = None,
+    ahead: int = 0,
+    pin: bool = False,
 ) -> Iterator[Batch]:
     """This rank's shares of the global batches of `batch` images, for ever, from stream position `start` on.
 
-    start counts images seen and costs nothing to reach; batches cross epochs.
+    start counts images seen and costs nothing to reach; batches cross epochs. With `window_shards` the order is that of
+    blocks, and no more than so many shards are open. `ahead` batches are made beforehand, on a thread of their own; pin
+    puts them into page-locked memory, from which copies to a GPU run beside its work. Neither changes what is in them.
 
-    Raises: SettingsError at once for a batch smaller than the world, an unknown rank or a negative start.
+    Raises: SettingsError at once for a batch smaller than the world, an unknown rank, an empty window or a negative
+    start.
     """
     places = np.asarray(share(batch, rank, world_size), np.int64)
     if start < 0:
         raise SettingsError(f"start is {start} images seen", mend="it counts from 0")
-    return _stream(dataset, Order(len(dataset), seed), places, batch, start)
+    make = partial(_make, dataset, order_of(dataset.sizes, seed, window_shards), pin)
+    positions = (first + places for first in count(start, batch))
+    return _made_ahead(make, positions, ahead) if ahead else map(make, positions)
 
 
-def _stream(dataset: ShardedImages, order: Order, places: np.ndarray, batch: int, start: int) -> Iterator[Batch]:
+def _make(dataset: ShardedImages, order: Order, pin: bool, positions: np.ndarray) -> Batch:
+    """Raises: UserError if memory does not hold the batch."""
     import torch
 
-    while True:
-        positions = start + places
-        indices = order.at(positions)
-        images = torch.from_numpy(dataset.gather(indices)).permute(0, 3, 1, 2).contiguous()
-        labels = torch.from_numpy(dataset.labels[indices])
-        yield Batch(images, labels, torch.from_numpy(indices), torch.from_numpy(positions))
-        start += batch
+    indices = order.at(positions)
+    try:
+        images, labels = (torch.from_numpy(array) for array in _take(dataset, order, positions, indices))
+        images = images.permute(0, 3, 1, 2).contiguous()
+        if pin:
+            images, labels = images.pin_memory(), labels.pin_memory()
+    except MemoryError:
+        raise UserError(f"{len(positions):,} images do not fit into memory", mend="use a smaller batch") from None
+    return Batch(images, labels, torch.from_numpy(indices), torch.from_numpy(positions))
+
+
+def _take(dataset: ShardedImages, order: Order, positions: np.ndarray, indices: np.ndarray) -> Sequence[np.ndarray]:
+    """Images and labels; where the window of shards moves within the batch, shards close before others open."""
+    pieces = []
+    for piece, shards in order.windows(positions):
+        dataset.keep(shards)
+        pieces.append(dataset.take(indices[piece]))
+    return pieces[0] if len(pieces) == 1 else [np.concatenate(arrays) for arrays in zip(*pieces, strict=True)]
+
+
+def _made_ahead(make: Callable[[np.ndarray], Batch], positions: Iterator[np.ndarray], ahead: int) -> Iterator[Batch]:
+    """One thread makes them, one after another: the window of shards moves as it does without."""
+    maker = ThreadPoolExecutor(1, "batches")
+    try:
+        coming = deque(maker.submit(make, at) for at in islice(positions, ahead))
+        while True:
+            coming.append(maker.submit(make, next(positions)))
+            yield coming.popleft().result()
+    finally:
+        maker.shutdown(wait=False, cancel_futures=True)

@@ -1,98 +1,175 @@
-"""Random access to the images of a prepared data set: an index into each tar, and one memory map over it.
+"""Random access to the images of a prepared data set: shards are opened when they are first asked for.
 
-Raw samples are gathered straight from the maps (no second copy, no worker processes); PNG samples are decoded on every
-read.
+An open shard is its index and one memory map. Raw samples are gathered straight from the map (no second copy, no worker
+processes); PNG samples are decoded on every read, unless a cache keeps them decoded. Where the files lie is for
+`fm/data/staging.py` to say.
 """
 
 import io
 import math
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from fm.data.manifest import Shard, index_path, load_manifest, shards_of, tar_path
+from fm.data.manifest import REPAIR, index_path, load_manifest, shards_of, tar_path
+from fm.data.order import groups
+from fm.data.staging import Staging
 from fm.errors import DataError, nearest
+
+
+class Opened(NamedTuple):
+    """A shard that is open. Row i of `rows` is the part of the file that starts at byte i and is as long as one raw
+    image (one byte for PNG): a view of the memory map in which indexing copies the images at any offsets."""
+
+    rows: NDArray[np.uint8]
+    offsets: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    labels: NDArray[np.int64]
 
 
 class ShardedImages:
     """The images of one split of DATA (None: of all), in an order that is stable for life.
 
-    [i] -> (uint8 (height, width, channels), label, -1 where none). `labels` int64 (n,), `classes` the label names,
-    `shape` (channels, height, width), `digest` the whole data set's identity.
+    [i] -> (uint8 (height, width, channels), label, -1 where none). `sizes` the images of each shard, `labels` int64
+    (n,), `classes` the label names, `shape` (channels, height, width), `digest` the whole data set's identity.
 
-    Raises: DataError if the folder holds no data set, no such split, or files that do not match the manifest.
+    root is a folder or an address (`s3://bucket/data`), which needs a `cache` folder of this machine; a cache keeps PNG
+    samples decoded, too. `threads` decode PNG; `check` compares each shard's SHA-256 when it is opened.
+
+    Raises: DataError if there is no data set, no such split, or files that do not match the manifest.
     """
 
-    def __init__(self, root: str | Path, split: str | None = None) -> None:
-        self.root, self.split = Path(root), split
-        self.manifest = load_manifest(root)
+    def __init__(
+        self,
+        root: str | Path,
+        split: str | None = None,
+        cache: str | Path | None = None,
+        threads: int = 1,
+        check: bool = False,
+    ) -> None:
+        self.manifest, self.split, self.threads = load_manifest(root), split, threads
         if split is not None and split not in self.manifest.splits:
             raise DataError(
                 f"no split {split!r} in this data set", where=str(root), mend=nearest(split, self.manifest.splits)
             )
         self.shape, self.digest = self.manifest.shape, self.manifest.digest
         self.classes = list(self.manifest.classes)
+        self._files = Staging(str(root), self.manifest, Path(cache) if cache else None, check)
         self._shards = [shard for _, shard in shards_of(self.manifest, split)]
-        tables = [_read_index(self.root, shard) for shard in self._shards]
-        self._shard_of = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
-        self._offsets, self._lengths, self.labels = np.concatenate(tables).T.copy()
-        self._maps: dict[int, NDArray[np.uint8]] = {}
+        self.sizes = [shard.images for shard in self._shards]
+        self._first = np.cumsum(self.sizes) - self.sizes
+        self._open: dict[int, Opened] = {}
+        if not self._files.remote:
+            self._look()
+
+    def _look(self) -> None:
+        """A shard that is missing or cut short is named before the work begins, not in the middle of it."""
+        root = Path(self._files.root)
+        for shard in self._shards:
+            tar = tar_path(root, shard.name)
+            for path in (tar, index_path(root, shard.name)):
+                if not path.is_file():
+                    raise DataError(f"{path.parent.name}/{path.name} is missing", str(root), REPAIR)
+            if tar.stat().st_size != shard.bytes:
+                raise DataError(f"shards/{tar.name} does not match the manifest", str(root), REPAIR)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return sum(self.sizes)
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int]:
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
-        return self.gather([index])[0], int(self.labels[index])
+        images, labels = self.take([index % len(self)])
+        return images[0], int(labels[0])
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """Every image's label; reads the index of every shard."""
+        return np.concatenate([self._files.index(shard)[:, 2] for shard in self._shards])
 
     def gather(self, indices: ArrayLike) -> NDArray[np.uint8]:
         """uint8 (n, height, width, channels) of any indices, in their order."""
+        return self.take(indices)[0]
+
+    def take(self, indices: ArrayLike) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """uint8 (n, height, width, channels) and int64 labels (n,) of any indices, in their order.
+
+        Raises: DataError for a shard that is missing or damaged.
+        """
         indices = np.asarray(indices, np.int64).reshape(-1)
+        if ((indices < 0) | (indices >= len(self))).any():
+            raise IndexError(f"images {indices.min()} to {indices.max()} of {len(self)}")
         channels, height, width = self.shape
         images = np.empty((len(indices), height, width, channels), np.uint8)
-        shard_of = self._shard_of[indices]
-        by_shard = np.argsort(shard_of, kind="stable")
-        for here in np.split(by_shard, np.flatnonzero(np.diff(shard_of[by_shard])) + 1):
-            if len(here):
-                images[here] = self._read(int(shard_of[here[0]]), indices[here])
-        return images
+        labels = np.empty(len(indices), np.int64)
+        for shard, here in groups(np.searchsorted(self._first, indices, side="right") - 1):
+            opened, places = self._opened(shard), indices[here] - self._first[shard]
+            images[here], labels[here] = self._read(shard, opened, places), opened.labels[places]
+        return images, labels
 
-    def _read(self, shard: int, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def keep(self, shards: Collection[int] | None) -> None:
+        """Closes all shards but these (None: none), and removes what was staged of them."""
+        if shards is not None:
+            for shard in self._open.keys() - shards:
+                self._open.pop(shard, None)
+                self._files.drop(self._shards[shard])
+
+    def _read(self, shard: int, opened: Opened, places: NDArray[np.int64]) -> NDArray[np.uint8]:
         channels, height, width = self.shape
-        offsets = self._offsets[indices]
-        if self.manifest.settings.encoding == "raw":
-            return self._map(shard)[offsets].reshape(-1, height, width, channels)
-        tar = self._map(shard)[:, 0]
-        files = (tar[o : o + n].tobytes() for o, n in zip(offsets, self._lengths[indices], strict=True))
-        return np.stack([np.asarray(Image.open(io.BytesIO(file), formats=("PNG",))) for file in files])
+        offsets = opened.offsets[places]
+        if self._raw:
+            return opened.rows[offsets].reshape(-1, height, width, channels)
+        tar = opened.rows[:, 0]
+        files = [tar[o : o + n].tobytes() for o, n in zip(offsets, opened.lengths[places], strict=True)]
+        try:
+            return self._decode(files)
+        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged bytes, and np.stack
+            name = self._shards[shard].name
+            raise DataError(f"shards/{name}.tar holds a damaged PNG ({error})", self._files.root, REPAIR) from None
 
-    def _map(self, shard: int) -> NDArray[np.uint8]:
-        """Row i is the part of the tar that starts at byte i and is as long as one raw image (one byte for PNG): a view
-        of the memory map in which indexing copies the images at any offsets."""
-        if shard not in self._maps:
-            tar = np.asarray(np.memmap(tar_path(self.root, self._shards[shard].name), np.uint8, "r"))
-            length = math.prod(self.shape) if self.manifest.settings.encoding == "raw" else 1
-            self._maps[shard] = np.lib.stride_tricks.sliding_window_view(tar, length)
-        return self._maps[shard]
+    @property
+    def _raw(self) -> bool:
+        return self._files.decodes or self.manifest.settings.encoding == "raw"
+
+    def _decode(self, files: list[bytes]) -> NDArray[np.uint8]:
+        if self.threads == 1:
+            return np.stack([_pixels(file) for file in files])
+        each = -(-len(files) // self.threads)
+        shares = [files[start : start + each] for start in range(0, len(files), each)]
+        return np.concatenate(list(self._pool.map(lambda share: [_pixels(file) for file in share], shares)))
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.threads, "decode")
+
+    def _opened(self, shard: int) -> Opened:
+        opened = self._open.get(shard)
+        if opened is None:
+            size, path = math.prod(self.shape), self._files.samples(self._shards[shard], self._decode)
+            offsets, lengths, labels = self._files.index(self._shards[shard]).T.copy()
+            if self._files.decodes:
+                offsets = np.arange(len(labels)) * size
+            rows = np.lib.stride_tricks.sliding_window_view(_map(path), size if self._raw else 1)
+            opened = self._open[shard] = Opened(rows, offsets, lengths, labels)
+        return opened
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_maps": {}}  # a pickled memory map would carry the whole tar
+        """Without its maps, each of which would carry a whole tar, and its threads."""
+        return {name: value for name, value in self.__dict__.items() if name != "_pool"} | {"_open": {}}
 
 
-def _read_index(root: Path, shard: Shard) -> NDArray[np.int64]:
-    """(images, 3): payload's offset and length in the tar, label."""
-    path, tar = index_path(root, shard.name), tar_path(root, shard.name)
-    try:
-        table = np.load(path, allow_pickle=False)
-        size = tar.stat().st_size
-    except (OSError, ValueError) as error:
-        raise DataError(f"shard {shard.name} cannot be read ({error})", where=str(root)) from None
-    if table.shape != (shard.images, 3) or size != shard.bytes:
-        raise DataError(
-            f"shard {shard.name} does not match the manifest", where=str(root), mend="run `fm prepare` again"
-        )
-    return table.astype(np.int64)
+def _map(path: Path) -> NDArray[np.uint8]:
+    """By torch, which closes the file: numpy's map keeps a handle, and ImageNet's 1,282 shards pass the usual 1,024."""
+    import torch
+
+    return torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8).numpy()
+
+
+def _pixels(file: bytes) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(io.BytesIO(file), formats=("PNG",)))

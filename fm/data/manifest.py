@@ -3,21 +3,28 @@
 A folder without a manifest is unfinished, whatever else lies in it.
 """
 
+import hashlib
+import io
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pydantic
+from numpy.typing import NDArray
 
+from fm.data.addresses import is_address, read_pieces
 from fm.data.preparation import Preparation
-from fm.errors import DataError, UserError
-from fm.files import read_json, sha256
+from fm.errors import DataError
+from fm.files import sha256
 from fm.lineage import digest
 from fm.settings import Settings
 
 FORMAT: Literal["fm-shards-1"] = "fm-shards-1"
 AGAIN = "remove this file and run `fm prepare` again: whole shards are kept"
+REPAIR = "run `fm prepare` again: it rewrites what is damaged"
 Map = Callable[[Callable[[Any], Any], list[Any]], Iterable[Any]]  # map(function, items) -> results in the items' order
 
 
@@ -92,24 +99,33 @@ def make_manifest(
 
 
 def load_manifest(root: str | Path) -> Manifest:
-    """The manifest of a prepared data set.
+    """The manifest of a prepared data set in a folder or at an address (`s3://bucket/data`).
 
     Raises: DataError if there is none, or it is not ours, or its digest does not belong to its content.
     """
-    path = Path(root) / "manifest.json"
-    if not path.is_file():
-        raise DataError("no prepared data set here", where=str(root), mend="make one with `fm prepare SOURCE OUT`")
+    path = f"{str(root).rstrip('/')}/manifest.json"
     try:
-        manifest = Manifest.model_validate(read_json(path))
+        manifest = Manifest.model_validate(_values(root, path))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "the whole file"
-        raise DataError(f"not a manifest of this program ({key}: {first['msg']})", str(path), AGAIN) from None
-    except UserError as error:
-        raise DataError(error.what, error.where, AGAIN) from None
+        raise DataError(f"not a manifest of this program ({key}: {first['msg']})", path, AGAIN) from None
     if manifest.digest != content_digest(manifest.splits, manifest.classes, manifest.settings):
-        raise DataError("was changed by hand: its digest is not that of its content", str(path), AGAIN)
+        raise DataError("was changed by hand: its digest is not that of its content", path, AGAIN)
     return manifest
+
+
+def _values(root: str | Path, path: str) -> Any:
+    if is_address(root):
+        data = b"".join(read_pieces(path))
+    elif Path(path).is_file():
+        data = Path(path).read_bytes()
+    else:
+        raise DataError("no prepared data set here", where=str(root), mend="make one with `fm prepare SOURCE OUT`")
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise DataError(f"cannot be read as JSON ({error})", path, AGAIN) from None
 
 
 def tar_path(root: Path, name: str) -> Path:
@@ -118,6 +134,20 @@ def tar_path(root: Path, name: str) -> Path:
 
 def index_path(root: Path, name: str) -> Path:
     return root / "index" / f"{name}.npy"
+
+
+def read_index(root: Path, shard: Shard) -> NDArray[np.int64]:
+    """(images, 3): payload's offset and length in the tar, label.
+
+    Raises: DataError if it is missing or is not what was written.
+    """
+    try:
+        data = index_path(root, shard.name).read_bytes()
+    except OSError as error:
+        raise DataError(f"index/{shard.name}.npy cannot be read ({error.strerror})", str(root), REPAIR) from None
+    if hashlib.sha256(data).hexdigest() != shard.index_sha256:
+        raise DataError(f"index/{shard.name}.npy does not match the manifest", str(root), REPAIR)
+    return np.load(io.BytesIO(data), allow_pickle=False).astype(np.int64)
 
 
 def intact(root: Path, shard: Shard) -> str:
@@ -142,7 +172,7 @@ def verify(root: str | Path, map: Map = map) -> Manifest:
     root, manifest = Path(root), load_manifest(root)
     for fault in map(_fault, [(root, shard) for _, shard in shards_of(manifest)]):
         if fault:
-            raise DataError(fault, where=str(root), mend="run `fm prepare` again: it rewrites what is damaged")
+            raise DataError(fault, where=str(root), mend=REPAIR)
     return manifest
 
 

@@ -124,6 +124,12 @@ def test_another_run_is_refused_by_name(tmp_path) -> None:
         Store(tmp_path, "other", "data").restore_newest_good(state())
 
 
+def test_another_order_of_the_data_is_refused_by_its_fingerprint(tmp_path) -> None:
+    Store(tmp_path, "recipe", "data", order="full 1956").save(state(10))
+    with pytest.raises(CheckpointError, match=r"belongs to another run \(order full 1956, not blocks of 2 12d5\)"):
+        Store(tmp_path, "recipe", "data", order="blocks of 2 12d5").restore_newest_good(state())
+
+
 def test_another_network_is_refused_by_the_first_keys_that_differ(tmp_path) -> None:
     saved_at(tmp_path, 10)
     other = state(width=5)

@@ -1,13 +1,16 @@
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 
 from fm import presets
+from fm.data import Preparation
+from fm.data.manifest import Shard, make_manifest
 from fm.errors import SettingsError, UserError
 from fm.paths import VPPath
-from fm.recipe import Recipe, differences, load, open_run
+from fm.recipe import Recipe, differences, load, on_data, open_run
 
 WRONG = [
     ("training.batch_imges=3", "--set: no such setting 'batch_imges'; did you mean 'batch_images'?"),
@@ -99,6 +102,20 @@ def test_a_run_keeps_its_training_and_may_be_measured_anew(tmp_path: Path) -> No
     (run / "checkpoints" / "000000000064").mkdir(parents=True)
     with pytest.raises(SettingsError, match=r"training\.batch_images 64, now 128.*choose another RUN"):
         open_run(run, Recipe.load("demo", ["training.batch_images=128"]))
+
+
+def test_a_run_notes_its_data_and_their_order(tmp_path: Path) -> None:
+    settings = Recipe.load("tiny").training
+    shard = {"name": "train-000000", "images": 5, "bytes": 1, "sha256": "", "index_sha256": ""}
+    manifest = make_manifest("photos:", "", Preparation(size=16), (), [("train", Shard(**shard))], Counter())
+    order = settings.order([5]).fingerprint()
+    on_data(tmp_path, tmp_path / "data", manifest, order)
+    on_data(tmp_path, tmp_path / "elsewhere", manifest)  # an evaluation, which asks for no order
+    noted = json.loads((tmp_path / "data.json").read_text())
+    assert noted["order"] == order and noted["data"].endswith("elsewhere") and noted["digest"] == manifest.digest
+    blocks = Recipe.load("tiny", ["training.window_shards=2"])
+    assert blocks.training.order([5]).fingerprint().startswith("blocks of 2 ") and order.startswith("full ")
+    assert blocks.training_digest() != Recipe.load("tiny").training_digest()
 
 
 def test_differences_name_the_leaves() -> None:

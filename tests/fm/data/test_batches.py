@@ -6,47 +6,50 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fm.data import Order, ShardedImages, batches
+from fm.data import ShardedImages, batches, order_of
 from fm.data.batches import share
-from fm.errors import SettingsError
+from fm.errors import DataError, SettingsError, UserError
 
 
 class Numbers:
-    """A data set whose image i is one pixel of value i."""
+    """A data set whose image i is one pixel of value i; it says no to a shard that is not in the window."""
 
-    def __init__(self, length):
-        self.labels = np.arange(length) % 7
+    def __init__(self, *sizes):
+        self.sizes = sizes
+        self.shard_of = np.repeat(np.arange(len(sizes)), sizes)
+        self.window = None
 
-    def __len__(self):
-        return len(self.labels)
+    def keep(self, shards):
+        self.window = shards
 
-    def gather(self, indices):
-        return np.asarray(indices, np.uint8).reshape(-1, 1, 1, 1)
-
-
-sizes = st.integers(1, 60)
+    def take(self, indices):
+        assert self.window is None or set(self.shard_of[indices]) <= self.window
+        return np.asarray(indices, np.uint8).reshape(-1, 1, 1, 1), indices % 7
 
 
-@given(length=sizes, batch=sizes, world=st.integers(1, 9), seed=st.integers(0, 99), start=st.integers(0, 10**6))
-def test_the_global_batches_do_not_depend_on_the_world(length, batch, world, seed, start):
+shards = st.lists(st.integers(0, 30), min_size=1, max_size=6).filter(sum)
+sizes, seeds, windows = st.integers(1, 60), st.integers(0, 99), st.none() | st.integers(1, 7)
+
+
+@given(shards, windows, sizes, st.integers(1, 9), seeds, st.integers(0, 10**6))
+def test_the_global_batches_do_not_depend_on_the_world(shards, window, batch, world, seed, start):
     world = min(world, batch)
-    data = Numbers(length)
-    alone = list(islice(batches(data, batch, seed=seed, start=start), 3))
-    shares = [list(islice(batches(data, batch, rank, world, seed, start), 3)) for rank in range(world)]
+    alone = list(islice(batches(Numbers(*shards), batch, 0, 1, seed, start, window), 3))
+    each = [list(islice(batches(Numbers(*shards), batch, r, world, seed, start, window), 3)) for r in range(world)]
     for step, whole in enumerate(alone):
         for field, value in whole._asdict().items():
-            assert torch.equal(value, torch.cat([getattr(shares[rank][step], field) for rank in range(world)]))
+            assert torch.equal(value, torch.cat([getattr(each[rank][step], field) for rank in range(world)]))
 
 
-@given(length=sizes, batch=sizes, seed=st.integers(0, 99), steps=st.integers(0, 5))
-def test_a_resume_continues_the_stream(length, batch, seed, steps):
-    data = Numbers(length)
-    later = next(islice(batches(data, batch, seed=seed), steps, None))
-    resumed = next(batches(data, batch, seed=seed, start=steps * batch))
+@given(shards, windows, sizes, seeds, st.integers(0, 5))
+def test_a_resume_continues_the_stream(shards, window, batch, seed, steps):
+    data = Numbers(*shards)
+    later = next(islice(batches(data, batch, seed=seed, window_shards=window), steps, None))
+    resumed = next(batches(data, batch, seed=seed, start=steps * batch, window_shards=window))
     assert all(torch.equal(a, b) for a, b in zip(later, resumed, strict=True))
     positions = steps * batch + np.arange(batch)
     assert later.positions.tolist() == positions.tolist()
-    assert later.indices.tolist() == Order(length, seed).at(positions).tolist()
+    assert later.indices.tolist() == order_of(shards, seed, window).at(positions).tolist()
     assert later.images.flatten().tolist() == later.indices.tolist()
     assert later.labels.tolist() == (later.indices % 7).tolist()
 
@@ -58,12 +61,36 @@ def test_shares_are_even_within_one(batch, world):
     assert sum(lengths) == batch and max(lengths) - min(lengths) <= 1
 
 
-def test_real_images_in_torch_order(photos):
+@pytest.mark.parametrize("window", [None, 2])
+def test_real_images_in_torch_order(photos, window):
     data = ShardedImages(photos, "train")
-    batch = next(batches(data, 12, seed=5))
-    assert batch.images.shape == (12, 3, 16, 16) and batch.images.dtype == torch.uint8 and batch.images.is_contiguous()
+    for batch in islice(batches(data, 12, seed=5, window_shards=window), 20):
+        assert batch.images.shape == (12, 3, 16, 16) and batch.images.dtype == torch.uint8
+        assert batch.images.is_contiguous() and len(data._open) <= (window or len(data.sizes))
+    other = ShardedImages(photos, "train")
     for image, label, index in zip(batch.images, batch.labels, batch.indices, strict=True):
-        assert (image.permute(1, 2, 0).numpy() == data[int(index)][0]).all() and label == data[int(index)][1]
+        assert (image.permute(1, 2, 0).numpy() == other[int(index)][0]).all() and label == other[int(index)][1]
+
+
+def test_batches_made_ahead_are_the_same():
+    now, ahead = (islice(batches(Numbers(9, 9, 9), 5, window_shards=2, ahead=n), 9) for n in (0, 3))
+    for one, other in zip(now, ahead, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+@pytest.mark.parametrize(
+    ("error", "says"), [(DataError("shard 3 is gone"), "^shard 3 is gone$"), (MemoryError(), "^5 images do not fit")]
+)
+def test_what_goes_wrong_is_said_to_the_caller(ahead, error, says):
+    data = Numbers(9)
+
+    def take(indices):
+        raise error
+
+    data.take = take
+    with pytest.raises(UserError, match=says):
+        next(batches(data, 5, ahead=ahead))
 
 
 def test_bad_input_is_said_at_once():
@@ -73,3 +100,5 @@ def test_bad_input_is_said_at_once():
         batches(Numbers(10), 8, rank=4, world_size=4)
     with pytest.raises(SettingsError, match="-1 images"):
         batches(Numbers(10), 8, start=-1)
+    with pytest.raises(SettingsError, match="window of 0 shards"):
+        batches(Numbers(10), 8, window_shards=0)

@@ -1,4 +1,5 @@
 import io
+import os
 import pickle
 import shutil
 import tarfile
@@ -53,16 +54,51 @@ def test_it_travels_without_its_memory_maps(photos):
     assert (pickle.loads(carried)[7][0] == data[7][0]).all()
 
 
+def test_a_map_holds_no_file_open(photos):
+    data, before = ShardedImages(photos), len(os.listdir("/proc/self/fd"))
+    data.gather(range(224))
+    assert len(data._open) == 5 and len(os.listdir("/proc/self/fd")) == before
+    data.keep({1, 3})
+    assert data._open.keys() == {1, 3} and (data[0][0] == ShardedImages(photos)[0][0]).all()
+
+
+def test_threads_decode_the_same(photos, tmp_path):
+    write_shards(open_source("photos:?tiles=24"), tmp_path, Preparation(size=16, shard_images=50, encoding="png"))
+    one, many = (ShardedImages(tmp_path, threads=threads).gather(range(2, 224)) for threads in (1, 3))
+    assert (one == many).all() and len(ShardedImages(tmp_path, threads=3).gather([5])) == 1
+
+
 def test_bad_input_is_one_sentence(photos, tmp_path):
     with pytest.raises(DataError, match=r"no split 'tets'.*did you mean 'test'"):
         ShardedImages(photos, "tets")
-    with pytest.raises(DataError, match="no prepared data set"):
+    with pytest.raises(DataError, match=r"no prepared data set"):
         ShardedImages(tmp_path)
     copy = shutil.copytree(photos, tmp_path / "copy")
     with open(copy / "shards" / "train-000001.tar", "ab") as file:
         file.write(b"more")
-    with pytest.raises(DataError, match="train-000001 does not match the manifest"):
+    with pytest.raises(DataError, match=r"shards/train-000001.tar does not match the manifest"):
         ShardedImages(copy)
-    (copy / "index" / "test-000000.npy").unlink()
-    with pytest.raises(DataError, match="test-000000 cannot be read"):
+    (copy / "shards" / "train-000001.tar").unlink()
+    with pytest.raises(DataError, match=r"shards/train-000001.tar is missing"):
         ShardedImages(copy)
+
+
+def test_damage_that_comes_later_is_one_sentence(photos, tmp_path):
+    copy = shutil.copytree(photos, tmp_path / "copy")
+    data, checked = ShardedImages(copy, "train"), ShardedImages(copy, "train", check=True)
+    (copy / "index" / "train-000000.npy").write_bytes(b"other")
+    os.truncate(copy / "shards" / "train-000001.tar", 5000)
+    tar = copy / "shards" / "train-000002.tar"
+    tar.write_bytes(b"x" + tar.read_bytes()[1:])
+    with pytest.raises(DataError, match=r"index/train-000000.npy does not match the manifest; run `fm prepare` again"):
+        data[0]
+    with pytest.raises(DataError, match=r"shards/train-000001.tar is missing or does not match"):
+        data[50]
+    assert data[100][0].shape == (16, 16, 3)
+    with pytest.raises(DataError, match=r"shards/train-000002.tar is missing or does not match"):
+        checked[100]
+    write_shards(open_source("photos:?tiles=24"), tmp_path / "png", Preparation(size=16, encoding="png"))
+    tar = tmp_path / "png" / "shards" / "test-000000.tar"
+    tar.write_bytes(bytes(tar.stat().st_size))
+    with pytest.raises(DataError, match=r"shards/test-000000.tar holds a damaged PNG"):
+        ShardedImages(tmp_path / "png", "test")[0]

@@ -1,0 +1,162 @@
+"""Where a shard's files lie for its reader: in DATA, or in a cache folder of this node, filled as they are asked for.
+
+Shards at an address are copied into the cache; shards of PNG files are decoded into it once, if there is one. A file
+there is whole or absent, and its SHA-256 is compared when it is staged. The processes of a node take turns at each
+shard: one stages it for all.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fm.data.addresses import is_address, read_pieces
+from fm.data.manifest import REPAIR, Manifest, Shard, index_path, read_index, tar_path
+from fm.errors import DataError
+from fm.files import atomic, in_turn, sha256
+
+Decode = Callable[[list[bytes]], NDArray[np.uint8]]  # some files of a shard -> (n, height, width, channels)
+DECODED_AT_ONCE = 256
+HASH_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Staging:
+    """The shards of the data set at `root`, as files of this machine.
+
+    check: the SHA-256 of samples is compared whenever they are opened, not only when they are staged.
+
+    Raises: DataError if root is an address and there is no cache folder.
+    """
+
+    root: str
+    manifest: Manifest
+    cache: Path | None = None
+    check: bool = False
+
+    def __post_init__(self) -> None:
+        if self.remote and self.cache is None:
+            raise DataError("is an address, whose shards need a folder here", self.root, "name a cache folder")
+
+    @property
+    def remote(self) -> bool:
+        return is_address(self.root)
+
+    @property
+    def decodes(self) -> bool:
+        """Whether samples are kept as decoded pixels."""
+        return self.cache is not None and self.manifest.settings.encoding == "png"
+
+    def index(self, shard: Shard) -> NDArray[np.int64]:
+        """(images, 3): payload's offset and length in the tar, label.
+
+        Raises: DataError if it is missing or is not what the manifest says.
+        """
+        if not self.remote:
+            return read_index(Path(self.root), shard)
+        with self._turn(shard):
+            return self._staged_index(shard)
+
+    def samples(self, shard: Shard, decode: Decode) -> Path:
+        """The shard's tar; or, where samples are kept decoded, their pixels one after another.
+
+        Raises: DataError if it is missing, is not what the manifest says, or there is no room for it.
+        """
+        if not self.remote and not self.decodes:
+            return self._tar(shard, self.check)
+        with self._turn(shard):
+            return self._pixels(shard, decode) if self.decodes else self._tar(shard, self.check)
+
+    def drop(self, shard: Shard) -> None:
+        """Removes what was staged of the shard; who still reads it keeps its map."""
+        if self.cache is not None:
+            with self._turn(shard):
+                for place in (tar_path, index_path, _pixels_path):
+                    place(self._folder, shard.name).unlink(missing_ok=True)
+
+    @property
+    def _folder(self) -> Path:
+        """This data set's part of the cache, laid out as DATA is."""
+        return Path(self.cache or "") / self.manifest.digest
+
+    def _turn(self, shard: Shard) -> AbstractContextManager[None]:
+        return in_turn(self._folder / "turns" / shard.name)
+
+    def _staged_index(self, shard: Shard) -> NDArray[np.int64]:
+        path = index_path(self._folder, shard.name)
+        if not path.is_file() or sha256(path) != shard.index_sha256:
+            self._fetch(path, shard.index_sha256)
+        return read_index(self._folder, shard)
+
+    def _tar(self, shard: Shard, check: bool) -> Path:
+        path = tar_path(self._folder if self.remote else Path(self.root), shard.name)
+        whole = path.is_file() and path.stat().st_size == shard.bytes and (not check or sha256(path) == shard.sha256)
+        if not whole and not self.remote:
+            raise DataError(f"shards/{path.name} is missing or does not match the manifest", self.root, REPAIR)
+        if not whole:
+            self._fetch(path, shard.sha256)
+        return path
+
+    def _fetch(self, path: Path, due: str) -> None:
+        """Copies what lies at the same place below the address."""
+        address = f"{self.root.rstrip('/')}/{path.relative_to(self._folder).as_posix()}"
+        hashed = hashlib.sha256()
+        with _staged(path) as write:
+            for piece in read_pieces(address):
+                hashed.update(piece)
+                write(piece)
+            if hashed.hexdigest() != due:
+                raise DataError("is not what was written (its SHA-256 differs)", address, "copy DATA there again")
+
+    def _pixels(self, shard: Shard, decode: Decode) -> Path:
+        """The pixels of all images and, behind them, their SHA-256."""
+        path = _pixels_path(self._folder, shard.name)
+        size = shard.images * math.prod(self.manifest.shape)
+        whole = path.is_file() and path.stat().st_size == size + HASH_BYTES and (not self.check or _agrees(path, size))
+        if not whole:
+            hashed = hashlib.sha256()
+            with _staged(path) as write:
+                for images in self._decoded(shard, decode):
+                    hashed.update(images)
+                    write(images)
+                write(hashed.digest())
+        return path
+
+    def _decoded(self, shard: Shard, decode: Decode) -> Iterator[bytes]:
+        table = self._staged_index(shard) if self.remote else read_index(Path(self.root), shard)
+        path = self._tar(shard, check=True)
+        tar = np.memmap(path, np.uint8, "r")
+        for start in range(0, len(table), DECODED_AT_ONCE):
+            rows = table[start : start + DECODED_AT_ONCE]
+            yield decode([tar[at : at + length].tobytes() for at, length, _ in rows]).tobytes()
+        if self.remote:
+            path.unlink()
+
+
+def _pixels_path(folder: Path, name: str) -> Path:
+    return folder / "pixels" / f"{name}.raw"
+
+
+def _agrees(path: Path, size: int) -> bool:
+    data = np.memmap(path, np.uint8, "r").data
+    return hashlib.sha256(data[:size]).digest() == data[size:]
+
+
+@contextmanager
+def _staged(path: Path) -> Iterator[Callable[[bytes], object]]:
+    """Writes a file of the cache, whole or not at all.
+
+    Raises: DataError if there is no room.
+    """
+    try:
+        with atomic(path) as file:
+            yield file.write
+    except OSError as error:
+        raise DataError(
+            f"cannot be written ({error.strerror})", str(path), "make room or name another cache folder"
+        ) from None

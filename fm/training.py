@@ -299,7 +299,7 @@ def draw(
 
 def data_at(images: Tensor, positions: Tensor, settings: Training, device: str | torch.device) -> Tensor:
     """x_1 at stream positions: uint8 images flipped and dequantised; floats flipped only."""
-    images = images.to(device, non_blocking=True)
+    images = images.to(device, non_blocking=True).contiguous()
     if settings.flips:
         mirrored = noise.uniforms(settings.seed, "flip", positions, (), device) < 0.5
         images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)

@@ -24,7 +24,10 @@ if TYPE_CHECKING:  # torch costs seconds to import, and the workers that only pr
 
 
 class Batch(NamedTuple):
-    """uint8 images (b, c, h, w); int64 labels, -1 where none; dataset indices, stable for life; stream positions."""
+    """uint8 images (b, c, h, w); int64 labels, -1 where none; dataset indices, stable for life; stream positions.
+
+    The images lie in memory as in the shards, (b, h, w, c): whoever needs another layout reorders them, a GPU for free.
+    """
 
     images: Tensor
     labels: Tensor
@@ -82,7 +85,7 @@ def _make(dataset: ShardedImages, order: Order, pin: bool, positions: np.ndarray
     indices = order.at(positions)
     try:
         images, labels = (torch.from_numpy(array) for array in _take(dataset, order, positions, indices))
-        images = images.permute(0, 3, 1, 2).contiguous()
+        images = images.permute(0, 3, 1, 2)
         if pin:
             images, labels = images.pin_memory(), labels.pin_memory()
     except MemoryError:

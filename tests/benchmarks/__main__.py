@@ -5,18 +5,16 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 
 import torch
 from PIL import Image
 
-from fm.data import Preparation, ShardedImages, batches, open_source, write_shards
+from fm.data import Preparation, open_source, write_shards
 from fm.flow import Flow
 from fm.noise import draws, uniforms
 from fm.recipe import Recipe
-
-BATCH = 256
+from tests.benchmarks.readers import mixing, readers, resuming
 
 
 def seconds(work: Callable[[], object], repeats: int = 3) -> float:
@@ -27,49 +25,6 @@ def seconds(work: Callable[[], object], repeats: int = 3) -> float:
         work()
         taken.append(time.process_time() - start)
     return min(taken)
-
-
-def rate(stream: Iterator[object], images: int, repeats: int = 3) -> float:
-    """Images per CPU second of a stream of batches, the first batch left out."""
-    next(stream)
-    return images / seconds(lambda: list(islice(stream, images // BATCH)), repeats)
-
-
-def readers(folder: Path) -> Iterator[tuple[str, str, float]]:
-    """Shuffled uint8 batches of 256 at 32 px, one process: ours raw and png, ImageFolder, webdataset."""
-    import webdataset
-    from torch.utils.data import DataLoader
-    from torchvision.datasets import ImageFolder
-    from torchvision.transforms import PILToTensor
-
-    source = open_source("photos:?tiles=400")
-    data = {}
-    for encoding in ("raw", "png"):
-        write_shards(source, folder / encoding, Preparation(size=32, encoding=encoding))
-        data[encoding] = ShardedImages(folder / encoding, "train")
-    for i in range(len(data["png"])):
-        pixels, label = data["png"][i]
-        (folder / "files" / str(label)).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(folder / "files" / str(label) / f"{i}.png")
-    loader = DataLoader(ImageFolder(folder / "files", PILToTensor()), BATCH, shuffle=True, drop_last=True)
-    tars = [str(t) for t in sorted((folder / "png" / "shards").glob("train-*.tar"))]
-    streaming = webdataset.WebDataset(tars, shardshuffle=len(tars), seed=0).shuffle(1000)
-    streaming = streaming.decode("rgb8").to_tuple("png", "cls")
-
-    def endless(items: Callable[[], Iterator[object]]) -> Iterator[object]:
-        while True:
-            yield from items()
-
-    found = {
-        "raw": rate(batches(data["raw"], BATCH), 20 * BATCH),
-        "png": rate(batches(data["png"], BATCH), 4 * BATCH),
-        "ImageFolder + DataLoader": rate(endless(lambda: iter(loader)), 4 * BATCH),
-        "webdataset": rate(endless(lambda: iter(streaming.batched(BATCH, partial=False))), 4 * BATCH),
-    }
-    for ours in ("raw", "png"):
-        for peer in ("ImageFolder + DataLoader", "webdataset"):
-            mine = f"batches, {ours}, 32 px: {found[ours]:,.0f} images per CPU s"
-            yield mine, f"{peer} {found[peer]:,.0f}", found[ours] / found[peer]
 
 
 def packing(folder: Path) -> Iterator[tuple[str, str, float]]:
@@ -128,7 +83,14 @@ def main() -> None:
     print(f"{platform.machine()}, one thread, Python {platform.python_version()}, torch {torch.__version__}\n")
     print("| ours | peer or limit | ours / peer |\n| --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
-        for bench in (lambda: readers(Path(folder)), lambda: packing(Path(folder)), randomness, sampling):
+        for bench in (
+            lambda: readers(Path(folder)),
+            resuming,
+            mixing,
+            lambda: packing(Path(folder)),
+            randomness,
+            sampling,
+        ):
             for ours, peer, ratio in bench():
                 print(f"| {ours} | {peer} | {ratio:.3g} |", flush=True)
 

@@ -8,7 +8,6 @@ import copy
 import json
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,14 +19,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fm.ema import Ema
-from fm.errors import CheckpointError
-from fm.files import sha256, sync_folder, write_json
+from fm.errors import CheckpointError, nearest
+from fm.files import patiently, read_json, sha256, sync_folder, write_json
+from fm.lineage import differences, digest
 from fm.optimizer import Adam
 
-FORMAT = 1
+FORMAT = 2
 STATE = "state.json"
-FILES = ("model", "ema", "optimizer")
-PAUSES_S = (1, 2, 4, 8, 16)  # before a write that failed is tried again
+BEST = "best.json"
 
 
 class Damaged(CheckpointError):
@@ -40,25 +39,28 @@ class State:
 
     model: nn.Module
     optimizer: Adam
-    ema: Ema
+    averages: dict[str, Ema]
     images_seen: int = 0
     seconds: float = 0.0  # of training, over all resumes
-    tally: dict[str, float] = field(default_factory=dict)  # sums since the last report
+    tally: dict[str, Any] = field(default_factory=dict)  # sums since the last report
+    micro_batch_images: int | None = None  # most that fitted into a worker's memory; None = its whole share
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """The live tensors, by file and name; restoring copies into them."""
-        return {"model": self.model.state_dict(), "ema": self.ema.weights, "optimizer": self.optimizer.tensors()}
+        averages = {name: ema.weights for name, ema in self.averages.items()}
+        return {"model": self.model.state_dict(), **averages, "optimizer": self.optimizer.tensors()}
 
     def numbers(self) -> dict[str, Any]:
-        return {"images_seen": self.images_seen, "seconds": self.seconds, "tally": self.tally}
+        return {name: getattr(self, name) for name in ("images_seen", "seconds", "tally", "micro_batch_images")}
 
     def set_numbers(self, numbers: dict[str, Any]) -> None:
-        self.images_seen, self.seconds, self.tally = (numbers[name] for name in ("images_seen", "seconds", "tally"))
+        for name in self.numbers():
+            setattr(self, name, numbers[name])
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint that is on the disk; `weights` is the SHA-256 of its EMA weights, the name of this model."""
+    """A checkpoint that is on the disk; `weights` is the SHA-256 of its first EMA's weights, the name of this model."""
 
     images_seen: int
     seconds: float
@@ -67,13 +69,23 @@ class Saved:
 
 
 class Store:
-    """The checkpoints of one RUN, bound to the digests of recipe and data and to the order's fingerprint; keeps the
-    newest `keep`."""
+    """The checkpoints of one RUN, bound to recipe (values as JSON has them, or a digest), data digest and order.
 
-    def __init__(self, run: Path | str, recipe: str = "", data: str = "", keep: int = 3, order: str = "") -> None:
+    Keeps the newest `keep`, of every `keep_every_images` the first, and the one that `mark_best` named.
+    """
+
+    def __init__(
+        self,
+        run: Path | str,
+        recipe: Any = "",
+        data: str = "",
+        keep: int = 3,
+        order: str = "",
+        keep_every_images: int | None = None,
+    ) -> None:
         self.folder = Path(run) / "checkpoints"
         self.identity = {"recipe": recipe, "data": data, "order": order}
-        self.keep = keep
+        self.keep, self.keep_every_images = keep, keep_every_images
         self.newest: Saved | None = None  # of those this store restored or saved
         self.restored = ""  # what restore_newest_good found, in one line for the user
         self._writer = ThreadPoolExecutor(1, "checkpoint")
@@ -124,37 +136,37 @@ class Store:
         return self.newest
 
     def _write_patiently(self, files: dict[str, dict[str, Tensor]], numbers: dict[str, Any]) -> Saved:
-        """Network storage goes away for seconds at a time; no run should end for that."""
-        for pause_s in PAUSES_S:
-            try:
-                return self._write(files, numbers)
-            except OSError:
-                time.sleep(pause_s)
-        try:
-            return self._write(files, numbers)
-        except OSError as error:
-            raise CheckpointError(
-                f"a checkpoint cannot be written ({error.strerror or error})",
-                where=str(self.folder),
-                mend="make room or mend the storage, and start again",
-            ) from error
+        return patiently(lambda: self._write(files, numbers), "a checkpoint", self.folder, CheckpointError)
 
     def _write(self, files: dict[str, dict[str, Tensor]], numbers: dict[str, Any]) -> Saved:
-        """Under a temporary name, synced to the disk, then renamed; then the oldest go."""
+        """Under a temporary name, synced to the disk, then renamed; then those that are not to be kept go."""
         target = self.folder / f"{numbers['images_seen']:012d}"
         part = target.with_name(f".{target.name}.{os.getpid()}.part")
         try:
             part.mkdir(parents=True, exist_ok=True)
             hashes = {name: _write(_path(part, name), tensors) for name, tensors in files.items()}
             info = {"format": FORMAT, **numbers, **self.identity, "sha256": hashes}
-            write_json(part / STATE, info)
+            info["check"] = digest(info)
+            (part / STATE).write_text(json.dumps(info, indent=2, allow_nan=False) + "\n")
+            _sync(part / STATE)
+            sync_folder(part)
             os.rename(part, target)
             sync_folder(self.folder)
         finally:
             shutil.rmtree(part, ignore_errors=True)
-        for old in _newest_first(self.folder)[self.keep :]:
+        for old in self._outdated():
             shutil.rmtree(old, ignore_errors=True)
         return _saved(target, info)
+
+    def _outdated(self) -> list[Path]:
+        found = _newest_first(self.folder)
+        kept = set(found[: self.keep])
+        if self.keep_every_images:
+            first_of = {int(folder.name) // self.keep_every_images: folder for folder in found}  # the oldest stands
+            kept |= {folder for multiple, folder in first_of.items() if multiple > 0}
+        if (self.folder / BEST).exists():
+            kept.add(self.folder / read_json(self.folder / BEST)["checkpoint"])
+        return [folder for folder in found if folder not in kept]
 
     def restore_newest_good(self, state: State) -> None:
         """Copies the newest whole checkpoint into the state; says in `restored` which, and why not a newer one.
@@ -164,7 +176,7 @@ class Store:
         for torn in self.folder.glob(".*.part"):
             shutil.rmtree(torn, ignore_errors=True)
         damaged: dict[Path, str] = {}
-        found = _newest_whole(self.folder, FILES, damaged)
+        found = _newest_whole(self.folder, (), damaged)
         for folder in damaged:
             _set_aside(folder)
         if found is None and damaged:
@@ -177,15 +189,14 @@ class Store:
         folder, info = found
         self.newest = _saved(folder, info)
         self.check_identity(self.newest)
-        _copy_into(state.tensors(), {file: load_file(_path(folder, file)) for file in FILES}, folder)
+        _copy_into(state.tensors(), {file: load_file(_path(folder, file)) for file in info["sha256"]}, folder)
         state.set_numbers(info)
         self.restored = f"resumed at {state.images_seen:,} images{_because(damaged)}"
 
     def check_identity(self, saved: Saved) -> None:
-        """Raises: CheckpointError if the checkpoint belongs to another recipe, data set or order than this store's."""
-        info = {"order": ""} | read_info(saved.path)
-        differ = [f"{key} {info[key]}, not {value}" for key, value in self.identity.items() if info[key] != value]
-        if differ:
+        """Raises: CheckpointError, with the keys that differ, if it belongs to another recipe, data set or order."""
+        info = read_info(saved.path)
+        if differ := differences({key: info[key] for key in self.identity}, self.identity):
             raise CheckpointError(
                 f"belongs to another run ({'; '.join(differ)})", where=str(saved.path), mend="choose another RUN"
             )
@@ -193,33 +204,56 @@ class Store:
 
 def newest(run: Path | str) -> Saved | None:
     """The newest checkpoint of a RUN whose files are as it says; None if there is none."""
-    found = _newest_whole(Path(run) / "checkpoints", FILES, {})
+    found = _newest_whole(Path(run) / "checkpoints", (), {})
     return _saved(*found) if found else None
 
 
-def load_weights(run: Path | str, weights: str = "ema") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights ("ema" or "model") of a RUN's newest whole checkpoint, and their lineage {weights: SHA-256, images_seen}.
+def mark_best(run: Path | str, saved: Saved, value: float, measure: str) -> bool:
+    """Keeps a checkpoint, in place of the one kept so, if its `value` is the lowest by this `measure` -> whether it is.
 
-    Raises: CheckpointError if there is none.
+    What is measured how is the caller's business; a value by another measure gives way.
+    """
+    file = Path(run) / "checkpoints" / BEST
+    before = read_json(file) if file.exists() else {}
+    if before.get("measure") == measure and before["value"] <= value:
+        return False
+    write_json(file, {"checkpoint": saved.path.name, "measure": measure, "value": value})
+    return True
+
+
+def load_weights(run: Path | str, weights: str = "ema") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights of a RUN's newest whole checkpoint, and their lineage {weights: SHA-256, images_seen}.
+
+    "ema" is the first average, "ema_50kimg" the one of that half-life, "model" what is not averaged; "best" is the
+    first average of the checkpoint that `mark_best` named.
+
+    Raises: CheckpointError if there is none; one that names the nearest for unknown weights.
     """
     damaged: dict[Path, str] = {}
-    found = _newest_whole(Path(run) / "checkpoints", (weights,), damaged)
+    checkpoints, file = Path(run) / "checkpoints", "ema" if weights == "best" else weights
+    only = read_json(checkpoints / BEST)["checkpoint"] if weights == "best" else ""
+    found = _newest_whole(checkpoints, (file,), damaged, only)
     if found is None:
         raise CheckpointError(
             f"no whole checkpoint{_because(damaged)}", where=str(run), mend="train first, with `fm train DATA RUN`"
         )
     folder, info = found
-    return load_file(_path(folder, weights)), {"weights": info["sha256"][weights], "images_seen": info["images_seen"]}
+    return load_file(_path(folder, file)), {"weights": info["sha256"][file], "images_seen": info["images_seen"]}
 
 
 def _newest_whole(
-    checkpoints: Path, files: tuple[str, ...], damaged: dict[Path, str]
+    checkpoints: Path, files: tuple[str, ...], damaged: dict[Path, str], only: str = ""
 ) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint whose named files have their recorded SHA-256; those passed over go into `damaged`."""
+    """The newest checkpoint (or `only` that one) whose files, or the named ones, have their recorded SHA-256.
+
+    Those passed over go into `damaged`.
+    """
     for folder in _newest_first(checkpoints):
+        if only and folder.name != only:
+            continue
         try:
             info = read_info(folder)
-            for file in files:
+            for file in files or info["sha256"]:
                 _verify(folder, file, info)
         except Damaged as error:
             damaged[folder] = error.what
@@ -231,12 +265,14 @@ def _newest_whole(
 def read_info(folder: Path) -> dict[str, Any]:
     """What a checkpoint's state.json says.
 
-    Raises: Damaged if it cannot be read, CheckpointError if it is of another format.
+    Raises: Damaged if it cannot be read or does not fit its own digest, CheckpointError if it is of another format.
     """
     try:
         info = json.loads((folder / STATE).read_text())
     except (OSError, ValueError):
         raise Damaged(f"{folder.name}/{STATE} cannot be read", where=str(folder.parent)) from None
+    if not isinstance(info, dict) or info.pop("check", None) != digest(info):
+        raise Damaged(f"{folder.name}/{STATE} is damaged", where=str(folder.parent))
     if info["format"] != FORMAT:
         raise CheckpointError(f"{folder.name} has format {info['format']}, not {FORMAT}", where=str(folder.parent))
     return info
@@ -247,6 +283,8 @@ def _saved(folder: Path, info: dict[str, Any]) -> Saved:
 
 
 def _verify(folder: Path, file: str, info: dict[str, Any]) -> None:
+    if file not in info["sha256"]:
+        raise CheckpointError(f"no weights {file!r}", where=str(folder), mend=nearest(file, info["sha256"]))
     path = _path(folder, file)
     try:
         found = sha256(path)
@@ -263,9 +301,13 @@ def _path(folder: Path, file: str) -> Path:
 def _write(path: Path, tensors: dict[str, Tensor]) -> str:
     """Saves tensors by name and syncs them -> SHA-256."""
     save_file(tensors, path)
+    _sync(path)
+    return sha256(path)
+
+
+def _sync(path: Path) -> None:
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
-    return sha256(path)
 
 
 def _copy_into(live: dict[str, dict[str, Tensor]], stored: dict[str, dict[str, Tensor]], folder: Path) -> None:
@@ -280,9 +322,11 @@ def _copy_into(live: dict[str, dict[str, Tensor]], stored: dict[str, dict[str, T
 
 
 def _differences(live: dict[str, dict[str, Tensor]], stored: dict[str, dict[str, Tensor]]) -> Iterator[str]:
-    for file, tensors in live.items():
-        for name in sorted(tensors.keys() | stored[file].keys()):
-            shapes = [list(side[name].shape) if name in side else "absent" for side in (tensors, stored[file])]
+    if odd := sorted(live.keys() ^ stored.keys()):
+        yield f"{', '.join(odd)} {'is' if len(odd) == 1 else 'are'} on one side only"
+    for file in filter(stored.__contains__, live):
+        for name in sorted(live[file].keys() | stored[file].keys()):
+            shapes = [list(side[name].shape) if name in side else "absent" for side in (live[file], stored[file])]
             if shapes[0] != shapes[1]:
                 yield f"{name} is {shapes[1]}, not {shapes[0]}"
 

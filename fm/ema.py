@@ -1,9 +1,11 @@
-"""The exponential moving average of a network's weights, stated as a half-life in kimg and capped while a run is young.
+"""Exponential moving averages of the weights, each stated as a half-life in kimg and capped while a run is young.
 
 The cap (the ramp of Karras et al. 2020) keeps the half-life below a share of the images seen so far. While it holds,
 the average is EDM2's power function (Karras et al. 2024, eq. 4, with gamma + 1 = ln 2 / ramp), so a run of any length
 ends with a useful average.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -36,3 +38,14 @@ class Ema:
         for name, buffer in model.named_buffers():
             if name in self.weights:
                 self.weights[name].copy_(buffer)
+
+
+def averages(model: nn.Module, halflives_kimg: Sequence[float], ramp: float) -> dict[str, Ema]:
+    """The averages of one training by name: the first is "ema", the others tell their half-life, as "ema_50kimg"."""
+    names = ["ema", *(f"ema_{halflife:g}kimg" for halflife in halflives_kimg[1:])]
+    return {name: Ema(model, halflife, ramp) for name, halflife in zip(names, halflives_kimg, strict=True)}
+
+
+def in_words(halflife_kimg: float, batch_images: int) -> str:
+    """`half-life 500 kimg, 0.999911 a step`: what other trainings state as the decay, once the ramp is over."""
+    return f"half-life {halflife_kimg:g} kimg, {decay(halflife_kimg, 0.0, 0, batch_images):.6g} a step"

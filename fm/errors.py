@@ -36,7 +36,13 @@ class NumericalError(ValueUserError):
 
 
 class Diverged(NumericalError):
-    """Training met a non-finite loss or gradient; raised before the weights are touched."""
+    """Training met a loss or gradient past all bounds; raised before the weights are touched.
+
+    `indices` are the data set's images in the global batch of the step after `images_seen`.
+    """
+
+    images_seen: int
+    indices: list[int]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

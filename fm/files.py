@@ -1,15 +1,20 @@
-"""Files that are whole or absent: temporary name, fsync, rename. And the SHA-256 of what is there."""
+"""Files that are whole or absent: temporary name, fsync, rename; storage that goes away for a moment; SHA-256."""
 
 import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from fm.errors import UserError
+
+PAUSES_S = (1, 2, 4, 8, 16)  # before a write that failed is tried again
+
+T = TypeVar("T")
 
 
 def sha256(path: Path) -> str:
@@ -25,6 +30,26 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def patiently(write: Callable[[], T], what: str, where: Path, kind: type[UserError] = UserError) -> T:
+    """write(), tried again for half a minute: network storage goes away for seconds, and no run should end for that.
+
+    Raises: `kind`, which says that `what` cannot be written, if the storage still refuses.
+    """
+    for pause_s in PAUSES_S:
+        try:
+            return write()
+        except OSError:
+            time.sleep(pause_s)
+    try:
+        return write()
+    except OSError as error:
+        raise kind(
+            f"{what} cannot be written ({error.strerror or error})",
+            where=str(where),
+            mend="make room or mend the storage, and start again",
+        ) from error
 
 
 @contextmanager

@@ -37,6 +37,14 @@ def leaves(values: Any, key: str = "") -> dict[str, Any]:
     return {k: v for name, inner in values.items() for k, v in leaves(inner, f"{key}.{name}".lstrip(".")).items()}
 
 
+def differences(there: Any, here: Any, key: str = "") -> list[str]:
+    """`training.batch_images 64, now 128` for each leaf in which two nested dicts differ."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        keys = [*there, *(k for k in here if k not in there)]
+        return [d for k in keys for d in differences(there.get(k), here.get(k), f"{key}.{k}".lstrip("."))]
+    return [] if there == here else [f"{key} {there}, now {here}"]
+
+
 @cache
 def code_digest(*plugins: str) -> str:
     """Digest of every source file of `fm`, and of those of plug-ins: the code that computed a number, without git."""

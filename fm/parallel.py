@@ -6,8 +6,9 @@ never stopped; one buffer has one order, for any number of ranks. The ranks' sig
 second collective, and all ranks decide alike.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeVar
 
 import torch
@@ -40,17 +41,18 @@ class World:
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank."""
-        return any(self._gather(flag))
+        return any(self.gather(flag))
 
     def all(self, flag: bool) -> bool:
         """Whether the flag is set on all ranks."""
-        return all(self._gather(flag))
+        return all(self.gather(flag))
 
-    def _gather(self, flag: bool) -> list[bool]:
-        flags = [flag] * self.size
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, in their order, on every rank."""
+        values = [value] * self.size
         if self.size > 1:
-            dist.all_gather_object(flags, flag)
-        return flags
+            dist.all_gather_object(values, value)
+        return values
 
     def once(self, work: Callable[[], T]) -> T:
         """The value of work() as rank 0 found it, on every rank; only rank 0 calls it.
@@ -89,17 +91,18 @@ def parts(count: int, limit: int | None) -> list[slice]:
 
 
 class Gradients:
-    """The gradients of all parameters as views of one flat buffer, with named signals in its tail.
+    """The gradients of all parameters as views of one flat buffer, with named signals (name -> numbers) in its tail.
 
     Every parameter keeps its view for life: only `zero` clears it.
     """
 
-    def __init__(self, model: nn.Module, world: World, signals: tuple[str, ...]) -> None:
-        self.world, self.names = world, signals
+    def __init__(self, model: nn.Module, world: World, signals: Mapping[str, int]) -> None:
+        self.world = world
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         count, like = sum(p.numel() for p in self.parameters), self.parameters[0]
-        self.buffer = torch.zeros(count + len(signals), dtype=like.dtype, device=like.device)
+        self.buffer = torch.zeros(count + sum(signals.values()), dtype=like.dtype, device=like.device)
         self.flat, self.tail = self.buffer[:count], self.buffer[count:]
+        self.signals = dict(zip(signals, self.tail.split([*signals.values()]), strict=True))
         for parameter, view in zip(self.parameters, self.views(self.flat), strict=True):
             parameter.grad = view
 
@@ -115,13 +118,14 @@ class Gradients:
 
     def signal(self, name: str, value: Tensor | float) -> None:
         """Adds to this rank's signal; `reduce` sums it over the ranks."""
-        self.tail[self.names.index(name)] += value
+        self.signals[name] += value
 
-    def reduce(self) -> dict[str, float]:
+    def reduce(self) -> dict[str, list[float]]:
         """Sums gradients and signals over ranks -> the signals; a non-finite gradient anywhere is then everywhere."""
         if self.world.size > 1:
             dist.all_reduce(self.buffer)
-        return dict(zip(self.names, self.tail.tolist(), strict=True))
+        sums = iter(self.tail.tolist())
+        return {name: list(islice(sums, len(signal))) for name, signal in self.signals.items()}
 
     def clip(self, limit: float | None) -> float:
         """Scales the gradients to a joint norm of at most `limit` -> the norm before."""

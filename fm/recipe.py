@@ -20,7 +20,7 @@ from fm.errors import SettingsError, UserError, nearest
 from fm.evaluation import Evaluation, cells
 from fm.files import read_json, write_json
 from fm.flow import Flow
-from fm.lineage import digest
+from fm.lineage import differences, digest
 from fm.models import AnyModel
 from fm.objectives import OBJECTIVES, Objective, objective
 from fm.parallel import World
@@ -183,14 +183,6 @@ def on_data(run: Path, data: Path, manifest: Manifest, order: str = "") -> None:
     facts["order"] = order or there.get("order", "")
     if there != facts:
         write_json(file, facts)
-
-
-def differences(there: Any, here: Any, key: str = "") -> list[str]:
-    """`training.batch_images 64, now 128` for each leaf in which two nested dicts differ."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        keys = [*there, *(k for k in here if k not in there)]
-        return [d for k in keys for d in differences(there.get(k), here.get(k), f"{key}.{k}".lstrip("."))]
-    return [] if there == here else [f"{key} {there}, now {here}"]
 
 
 def _read(where: str) -> tuple[dict[str, Any], str]:

@@ -4,13 +4,14 @@ One line is one report of one process. A kill at any byte leaves at most one tor
 next writer removes.
 """
 
+import errno
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fm.files import atomic, writable_folder
+from fm.files import atomic, patiently, writable_folder
 
 
 class Recorder:
@@ -19,23 +20,37 @@ class Recorder:
     def __init__(self, root: Path | str, name: str = "train") -> None:
         self.path = _file(root, name)
         writable_folder(self.path.parent)
-        _mend(self.path)
+        self.bytes = _whole(self.path)
 
     def write(self, images_seen: int, time: float, **values: Any) -> None:
         """One row at `images_seen` and Unix time `time` in seconds; on the disk when the call returns.
 
-        Raises: ValueError for NaN and infinity, which JSON has no words for.
+        Raises: ValueError for NaN and infinity, which JSON has no words for; UserError if the disk refuses for longer
+        than a moment.
         """
         line = json.dumps({"images_seen": images_seen, "time": time, **values}, allow_nan=False) + "\n"
+        patiently(lambda: self._append(line.encode()), "a record", self.path)
+
+    def _append(self, line: bytes) -> None:
         with open(self.path, "ab", buffering=0) as file:
-            file.write(line.encode())
+            # Drops what a full disk or a kill left of a line, onto which this one would be glued.
+            file.truncate(min(self.bytes, file.tell()))
+            if file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(file.fileno())
+            self.bytes = file.tell()
 
     def cut(self, images_seen: int) -> None:
         """Drops the rows past `images_seen`: a run resumed from there writes them again."""
-        kept = [line for line, row in _rows(self.path) if row["images_seen"] <= images_seen]
-        with atomic(self.path) as file:
-            file.writelines(kept)
+        kept = b"".join(line for line, row in _rows(self.path) if row["images_seen"] <= images_seen)
+
+        def replace() -> None:
+            with atomic(self.path) as file:
+                file.write(kept)
+
+        if len(kept) < self.bytes:
+            patiently(replace, "the records", self.path)
+        self.bytes = len(kept)
 
 
 def read(root: Path | str, after: int = 0, name: str = "train") -> list[dict[str, Any]]:
@@ -56,9 +71,6 @@ def _rows(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
                 yield line, json.loads(line)
 
 
-def _mend(path: Path) -> None:
-    """Removes a torn last line, onto which the next row would be glued."""
-    if not path.exists():
-        return
-    whole = path.read_bytes().rfind(b"\n") + 1
-    os.truncate(path, whole)
+def _whole(path: Path) -> int:
+    """Bytes of the file's whole lines."""
+    return path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0

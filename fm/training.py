@@ -5,25 +5,26 @@ Everything random is drawn by stream position (`fm.noise`), hence equal for any 
 """
 
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from fm import noise
 from fm.checkpoints import Saved, State, Store
 from fm.couplings import COUPLINGS, coupling
 from fm.data import Order, order_of
-from fm.ema import Ema
+from fm.ema import averages, in_words
 from fm.errors import Diverged, SettingsError, member
+from fm.microbatch import most_that_fit
 from fm.objectives import Objective, drop_labels
 from fm.optimizer import Adam
 from fm.parallel import ALONE, Gradients, World, parts
 from fm.pixels import to_unit
+from fm.progress import TENTHS, Clock, Progress, Started, by_tenth, due
 from fm.schedules import SCHEDULES
 from fm.settings import Settings
 from fm.times import AnyTimes, Uniform, stratified
@@ -40,7 +41,7 @@ class Training(Settings):
         None,
         ge=1,
         title="Micro-batch",
-        description="most images a worker holds at once, from 1; empty = its whole share",
+        description="most images a worker holds at once, from 1, halved while memory is short; empty = its whole share",
     )
     window_shards: int | None = Field(
         None,
@@ -65,8 +66,14 @@ class Training(Settings):
     clip_norm: float | None = Field(
         1.0, gt=0, title="Clipping", description="largest gradient norm, above 0; empty = no clipping"
     )
-    ema_halflife_kimg: float = Field(
-        500.0, ge=0, title="EMA half-life", description="of the averaged weights, in thousands of images, from 0"
+    ema_halflife_kimg: Annotated[
+        tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(lambda x: (x,) if isinstance(x, int | float) else x)
+    ] = Field(
+        (500.0,),
+        min_length=1,
+        max_length=16,
+        title="EMA half-lives",
+        description="of the averaged weights, in thousands of images, from 0; samples are of the first",
     )
     ema_ramp: float = Field(
         0.1,
@@ -102,6 +109,9 @@ class Training(Settings):
     report_images: int = Field(10_000, ge=1, title="Report every", description="images between two reports, from 1")
     save_images: int = Field(500_000, ge=1, title="Save every", description="images between two checkpoints, from 1")
     keep: int = Field(3, ge=1, le=1000, title="Keep", description="newest checkpoints kept, 1 to 1000")
+    keep_every_images: int | None = Field(
+        None, ge=1, title="Keep every", description="images between checkpoints kept for good, from 1; empty = none"
+    )
     threads: int = Field(
         1,
         ge=1,
@@ -129,18 +139,6 @@ class Training(Settings):
         return images_seen >= self.total_images or seconds >= (self.max_seconds or math.inf)
 
 
-@dataclass(frozen=True)
-class Progress:
-    """A report: loss is the mean since the last one, over all ranks; the norm is the last step's, before clipping."""
-
-    images_seen: int
-    loss: float
-    images_per_s: float
-    learning_rate: float
-    grad_norm: float
-    seconds: float
-
-
 def train(
     model: nn.Module,
     objective: Objective,
@@ -150,21 +148,21 @@ def train(
     world: World = ALONE,
     stop: Callable[[], bool] = lambda: False,
     device: str | torch.device = "cpu",
-) -> Iterator[Progress | Saved]:
+) -> Iterator[Started | Progress | Saved]:
     """Trains the model in place, from the store's newest checkpoint on -> its events, the last one a Saved.
 
-    The state is restored before this returns, so `store.restored` can be printed and records be cut to
-    `store.images_seen`. `batches_from(images_seen)` yields this rank's share of each global batch (images uint8, or
-    floats as they are; labels; indices; positions). `stop` is polled once a step; when it is true on any rank, all
-    leave at the same step with a checkpoint.
+    The state is restored before this returns, so records can be cut to `store.images_seen`. `batches_from(images_seen)`
+    yields this rank's share of each global batch (images uint8, or floats as they are; labels; indices; positions).
+    `stop` is polled once a step; when it is true on any rank, all leave at the same step with a checkpoint.
 
-    Raises: Diverged before the weights are touched, if loss or gradient is not finite; CheckpointError; SettingsError.
+    Raises: Diverged before the weights are touched, if loss or gradient is not finite or the loss a million times its
+    lowest; CheckpointError; SettingsError.
     """
     check(settings, world)
     torch.set_num_threads(settings.threads)
     model.to(device).train()
-    gradients = Gradients(model, world, signals=("loss", "leave", "written"))
-    state = State(model, Adam(model, gradients), Ema(model, settings.ema_halflife_kimg, settings.ema_ramp))
+    gradients = Gradients(model, world, signals={"losses": 2 * TENTHS, "leave": 1, "written": 1})
+    state = State(model, Adam(model, gradients), averages(model, settings.ema_halflife_kimg, settings.ema_ramp))
     world.once(lambda: store.restore_newest_good(state))
     state.set_numbers(world.once(state.numbers))
     world.share(tensor for file in state.tensors().values() for tensor in file.values())
@@ -181,6 +179,8 @@ def check(settings: Training, world: World) -> None:
             where="training.batch_images",
             mend="use a larger batch or fewer workers",
         )
+    if len(set(settings.ema_halflife_kimg)) < len(settings.ema_halflife_kimg):
+        raise SettingsError("two half-lives are the same", where="training.ema_halflife_kimg", mend="leave one out")
     block, batch = settings.block_images, settings.batch_images
     if block % batch and batch % block:
         raise SettingsError(
@@ -199,41 +199,50 @@ def steps(
     store: Store,
     world: World,
     stop: Callable[[], bool],
-) -> Iterator[Progress | Saved]:
+) -> Iterator[Started | Progress | Saved]:
     """One step after another until all images are seen, time is up, or a rank was told to stop."""
     model, batch_images = state.model, settings.batch_images
     batches = batches_from(state.images_seen)
-    clock, writing = Clock(state), False
+    clock, started, writing = Clock(state), False, False
+    share = -(-batch_images // world.size)
+    micro_batch = min(share, settings.micro_batch_images or share, state.micro_batch_images or share)
 
     def leaving() -> bool:
         return stop() or clock.seconds() >= (settings.max_seconds or math.inf)
 
+    def accumulate(batch: Any, images: int) -> None:
+        gradients.zero()
+        for part in parts(len(batch.positions), images):
+            loss, t = part_loss(model, objective, settings, batch, part)
+            (loss.sum() / batch_images).backward()
+            gradients.signal("losses", by_tenth(loss.detach(), t))
+
     leave = world.any(leaving())
     while state.images_seen < settings.total_images and not leave:
         rate = settings.rate(state.images_seen)
-        gradients.zero()
         batch = next(batches)
-        for part in parts(len(batch.positions), settings.micro_batch_images):
-            loss = part_loss(model, objective, settings, batch, part).sum() / batch_images
-            loss.backward()
-            gradients.signal("loss", loss.detach())
+        micro_batch = most_that_fit(partial(accumulate, batch), micro_batch)
+        if not started:  # the first step has shown what fits: from here on all hold the same, whoever has less memory
+            micro_batch, started = min(world.gather(micro_batch)), True
+            yield start(state, settings, store, world, micro_batch)
+        state.micro_batch_images = micro_batch if micro_batch < share else None
         gradients.signal("leave", leaving())
         gradients.signal("written", store.written)
         signals = gradients.reduce()
         norm = gradients.clip(settings.clip_norm)
-        if not math.isfinite(norm) or not math.isfinite(signals["loss"]):
-            raise diverged(state, batch, last=world.once(store.settle))
+        if not math.isfinite(norm) or not clock.count(signals["losses"]):
+            raise diverged(state, batch, norm, sum(signals["losses"][:TENTHS]) / batch_images, world, store)
         state.images_seen += batch_images
         state.optimizer.step(rate, number=state.images_seen // batch_images)
-        state.ema.update(model, state.images_seen, batch_images)
-        clock.count(signals["loss"])
-        leave = signals["leave"] > 0
+        for average in state.averages.values():
+            average.update(model, state.images_seen, batch_images)
+        leave = signals["leave"][0] > 0
         over = settings.finished(state.images_seen, clock.seconds())
         if over or due(state.images_seen, batch_images, settings.report_images):
-            yield clock.report(rate, norm, batch_images)
+            yield clock.report(rate, norm)
         last = leave or state.images_seen >= settings.total_images  # unlike `over` the same on every rank
         saving = not last and due(state.images_seen, batch_images, settings.save_images)
-        if writing and (signals["written"] > 0 or saving or last):
+        if writing and (signals["written"][0] > 0 or saving or last):
             yield world.once(store.finish)
             writing = False
         if saving:
@@ -244,8 +253,16 @@ def steps(
     yield world.once(lambda: store.save(state))
 
 
-def part_loss(model: nn.Module, objective: Objective, settings: Training, batch: Any, part: slice) -> Tensor:
-    """Loss of each sample of a part of the batch, on the model's device and in its float type."""
+def start(state: State, settings: Training, store: Store, world: World, micro_batch: int) -> Started:
+    halflives = zip(state.averages, settings.ema_halflife_kimg, strict=True)
+    stated = {name: in_words(halflife, settings.batch_images) for name, halflife in halflives}
+    return Started(state.images_seen, store.restored, world.size, micro_batch, stated)
+
+
+def part_loss(
+    model: nn.Module, objective: Objective, settings: Training, batch: Any, part: slice
+) -> tuple[Tensor, Tensor]:
+    """Loss and time of each sample of a part of the batch, on the model's device."""
     weight = next(model.parameters())
     positions, noises = batch.positions[part], noises_of(batch, settings)[part]
     images, labels = batch.images[part], batch.labels[part] if is_conditional(model) else None
@@ -253,7 +270,7 @@ def part_loss(model: nn.Module, objective: Objective, settings: Training, batch:
     # Dropout inside the network is torch's own; seeded here by position, a resumed run drops what the other would have.
     torch.manual_seed(noise.key(settings.seed, f"network/{int(positions[0])}")[0])
     with torch.autocast(weight.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-        return objective.loss(model, x_1, t=t, z=z, y=y)
+        return objective.loss(model, x_1, t=t, z=z, y=y), t
 
 
 def is_conditional(model: nn.Module) -> bool:
@@ -308,42 +325,17 @@ def data_at(images: Tensor, positions: Tensor, settings: Training, device: str |
     return images
 
 
-class Clock:
-    """Time and sums between two reports; the sums are part of the state, so a resumed run reports the same means."""
-
-    def __init__(self, state: State) -> None:
-        self.state, self.before = state, state.seconds
-        self.start = self.last = time.monotonic()
-        self.images = state.images_seen
-        state.tally = state.tally or {"loss": 0.0, "steps": 0}
-
-    def seconds(self) -> float:
-        """Seconds of training, earlier sessions included."""
-        return self.before + time.monotonic() - self.start
-
-    def count(self, loss: float) -> None:
-        self.state.tally["loss"] += loss
-        self.state.tally["steps"] += 1
-
-    def report(self, rate: float, norm: float, batch_images: int) -> Progress:
-        now, tally, seen = time.monotonic(), self.state.tally, self.state.images_seen
-        speed = (seen - self.images) / max(now - self.last, 1e-9)
-        self.last, self.images = now, seen
-        self.state.tally = {"loss": 0.0, "steps": 0}
-        return Progress(seen, tally["loss"] / tally["steps"], speed, rate, norm, self.seconds())
-
-
-def due(images_seen: int, step: int, every: int) -> bool:
-    """Whether the step that ended at `images_seen` crossed a multiple of `every`."""
-    return images_seen // every > (images_seen - step) // every
-
-
-def diverged(state: State, batch: Any, last: Saved | None) -> Diverged:
-    indices = batch.indices.tolist()
+def diverged(state: State, batch: Any, norm: float, loss: float, world: World, store: Store) -> Diverged:
+    """What to raise on every rank, with the global batch's indices and the checkpoint to go back to."""
+    indices = [index for share in world.gather(batch.indices.tolist()) for index in share]
+    last = world.once(store.settle)
     shown = ", ".join(map(str, indices[:8])) + (", ..." if len(indices) > 8 else "")
-    return Diverged(
-        f"loss or gradient is not finite in the step after {state.images_seen:,} images (this rank's indices {shown})",
+    error = Diverged(
+        f"the loss is {loss:.3g} and the gradient's norm {norm:.3g} in the step after {state.images_seen:,} images "
+        f"(indices {shown})",
         where="training",
         mend="lower the learning rate or clip gradients; "
         + (f"the checkpoint at {last.images_seen:,} images is unharmed" if last else "there is no checkpoint yet"),
     )
+    error.images_seen, error.indices = state.images_seen, indices
+    return error

@@ -40,6 +40,7 @@ RAY = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an actor more, to hand on what SIGTERM says
 }
 """Ray's settings, unless the environment has others."""
+LEAVE_S = 20.0  # Prefect kills a cancelled flow's process after 30 s
 # Ray's processes die with the thread that started them (Linux: PR_SET_PDEATHSIG), so that thread must live on.
 _keeper = ThreadPoolExecutor(1, "ray")
 
@@ -147,8 +148,17 @@ def _check_answers(address: str) -> None:
         ) from None
 
 
-def attended(work: Callable[[], T], tick: Callable[[], None] = lambda: None, every_s: float = 0.5) -> T:
-    """Runs `work` in a thread and `tick` here, so that the main thread hears signals while Ray works."""
+def attended(
+    work: Callable[[], T],
+    tick: Callable[[], None] = lambda: None,
+    every_s: float = 0.5,
+    leave: Callable[[], None] | None = None,
+) -> T:
+    """Runs `work` in a thread and `tick` here, so that the main thread hears signals while Ray works.
+
+    A signal that ends this process (Prefect's cancel, SIGTERM, Ctrl-C) first calls `leave`, if given, and gives the
+    work `LEAVE_S` to end in order.
+    """
     future: Future[T] = Future()
 
     def run() -> None:
@@ -159,9 +169,17 @@ def attended(work: Callable[[], T], tick: Callable[[], None] = lambda: None, eve
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    while thread.is_alive():
-        thread.join(every_s)
-        tick()
+    try:
+        while thread.is_alive():
+            thread.join(every_s)
+            tick()
+    except Exception:
+        raise
+    except BaseException:
+        if leave:
+            leave()
+            thread.join(LEAVE_S)
+        raise
     return future.result()
 
 
@@ -203,7 +221,8 @@ def fit(
     """Runs `work(config)` on every worker of the place as one torch.distributed group, until all have returned.
 
     A lost worker restarts the group up to three times; `work` resumes from RUN's own checkpoints, the only authority.
-    `tick` is called here every half second.
+    `tick` is called here every half second. Before a signal ends this process, the file `config["leave"]` tells the
+    workers, who save and leave.
 
     Raises: SettingsError if the cluster has fewer slots than workers; a worker's own error, unwrapped.
     """
@@ -227,8 +246,10 @@ def fit(
             told = read_json(file)
             raise getattr(errors, told.pop("kind"))(**told)
 
+    leave = scratch / "leave"
+    whole, config = _Work(work, scratch), config | {"leave": leave}
     try:
-        attended(lambda: _trainer(_Work(work, scratch), config, name, scratch, place, gpus).fit(), look)
+        attended(lambda: _trainer(whole, config, name, scratch, place, gpus).fit(), look, leave=leave.touch)
     except Exception as error:
         raise unwrapped(error) from error
     finally:

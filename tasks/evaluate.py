@@ -6,11 +6,12 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
 
-from fm.checkpoints import Saved, newest
+from fm.checkpoints import Saved, mark_best, newest
 from fm.data import Manifest
 from fm.errors import CheckpointError, DataError
 from fm.evaluation import FEWEST, cells, row_key
 from fm.files import read_json
+from fm.lineage import digest
 from fm.metrics import load_features
 from fm.recipe import Recipe, untrained_weights
 from fm.results import Row, bits_text, distance_text, distances, existing_row, read_row
@@ -60,7 +61,16 @@ def evaluate(run: Path, recipe: Recipe, saved: Saved, tracking: Tracking) -> lis
             watching.say(f"evaluate: unchanged ({why})")
         rows = [existing_row(run, job.key) for job in jobs]
         tracking.rows(rows)
+        keep_if_best(run, recipe, saved, rows)
         return rows
+
+
+def keep_if_best(run: Path, recipe: Recipe, saved: Saved, rows: list[Row]) -> None:
+    """Keeps the checkpoint for `fm.load(RUN, weights="best")` if none came nearer by the first distance."""
+    name = distances(rows)[0]
+    nearest = min(row[name] for row in rows if row["weights"] == saved.weights)
+    if mark_best(run, saved, nearest, f"{name} {digest(recipe.evaluation)}"):
+        watching.say(f"evaluate: the best checkpoint so far, {name} {nearest:.3g}: kept")
 
 
 def _jobs(run: Path, recipe: Recipe, saved: Saved) -> list[Job]:

@@ -1,6 +1,7 @@
 """What runs inside Ray's workers. It imports fm alone: Prefect would cost each worker two seconds of its start."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -10,26 +11,29 @@ import torch
 
 from fm.checkpoints import Store
 from fm.data import ShardedImages, batches
-from fm.errors import CheckpointError
+from fm.errors import CheckpointError, Diverged
 from fm.evaluation import Cell, Evaluation, Reference, evaluate, measure_reference
 from fm.files import in_turn, read_json
 from fm.flow import Flow
+from fm.leaving import told_to_leave
 from fm.metrics import Features, load_features
 from fm.pairing import paired
 from fm.parallel import World
+from fm.progress import Progress, Started
 from fm.recipe import Recipe, load, untrained
 from fm.records import Recorder
 from fm.results import Row, write_row
-from fm.training import Progress, is_conditional, train
+from fm.training import is_conditional, train
 
 
 def training(config: dict[str, Any]) -> None:
-    """One rank's training; rank 0 keeps the records."""
+    """One rank's training, until it is done or told to leave by SIGTERM or a file at `leave`; rank 0 keeps records."""
     recipe, run, world = Recipe.parse(config["recipe"]), Path(config["run"]), World.current()
     settings, dataset = recipe.training, ShardedImages(config["data"], split="train")
     model, objective = recipe.build(dataset.shape, len(dataset.classes) or None)
     order = settings.order(dataset.sizes).fingerprint()  # found here too: other versions must not mean another order
-    store = Store(run, recipe.training_digest(), dataset.digest, settings.keep, order)
+    identity = recipe.training_values(), dataset.digest
+    store = Store(run, *identity, settings.keep, order, settings.keep_every_images)
     stream = partial(batches, dataset, seed=settings.seed, window_shards=settings.window_shards)
 
     def shares(start: int) -> Any:
@@ -39,13 +43,29 @@ def training(config: dict[str, Any]) -> None:
         return stream(settings.block_images, start=start)
 
     batches_from = paired(shares, blocks, settings, is_conditional(model), _device())
-    events = train(model, objective, settings, batches_from, store, world, device=_device())
-    recorder = Recorder(run / "records") if world.first else None
-    if recorder:
-        recorder.cut(store.images_seen)
-    for event in events:
-        if recorder and isinstance(event, Progress):
-            recorder.write(time=time.time(), **asdict(event))
+    with told_to_leave(config.get("leave")) as stop:
+        events = train(model, objective, settings, batches_from, store, world, stop, _device())
+        if world.first:
+            record(events, store, run / "records")
+        else:
+            for _ in events:
+                pass
+
+
+def record(events: Iterator[Any], store: Store, records: Path) -> None:
+    """Keeps what a training tells: reports as `train`, each start as `starts`, and what ended it as `diverged`."""
+    reports, starts = Recorder(records), Recorder(records, "starts")
+    reports.cut(store.images_seen)
+    try:
+        for event in events:
+            if isinstance(event, Progress):
+                reports.write(time=time.time(), **event.values())
+            elif isinstance(event, Started):
+                starts.write(time=time.time(), **asdict(event))
+    except Diverged as error:
+        last = {"checkpoint": store.images_seen, "indices": error.indices, "error": str(error)}
+        Recorder(records, "diverged").write(error.images_seen, time.time(), **last)
+        raise
 
 
 def _device() -> str:

@@ -24,7 +24,7 @@ def train(data: Path, manifest: Manifest, run: Path, recipe: Recipe, tracking: T
     with tracking.stage("train"):
         saved = newest(run)
         if saved and recipe.training.finished(saved.images_seen, saved.seconds):
-            Store(run, recipe.training_digest(), manifest.digest, order=order).check_identity(saved)
+            Store(run, recipe.training_values(), manifest.digest, order=order).check_identity(saved)
             why = f"{saved.images_seen:,} images seen, weights {saved.weights[:16]} verified by hash"
             watching.say(f"train: unchanged (same recipe and data; {why})")
         else:
@@ -35,10 +35,14 @@ def train(data: Path, manifest: Manifest, run: Path, recipe: Recipe, tracking: T
 
 def _fit(data: Path, manifest: Manifest, run: Path, recipe: Recipe, tracking: Tracking) -> Saved:
     progress = watching.Progress("train", f"train {recipe.name}")
-    begun, start, last = newest(run), time.time(), 0
+    begun, start, last, told = newest(run), time.time(), 0, time.time()
 
     def tick() -> None:
-        nonlocal last
+        nonlocal last, told
+        for row in read(run / "records", after=-1, name="starts"):
+            if row["time"] > told:
+                told = row["time"]
+                watching.say(_started(row))
         # Older rows may be of an interrupted training that went further than its last checkpoint.
         if rows := [row for row in read(run / "records", after=last) if row["time"] > start]:
             last = rows[-1]["images_seen"]
@@ -62,6 +66,14 @@ def _done(recipe: Recipe, row: dict[str, Any]) -> float:
     by_images = row["images_seen"] / max(1, recipe.training.total_images)
     by_time = row["seconds"] / recipe.training.max_seconds if recipe.training.max_seconds else 0.0
     return max(by_images, by_time)
+
+
+def _started(row: dict[str, Any]) -> str:
+    averages = "; ".join(f"{name}: {stated}" for name, stated in row["averages"].items())
+    return (
+        f"train: {row['restored']}, {row['workers']} workers, "
+        f"at most {row['micro_batch_images']} images at once on each; {averages}"
+    )
 
 
 def _line(recipe: Recipe, row: dict[str, Any]) -> str:

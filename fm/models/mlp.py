@@ -26,12 +26,13 @@ class MLP(nn.Module):
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """x (batch, ...), t (batch,) or scalar, y (batch,) int, -1 = no label -> like x."""
         h = torch.cat([x.flatten(1), t.reshape(-1, 1).expand(len(x), 1).to(x.dtype)], dim=1)
-        for depth, layer in enumerate(self.hidden):
-            h = layer(h)
-            if depth == 0 and y is not None and self.classes is not None:
+        with torch.autocast(x.device.type, enabled=False):  # bf16 rounds t > 0.998 to 1
+            h = self.hidden[0](h)
+            if y is not None and self.classes is not None:
                 h = h + self.label_emb(y.clamp(min=0)) * (y >= 0)[:, None]
-            h = nn.functional.silu(h)
-        return self.out(h).reshape(x.shape)
+        for layer in self.hidden[1:]:
+            h = layer(nn.functional.silu(h))
+        return self.out(nn.functional.silu(h)).reshape(x.shape)
 
 
 class MLPSettings(Settings):

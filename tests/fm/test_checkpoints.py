@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 import fm.checkpoints
-from fm.checkpoints import State, Store, load_weights, newest
-from fm.ema import Ema
+import fm.files
+from fm.checkpoints import State, Store, load_weights, mark_best, newest
+from fm.ema import averages
 from fm.errors import CheckpointError
 from fm.optimizer import Adam
 from fm.parallel import ALONE, Gradients
@@ -18,10 +19,11 @@ from fm.parallel import ALONE, Gradients
 
 def state(images_seen: int = 0, width: int = 2) -> State:
     model = nn.Conv2d(width, 3, 3).to(memory_format=torch.channels_last)
-    adam = Adam(model, Gradients(model, ALONE, ()))
+    adam = Adam(model, Gradients(model, ALONE, {}))
     for tensor in adam.tensors().values():
         tensor.fill_(images_seen + 0.5)
-    return State(model, adam, Ema(model, 1.0, 0.1), images_seen, images_seen / 10, {"loss": 0.25, "steps": 2})
+    tally = {"sums": [0.25, 2.0], "lowest": 0.5}
+    return State(model, adam, averages(model, (1.0, 50.0), 0.1), images_seen, images_seen / 10, tally, 7)
 
 
 def saved_at(run, *places: int, keep: int = 3) -> list[State]:
@@ -64,6 +66,7 @@ def test_layout_on_disk(tmp_path) -> None:
     folder = tmp_path / "checkpoints" / "000000000128"
     assert sorted(p.name for p in folder.iterdir()) == [
         "ema.safetensors",
+        "ema_50kimg.safetensors",
         "model.safetensors",
         "optimizer.safetensors",
         "state.json",
@@ -87,7 +90,7 @@ def test_only_the_newest_are_kept(tmp_path) -> None:
     assert folders(tmp_path) == ["000000000030", "000000000040"]
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("file", ["model.safetensors", "ema_50kimg.safetensors", "optimizer.safetensors", "state.json"])
 def test_a_damaged_newest_falls_back_and_says_so(tmp_path, file: str) -> None:
     first, _ = saved_at(tmp_path, 10, 20)
     if file == "state.json":
@@ -107,7 +110,7 @@ def test_readers_fall_back_without_touching_the_run(tmp_path) -> None:
     damage(tmp_path, 20)
     weights, lineage = load_weights(tmp_path, "ema")
     assert lineage == {"weights": newest(tmp_path).weights, "images_seen": 10}
-    assert all(torch.equal(weights[name], value) for name, value in first.ema.weights.items())
+    assert all(torch.equal(weights[name], value) for name, value in first.averages["ema"].weights.items())
     assert folders(tmp_path) == ["000000000010", "000000000020"]
 
 
@@ -120,13 +123,22 @@ def test_all_damaged_is_an_error_and_not_a_new_start(tmp_path) -> None:
 
 def test_another_run_is_refused_by_name(tmp_path) -> None:
     saved_at(tmp_path, 10)
-    with pytest.raises(CheckpointError, match=r"belongs to another run \(recipe recipe, not other\)"):
-        Store(tmp_path, "other", "data").restore_newest_good(state())
+    with pytest.raises(CheckpointError, match=r"belongs to another run \(recipe recipe, now other; data data, now d\)"):
+        Store(tmp_path, "other", "d").restore_newest_good(state())
+
+
+def test_another_recipe_is_refused_by_the_keys_that_differ(tmp_path) -> None:
+    recipe = {"path": {"kind": "ot"}, "training": {"seed": 0, "ema": [1.0, 50.0]}}
+    Store(tmp_path, recipe, "data").save(state(10))
+    Store(tmp_path, recipe, "data").restore_newest_good(state())
+    other = recipe | {"training": {"seed": 1, "ema": [1.0, 50.0]}}
+    with pytest.raises(CheckpointError, match=r"another run \(recipe.training.seed 0, now 1\); choose another RUN"):
+        Store(tmp_path, other, "data").restore_newest_good(state())
 
 
 def test_another_order_of_the_data_is_refused_by_its_fingerprint(tmp_path) -> None:
     Store(tmp_path, "recipe", "data", order="full 1956").save(state(10))
-    with pytest.raises(CheckpointError, match=r"belongs to another run \(order full 1956, not blocks of 2 12d5\)"):
+    with pytest.raises(CheckpointError, match=r"belongs to another run \(order full 1956, now blocks of 2 12d5\)"):
         Store(tmp_path, "recipe", "data", order="blocks of 2 12d5").restore_newest_good(state())
 
 
@@ -139,6 +151,53 @@ def test_another_network_is_refused_by_the_first_keys_that_differ(tmp_path) -> N
     assert torch.equal(before, other.model.weight)
 
 
+def test_other_averages_are_another_network(tmp_path) -> None:
+    saved_at(tmp_path, 10)
+    other = state()
+    del other.averages["ema_50kimg"]
+    with pytest.raises(CheckpointError, match=r"another network \(ema_50kimg is on one side only\)"):
+        Store(tmp_path, "recipe", "data").restore_newest_good(other)
+
+
+def test_weights_are_named_and_the_nearest_name_said(tmp_path) -> None:
+    (one,) = saved_at(tmp_path, 10)
+    weights, _ = load_weights(tmp_path, "ema_50kimg")
+    assert torch.equal(weights["bias"], one.averages["ema_50kimg"].weights["bias"])
+    with pytest.raises(CheckpointError, match="no weights 'ema_5kimg'; did you mean 'ema_50kimg'"):
+        load_weights(tmp_path, "ema_5kimg")
+
+
+def test_every_so_many_images_one_is_kept_for_good(tmp_path) -> None:
+    store = Store(tmp_path, keep=2, keep_every_images=50)
+    for place in (20, 40, 60, 70, 90, 110, 130, 150, 170):
+        store.save(state(place))
+    assert [int(name) for name in folders(tmp_path)] == [60, 110, 150, 170]
+
+
+def test_the_best_is_kept_until_a_better_one_by_the_same_measure(tmp_path) -> None:
+    store = Store(tmp_path, keep=1)
+    for place, value, best in ((10, 3.0, True), (20, 2.0, True), (30, 2.5, False), (40, 4.0, False)):
+        assert mark_best(tmp_path, store.save(state(place)), value, "fd") is best
+    assert folders(tmp_path) == ["000000000020", "000000000040", "best.json"]
+    assert load_weights(tmp_path, "best")[1]["images_seen"] == 20
+    assert load_weights(tmp_path)[1]["images_seen"] == newest(tmp_path).images_seen == 40
+    assert mark_best(tmp_path, newest(tmp_path), 9.0, "another measure")
+    assert load_weights(tmp_path, "best")[1]["images_seen"] == 40
+
+
+def test_any_changed_byte_of_the_numbers_is_damage(tmp_path) -> None:
+    saved_at(tmp_path, 10)
+    file = tmp_path / "checkpoints" / "000000000010" / "state.json"
+    whole, found = file.read_bytes(), json.loads(file.read_text())
+    for place in range(len(whole)):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        try:
+            same_values = json.loads(file.read_text()) == found
+        except ValueError:
+            same_values = False
+        assert (newest(tmp_path) is not None) is same_values
+
+
 def test_a_full_disk_leaves_the_older_checkpoint_and_no_rubbish(tmp_path, monkeypatch) -> None:
     first, *_ = saved_at(tmp_path, 10)
 
@@ -146,7 +205,7 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_no_rubbish(tmp_path, monkey
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(fm.checkpoints, "PAUSES_S", (0.01,))
+        patch.setattr(fm.files, "PAUSES_S", (0.01,))
         patch.setattr(fm.checkpoints, "_write", full)
         with pytest.raises(CheckpointError, match=r"cannot be written \(No space left on device\)"):
             saved_at(tmp_path, 20)
@@ -174,7 +233,7 @@ def test_storage_that_comes_back_in_time_ends_nothing(tmp_path, monkeypatch) -> 
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         return write(path, tensors)
 
-    monkeypatch.setattr(fm.checkpoints, "PAUSES_S", (0.01, 0.01))
+    monkeypatch.setattr(fm.files, "PAUSES_S", (0.01, 0.01))
     monkeypatch.setattr(fm.checkpoints, "_write", away_twice)
     saved_at(tmp_path, 10)
     assert newest(tmp_path).images_seen == 10
@@ -182,14 +241,14 @@ def test_storage_that_comes_back_in_time_ends_nothing(tmp_path, monkeypatch) -> 
 
 def test_what_is_written_is_the_state_at_begin(tmp_path) -> None:
     one, store = state(10), Store(tmp_path, "recipe", "data")
-    before = one.ema.weights["weight"].clone()
+    before = one.averages["ema"].weights["weight"].clone()
     store.begin(one)
-    one.ema.weights["weight"].fill_(9.0)
-    one.tally["loss"] = 99.0
+    one.averages["ema"].weights["weight"].fill_(9.0)
+    one.tally["sums"][0] = 99.0
     assert store.finish().images_seen == 10 and not store.written
     again = state()
     Store(tmp_path, "recipe", "data").restore_newest_good(again)
-    assert torch.equal(again.ema.weights["weight"], before) and again.tally["loss"] == 0.25
+    assert torch.equal(again.averages["ema"].weights["weight"], before) and again.tally["sums"][0] == 0.25
 
 
 def test_a_damaged_place_is_written_again(tmp_path) -> None:

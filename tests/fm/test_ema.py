@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fm.ema import Ema, decay
+from fm.ema import Ema, averages, decay, in_words
 
 
 def test_after_one_half_life_half_of_the_old_average_is_left() -> None:
@@ -49,3 +49,13 @@ def test_buffers_are_copied_and_the_model_is_left_alone() -> None:
     assert ema.weights["num_batches_tracked"] == 7
     torch.testing.assert_close(ema.weights["weight"], torch.full((2,), 1 + 2 * (1 - 0.5**0.5)))
     assert torch.equal(model.weight, torch.full((2,), 3.0))
+
+
+def test_the_first_average_has_the_plain_name() -> None:
+    found = averages(nn.Linear(1, 1), (500.0, 50.0, 0.5), 0.1)
+    assert {name: ema.halflife_kimg for name, ema in found.items()} == {
+        "ema": 500,
+        "ema_50kimg": 50,
+        "ema_0.5kimg": 0.5,
+    }
+    assert in_words(500.0, 256) == "half-life 500 kimg, 0.999645 a step"

@@ -1,11 +1,13 @@
+import errno
 import hashlib
+import os
 from pathlib import Path
 from threading import Thread
 
 import pytest
 
 from fm.errors import UserError
-from fm.files import alone, atomic, in_turn, read_json, sha256, writable_folder, write_json
+from fm.files import alone, atomic, in_turn, patiently, read_json, sha256, writable_folder, write_json
 
 
 def test_a_file_that_was_not_finished_does_not_exist(tmp_path: Path) -> None:
@@ -65,3 +67,20 @@ def test_those_who_work_in_turn_wait_for_each_other(tmp_path: Path) -> None:
         assert entered == []
     thread.join(5)
     assert entered == ["second"]
+
+
+def test_storage_that_comes_back_is_waited_for_and_what_stays_away_is_one_sentence(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("fm.files.PAUSES_S", (0.01, 0.01))
+    failures = iter([True, True])
+
+    def away_twice() -> str:
+        if next(failures, False):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return "written"
+
+    def away() -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    assert patiently(away_twice, "it", tmp_path) == "written"
+    with pytest.raises(UserError, match=r"it cannot be written \(Input/output error\); make room or mend the storage"):
+        patiently(away, "it", tmp_path)

@@ -16,7 +16,7 @@ def network() -> nn.Module:
 
 def test_equals_torch_optim() -> None:
     ours, theirs = network(), network()
-    gradients = Gradients(ours, ALONE, ())
+    gradients = Gradients(ours, ALONE, {})
     adam = Adam(ours, gradients)
     peer = torch.optim.Adam(theirs.parameters(), lr=1e-2)
     for step in range(1, 6):
@@ -33,7 +33,7 @@ def test_equals_torch_optim() -> None:
 
 def test_moments_are_named_and_live() -> None:
     model = network()
-    adam = Adam(model, Gradients(model, ALONE, ()))
+    adam = Adam(model, Gradients(model, ALONE, {}))
     tensors = adam.tensors()
     assert set(tensors) == {f"{kind}.{name}" for kind in ("exp_avg", "exp_avg_sq") for name in model.state_dict()}
     tensors["exp_avg.0.weight"].fill_(3.0)

@@ -30,20 +30,21 @@ def test_a_world_of_one_needs_no_process_group() -> None:
 
 def test_gradients_are_views_of_one_buffer() -> None:
     model = nn.Conv2d(2, 3, 3).to(memory_format=torch.channels_last)
-    gradients = Gradients(model, ALONE, ("loss",))
+    gradients = Gradients(model, ALONE, {"loss": 1, "pair": 2})
     model(torch.ones(1, 2, 3, 3)).sum().backward()
     assert gradients.flat.eq(1).all()
     assert model.weight.grad.stride() == model.weight.stride()
     gradients.signal("loss", 2.0)
     gradients.signal("loss", torch.tensor(0.5))
-    assert gradients.reduce() == {"loss": 2.5}
+    gradients.signal("pair", torch.tensor([1.0, 2.0]))
+    assert gradients.reduce() == {"loss": [2.5], "pair": [1.0, 2.0]}
     gradients.zero()
     assert gradients.buffer.eq(0).all() and model.bias.grad.eq(0).all()
 
 
 def test_clip_scales_to_the_limit_and_returns_the_norm_before() -> None:
     model = nn.Linear(4, 1, bias=False)
-    gradients = Gradients(model, ALONE, ("loss",))
+    gradients = Gradients(model, ALONE, {"loss": 1})
     gradients.flat.fill_(3.0)
     gradients.signal("loss", 7.0)
     assert gradients.clip(None) == 6.0
@@ -59,6 +60,7 @@ def worker(rank: int, size: int, meeting: str) -> None:
     world = World.current()
     assert world == World(rank, size)
     assert world.any(rank == 1) and not world.any(False) and not world.all(rank == 1) and world.all(True)
+    assert world.gather(10 + rank) == [10, 11]
     assert world.once(lambda: f"from {rank}") == "from 0"
     with pytest.raises(CheckpointError, match="disk is full"):
         world.once(full_disk)
@@ -66,10 +68,10 @@ def worker(rank: int, size: int, meeting: str) -> None:
     world.share(tensors)
     assert all(tensor.eq(0).all() for tensor in tensors)
     model = nn.Linear(2, 1, bias=False)
-    gradients = Gradients(model, world, ("leave", "loss"))
+    gradients = Gradients(model, world, {"leave": 1, "loss": 1})
     gradients.flat.fill_(rank + 1.0)
     gradients.signal("leave", rank == 1)
-    assert gradients.reduce() == {"leave": 1.0, "loss": 0.0}
+    assert gradients.reduce() == {"leave": [1.0], "loss": [0.0]}
     assert model.weight.grad.eq(3.0).all()
     gradients.flat.fill_(math.inf if rank else 1.0)
     gradients.reduce()

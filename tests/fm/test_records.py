@@ -1,9 +1,11 @@
 """Rows survive a kill at any byte, and a resumed run leaves neither gap nor double."""
 
 import json
+import resource
 
 import pytest
 
+from fm.errors import UserError
 from fm.records import Recorder, read
 
 
@@ -60,3 +62,21 @@ def test_what_json_cannot_say_is_refused_and_leaves_no_trace(tmp_path) -> None:
         recorder.write(10, 0.0, loss=float("nan"))
     recorder.write(10, 0.0, loss=1.0)
     assert [json.loads(line)["loss"] for line in recorder.path.read_text().splitlines()] == [1.0]
+
+
+def test_a_full_disk_tears_no_line_and_a_short_one_ends_nothing(tmp_path, monkeypatch) -> None:
+    """The kernel writes what fits and says how much: the file may then grow to 100 bytes and no further."""
+    monkeypatch.setattr("fm.files.PAUSES_S", (0.01,))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    recorder = Recorder(tmp_path)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        with pytest.raises(UserError, match=r"train.jsonl: a record cannot be written \(.*\); make room or mend"):
+            for seen in range(10):
+                recorder.write(seen, 0.0, loss=0.5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    kept = [row["images_seen"] for row in read(tmp_path, after=-1)]
+    assert 0 < len(kept) < 10
+    recorder.write(50, 0.0, loss=0.5)
+    assert [row["images_seen"] for row in read(tmp_path, after=-1)] == [*kept, 50]

@@ -21,7 +21,9 @@ from fm.objectives import FlowMatching
 from fm.pairing import paired
 from fm.parallel import ALONE, World, parts
 from fm.paths import OTPath
-from fm.training import Progress, Training, draw, due, is_conditional, train
+from fm.progress import Progress, Started
+from fm.times import stratified
+from fm.training import Training, draw, is_conditional, train
 from tests.problems import LAWS
 
 SHAPE = (3, 8, 8)
@@ -37,6 +39,7 @@ TINY = {
     "label_drop": 0.2,
     "ema_halflife_kimg": 0.05,
 }
+EXACT = Training(**{**TINY, "batch_images": 50, "total_images": 2000, "save_images": 10_000}, stratify=True)
 COUPLED = Training(**TINY, coupling="minibatch_ot", coupling_block_images=24, micro_batch_images=5)
 
 
@@ -99,13 +102,83 @@ def test_golden_loss_after_three_steps(tmp_path: Path) -> None:
 
 
 def test_events_are_at_their_images(tmp_path: Path) -> None:
-    events = run(tmp_path, Training(**TINY))
+    started, *events = run(tmp_path, Training(**{**TINY, "ema_halflife_kimg": (0.05, 2), "ema_ramp": 0}))
+    stated = {"ema": "half-life 0.05 kimg, 0.846745 a step", "ema_2kimg": "half-life 2 kimg, 0.99585 a step"}
+    assert started == Started(0, "started at 0 images", 1, 12, stated)
     assert [e.images_seen for e in events if isinstance(e, Progress)] == [24, 48, 72, 96]
     assert [e.images_seen for e in events if isinstance(e, Saved)] == [48, 96]
     assert isinstance(events[-1], Saved)
     weights, lineage = load_weights(tmp_path)
     assert lineage == {"weights": events[-1].weights, "images_seen": 96}
     network().load_state_dict(weights)
+    slow, _ = load_weights(tmp_path, "ema_2kimg")
+    assert any(not torch.equal(slow[name], weights[name]) for name in weights)
+
+
+def test_a_second_average_changes_nothing_of_the_first(tmp_path: Path) -> None:
+    for kimg in ((0.05,), (0.05, 2.0)):
+        run(tmp_path / str(len(kimg)), Training(**{**TINY, "ema_halflife_kimg": kimg}))
+    (one, _), (two, _) = (load_weights(tmp_path / n) for n in "12")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    with pytest.raises(SettingsError, match="two half-lives are the same"):
+        run(tmp_path, Training(**{**TINY, "ema_halflife_kimg": (5, 5)}))
+
+
+def test_loss_by_time_adds_up_to_the_loss_over_ranks_parts_and_resumes(tmp_path: Path) -> None:
+    settings = Training(**{**TINY, "report_images": 96}, stratify=True, micro_batch_images=5)
+    run(tmp_path, settings, stop=stop_after(3))
+    (report,) = (event for event in run(tmp_path, settings) if isinstance(event, Progress))
+    at = torch.arange(96)
+    t = settings.times.at(stratified(noise.uniforms(0, "t", at, ()), at, 12), OTPath().t_max)
+    shares = (t * 10).long().bincount(minlength=10) / 96
+    assert torch.tensor(report.loss_by_t) @ shares == pytest.approx(report.loss, rel=1e-5)
+
+
+def test_times_stay_float32_where_the_network_runs_in_bf16(tmp_path: Path) -> None:
+    model, seen = network("unet"), {}
+
+    def note(name: str):
+        def hook(module, args, out) -> None:
+            seen[name] = (*(x.dtype for x in args[:2]), out.dtype)
+
+        return hook
+
+    model.register_forward_hook(note("network"))
+    model.time_embed.register_forward_hook(note("embedding"))
+    model.middle_block[0].in_layers[2].register_forward_hook(note("convolution"))
+    run(tmp_path, Training(**{**TINY, "total_images": 12, "precision": "bf16"}), model)
+    assert seen["network"][:2] == seen["embedding"] == (torch.float32, torch.float32)
+    assert seen["convolution"][-1] == torch.bfloat16
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+class Narrow(MLP):
+    """Has memory for `room` images."""
+
+    room = 5
+
+    def forward(self, x, t, y=None):
+        if len(x) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward(x, t, y)
+
+
+def narrow(room: int) -> Narrow:
+    torch.manual_seed(3)
+    model = Narrow(math.prod(SHAPE), width=16, depth=2, classes=3)
+    model.room = room
+    return model
+
+
+def test_the_micro_batch_that_fits_is_found_kept_and_changes_nothing(tmp_path: Path) -> None:
+    found = run(tmp_path / "found", Training(**TINY), narrow(5), stop=stop_after(3))
+    assert isinstance(found[0], Started) and found[0].micro_batch_images == 3
+    (again, *_) = run(tmp_path / "found", Training(**TINY), narrow(12))  # what was found stays: to the bit the same
+    assert isinstance(again, Started) and again.micro_batch_images == 3
+    run(tmp_path / "given", Training(**TINY, micro_batch_images=3))
+    assert fingerprint(tmp_path / "found") == fingerprint(tmp_path / "given")
+    with pytest.raises(SettingsError, match="does not fit into memory with a single image"):
+        run(tmp_path / "none", Training(**TINY), narrow(0))
 
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
@@ -170,8 +243,10 @@ def test_divergence_stops_before_the_weights_are_touched(tmp_path: Path) -> None
     model = network()
     model.steps = 0
     store = Store(tmp_path)
-    with pytest.raises(Diverged, match=r"after 24 images \(this rank's indices 8, 15, 22.*at 24 images is unharmed"):
+    says = r"loss is nan.* after 24 images \(indices 8, 15, 22.*at 24 images is unharmed"
+    with pytest.raises(Diverged, match=says) as raised:
         list(train(model, Explodes(OTPath()), settings, stream(settings), store))
+    assert raised.value.images_seen == 24 and raised.value.indices == [n * 7 % 40 for n in range(24, 36)]
     saved, lineage = load_weights(tmp_path, "model")
     assert lineage["images_seen"] == 24
     for name, value in model.state_dict().items():
@@ -223,10 +298,6 @@ def test_points_are_taken_as_they_are() -> None:
     assert torch.equal(x_1, points)
 
 
-def test_due_once_for_each_multiple() -> None:
-    assert [n for n in range(10, 101, 10) if due(n, 10, 25)] == [30, 50, 80, 100]
-
-
 def test_unknown_names_and_small_batches_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="did you mean 'polynomial'"):
         run(tmp_path, Training(**{**TINY, "schedule": "polynomal"}))
@@ -247,22 +318,25 @@ def worker(rank: int, size: int, folder: str) -> None:
     # Only rank 0's weights count: the others receive them.
     other = network() if rank == 0 else MLP(math.prod(SHAPE), width=16, depth=2, classes=3)
     run(place / "cut", settings, other, world=world)
-    run(place / "exact", settings, network().double(), world=world)
+    run(place / "exact", EXACT, network().double(), world=world)
+    run(place / "moved", EXACT, network().double(), world=world, stop=stop_after(17))
     run(place / "coupled", COUPLED, network().double(), world=world)
     dist.destroy_process_group()
 
 
 def test_two_and_three_processes_resume_to_the_bit_and_equal_one(tmp_path: Path) -> None:
     whole = COUPLED.model_copy(update={"micro_batch_images": None})
-    kinds = {"exact": Training(**TINY), "coupled": whole}
+    kinds = {"exact": EXACT, "coupled": whole, "moved": EXACT}
     for kind, settings in kinds.items():
         run(tmp_path / "1" / kind, settings, network().double())
     for size in (2, 3):
         mp.start_processes(worker, args=(size, str(tmp_path)), nprocs=size, start_method="fork")
         assert fingerprint(tmp_path / str(size) / "whole") == fingerprint(tmp_path / str(size) / "cut")
+        assert run(tmp_path / str(size) / "moved", EXACT, network().double())[0].images_seen == 17 * 50
         for kind in kinds:
             one, many = (load_weights(tmp_path / str(n) / kind)[0] for n in (1, size))
             for name in one:
                 torch.testing.assert_close(one[name], many[name], rtol=0, atol=1e-9)
-    coupled, apart = (load_weights(tmp_path / "1" / kind)[0] for kind in reversed(kinds))
+    run(tmp_path / "apart", Training(**TINY), network().double())
+    coupled, apart = (load_weights(tmp_path / place)[0] for place in ("1/coupled", "apart"))
     assert any((coupled[name] - apart[name]).abs().max() > 1e-4 for name in coupled)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,6 +73,21 @@ def test_signals_are_heard_while_work_runs() -> None:
     with pytest.raises(KeyboardInterrupt):
         cluster.attended(lambda: time.sleep(5), tick=interrupted, every_s=0.05)
     assert time.monotonic() - start < 4
+
+
+def test_a_signal_lets_the_work_end_in_order() -> None:
+    told, ended = threading.Event(), threading.Event()
+
+    def work() -> None:
+        assert told.wait(5)
+        ended.set()
+
+    def interrupted() -> None:
+        raise SystemExit(143)
+
+    with pytest.raises(SystemExit):
+        cluster.attended(work, tick=interrupted, every_s=0.05, leave=told.set)
+    assert ended.is_set()
 
 
 def test_the_users_error_is_found_inside_any_wrapper() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from fm.checkpoints import Saved
 from fm.errors import CheckpointError
-from fm.files import write_json
+from fm.files import read_json, write_json
 from fm.recipe import Recipe
 from tasks import evaluate
 
@@ -29,3 +29,16 @@ def test_a_job_for_each_cell_and_one_untrained_with_keys_of_all_that_matters(tmp
 def test_a_run_without_a_checkpoint_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no whole checkpoint; train first"):
         evaluate.trained(tmp_path)
+
+
+def test_the_checkpoint_that_came_nearest_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("tasks.watching.say", said.append)
+    (tmp_path / "checkpoints").mkdir()
+    recipe, other = Recipe.load("tiny"), "untrained"
+    for place, measured, best in ((1, 5.0, True), (2, 6.0, False), (3, 4.0, True)):
+        saved = Saved(place, 1.0, Path(f"{place:012d}"), str(place))
+        rows = [{"weights": w, "fd": value, "fd_low": 0.0} for w, value in ((str(place), measured), (other, 1.0))]
+        evaluate.keep_if_best(tmp_path, recipe, saved, rows)
+        assert (read_json(tmp_path / "checkpoints" / "best.json")["checkpoint"] == saved.path.name) is best
+    assert said == [f"evaluate: the best checkpoint so far, fd {value}: kept" for value in (5, 4)]

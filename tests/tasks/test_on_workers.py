@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,29 +7,34 @@ from PIL import Image
 
 from fm.checkpoints import newest
 from fm.data import Preparation, open_source, write_shards
-from fm.errors import CheckpointError
+from fm.errors import CheckpointError, Diverged
 from fm.evaluation import cells
 from fm.recipe import Recipe, on_data, open_run
 from fm.records import read
 from tasks import on_workers
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """RUN after the training of one worker on forty pictures, without Ray."""
+def prepared(tmp_path: Path, *changes: str) -> dict[str, Any]:
+    """What a worker is told, of a training on forty pictures."""
     generator = np.random.default_rng(0)
     for i in range(40):
         (tmp_path / "pictures" / f"class-{i % 2}").mkdir(parents=True, exist_ok=True)
         picture = Image.fromarray(generator.integers(0, 256, (16, 16, 3), dtype=np.uint8))
         picture.save(tmp_path / "pictures" / f"class-{i % 2}" / f"{i}.png")
-    changes = ["training.total_images=192", "training.save_images=64", "training.report_images=64"]
-    recipe = Recipe.load("tiny", changes)
+    recipe = Recipe.load("tiny", ["training.total_images=192", "training.save_images=64", *changes])
     data = tmp_path / "data"
     manifest = write_shards(open_source(str(tmp_path / "pictures")), data, Preparation(size=16))
     folder = open_run(tmp_path / "run", recipe)
     on_data(folder, data, manifest)
-    on_workers.training({"recipe": recipe.model_dump(mode="json"), "data": str(data), "run": str(folder)})
-    return folder
+    return {"recipe": recipe.model_dump(mode="json"), "data": str(data), "run": str(folder)}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """RUN after the training of one worker, without Ray."""
+    config = prepared(tmp_path)
+    on_workers.training(config)
+    return Path(config["run"])
 
 
 def test_a_training_leaves_records_and_a_checkpoint_and_is_judged_by_its_own_weights_only(run: Path) -> None:
@@ -40,3 +46,30 @@ def test_a_training_leaves_records_and_a_checkpoint_and_is_judged_by_its_own_wei
     with pytest.raises(CheckpointError, match="newer weights than those to be measured"):
         on_workers.row(other)
     assert not list((run / "evaluations").glob("*.json"))
+
+
+def test_a_file_tells_to_leave_and_the_next_start_goes_on_without_gap_or_double(tmp_path: Path) -> None:
+    config = prepared(tmp_path)
+    (tmp_path / "leave").touch()
+    on_workers.training(config | {"leave": tmp_path / "leave"})
+    saved = newest(config["run"])
+    assert saved is not None and saved.images_seen == 0
+    on_workers.training(config)
+    records = Path(config["run"]) / "records"
+    rows = read(records)
+    assert [row["images_seen"] for row in rows] == [64, 128, 192] and rows[0]["loss_t5"] > 0
+    (start,) = read(records, after=-1, name="starts")
+    assert start["restored"] == "resumed at 0 images" and start["micro_batch_images"] == 64
+    assert start["averages"] == {"ema": "half-life 500 kimg, 0.999911 a step"}
+
+
+def test_a_divergence_is_recorded_with_its_images_and_the_last_good_checkpoint(tmp_path: Path) -> None:
+    """The rate is raised after 128 images, beyond what any weights stand."""
+    config = prepared(tmp_path, "training.total_images=256", "training.save_images=128")
+    rates = {0: 1e-3, 64: 1e-3, 128: 1e30, 192: 1e-3}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fm.training.Training.rate", lambda self, images_seen: rates[images_seen])
+        with pytest.raises(Diverged, match="in the step after 192 images.*the checkpoint at 128 images is unharmed"):
+            on_workers.training(config)
+    (row,) = read(Path(config["run"]) / "records", name="diverged")
+    assert (row["images_seen"], row["checkpoint"], len(row["indices"])) == (192, 128, 64)

@@ -19,6 +19,16 @@ def test_paper_network_has_five_hidden_layers_of_512() -> None:
     assert widths == [(512, 3)] + [(512, 512)] * 4
 
 
+def test_under_autocast_times_near_one_stay_apart() -> None:
+    net, x, t = MLP(2, 8, 2), torch.zeros(2, 2), torch.tensor([0.9990, 0.9999])
+    torch.nn.init.constant_(net.hidden[0].weight, 1.0)
+    first = []
+    net.hidden[0].register_forward_hook(lambda module, args, out: first.append(out))
+    with torch.autocast("cpu", torch.bfloat16):
+        net(x, t)
+    assert first[0].dtype == torch.float32 and not torch.equal(first[0][0], first[0][1])
+
+
 def test_a_label_changes_its_own_row_and_none_means_none() -> None:
     net, x, t = MLP(2, 8, 2, classes=3), torch.randn(3, 2), torch.rand(3)
     free = net(x, t)

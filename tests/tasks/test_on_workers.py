@@ -12,6 +12,7 @@ from fm.evaluation import cells
 from fm.recipe import Recipe, on_data, open_run
 from fm.records import read
 from tasks import on_workers
+from tests.drills import ranks
 
 
 def prepared(tmp_path: Path, *changes: str) -> dict[str, Any]:
@@ -69,7 +70,17 @@ def test_a_divergence_is_recorded_with_its_images_and_the_last_good_checkpoint(t
     rates = {0: 1e-3, 64: 1e-3, 128: 1e30, 192: 1e-3}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fm.training.Training.rate", lambda self, images_seen: rates[images_seen])
-        with pytest.raises(Diverged, match="in the step after 192 images.*the checkpoint at 128 images is unharmed"):
+        with pytest.raises(Diverged, match=r"in the step after 192 images.*the checkpoint at 128 images is unharmed"):
             on_workers.training(config)
     (row,) = read(Path(config["run"]) / "records", name="diverged")
     assert (row["images_seen"], row["checkpoint"], len(row["indices"])) == (192, 128, 64)
+
+
+@pytest.mark.slow
+def test_five_kills_of_a_rank_change_no_bit(tmp_path: Path) -> None:
+    data, small = ranks.prepared(tmp_path / "data"), ("model=mlp", "model.width=32", "training.batch_images=50")
+    changes = (*small, "training.total_images=5000", "training.save_images=250", "training.warmup_images=100")
+    whole = ranks.ranks(tmp_path / "whole", data, 3, changes)
+    whole.start()
+    result = ranks.killed(ranks.ranks(tmp_path / "killed", data, 3, changes), 1, whole.finish())
+    assert result.passed, result

@@ -1,0 +1,34 @@
+"""What a drill comes to, and the table of them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a disturbed run came to; images lost are those trained twice, recovery ends where they are made up."""
+
+    drill: str
+    images_lost: int
+    recovery_s: float
+    weights: str  # their hash
+    undisturbed: str  # that of the run that nothing disturbed
+
+    @property
+    def passed(self) -> bool:
+        return self.weights == self.undisturbed
+
+    def __str__(self) -> str:
+        same = "equal" if self.passed else "NOT EQUAL"
+        return f"{self.drill:<52}{self.images_lost:>12,}{self.recovery_s:>12.1f}  {same} ({self.weights[:16]})"
+
+
+def show(results: Iterable[Result]) -> int:
+    """Prints the table, each row as soon as it is there -> how many failed."""
+    print(f"{'drill':<52}{'images lost':>12}{'recovery s':>12}  final weights, sha256", flush=True)
+    passed = failed = 0
+    for result in results:
+        print(result, flush=True)
+        passed, failed = passed + result.passed, failed + (not result.passed)
+    print(f"drills: {passed} passed, {failed} failed")
+    return failed

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -300,7 +301,10 @@ def _path(folder: Path, file: str) -> Path:
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> str:
     """Saves tensors by name and syncs them -> SHA-256."""
-    save_file(tensors, path)
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:  # what the disk said, in a class of its own
+        raise OSError(str(error)) from error
     _sync(path)
     return sha256(path)
 

@@ -106,7 +106,7 @@ class Ranks:
         found = newest(self.run)
         return found.images_seen if found else 0
 
-    def wait(self, until: Callable[[], bool], limit_s: float = 300) -> None:
+    def wait(self, until: Callable[[], bool], limit_s: float = 900) -> None:
         deadline = time.monotonic() + limit_s
         while not until():
             if not all(process.is_alive() for process in self.processes) or time.monotonic() > deadline:
@@ -124,7 +124,7 @@ class Ranks:
 
     def finish(self) -> str:
         """One hash over weights, averages and optimiser of a run that goes on to its end, without gap or double."""
-        if any(self.end(limit_s=400)):
+        if any(self.end(limit_s=900)):
             raise SystemExit(f"{self.run.name}: failed\n{self.last_lines()}")
         saved, settings = newest(self.run), Recipe.load(self.run).training
         steps = range(settings.batch_images, settings.total_images + 1, settings.batch_images)
@@ -233,7 +233,8 @@ def full(this: Ranks, undisturbed: str) -> Result:
         while file.write(b"0" * 2**16):
             pass
     codes = this.fallen()
-    if 2 not in codes or "cannot be written (No space left on device)" not in this.last_lines():
+    told = [line for line in this.log.read_text().splitlines() if line.startswith("error: ")]
+    if 2 not in codes or not any("cannot be written" in line and "No space left" in line for line in told):
         raise SystemExit(f"{this.run.name}: ended with {codes}\n{this.last_lines()}")
     ballast.unlink()
     this.start()

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import resource
 
 import pytest
 import torch
@@ -199,16 +200,16 @@ def test_any_changed_byte_of_the_numbers_is_damage(tmp_path) -> None:
 
 
 def test_a_full_disk_leaves_the_older_checkpoint_and_no_rubbish(tmp_path, monkeypatch) -> None:
+    """The kernel refuses what goes past 100 bytes of a file."""
     first, *_ = saved_at(tmp_path, 10)
-
-    def full(*_) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(fm.files, "PAUSES_S", (0.01,))
-        patch.setattr(fm.checkpoints, "_write", full)
-        with pytest.raises(CheckpointError, match=r"cannot be written \(No space left on device\)"):
+    monkeypatch.setattr(fm.files, "PAUSES_S", (0.01,))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        with pytest.raises(CheckpointError, match=r"a checkpoint cannot be written \(.*File too large.*\); make room"):
             saved_at(tmp_path, 20)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert folders(tmp_path) == ["000000000010"]
     new = state()
     Store(tmp_path, "recipe", "data").restore_newest_good(new)

@@ -59,7 +59,7 @@ class Ranks:
     def start(self) -> None:
         meeting = self.log.with_suffix(f".meeting-{next(self.numbers)}")
         arguments = [(rank, self.size, meeting, self.config) for rank in range(self.size)]
-        self.processes = [FORK.Process(target=one_rank, args=given) for given in arguments]
+        self.processes = [FORK.Process(target=one_rank, args=given, daemon=True) for given in arguments]
         for process in self.processes:
             process.start()
 
@@ -286,6 +286,6 @@ def drills(base: Path) -> Iterator[Result]:
     for drill in (full, unwritable):
         try:
             with small_disk(base / f"disk-{drill.__name__}"):
-                yield drill(ranks(base / f"disk-{drill.__name__}" / "run", data, 3), undisturbed[3])
+                yield drill(ranks(base / f"disk-{drill.__name__}" / drill.__name__, data, 3), undisturbed[3])
         except PermissionError as refused:
             print(f"{drill.__name__:<52}skipped: a small disk needs the right to mount one ({refused})")

@@ -6,6 +6,7 @@ starts all again, as Ray Train does.
 
 import contextlib
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -114,10 +115,10 @@ class Ranks:
             self.look()
             time.sleep(POLL_S)
 
-    def until(self, share: float) -> None:
-        """Waits until that share of the run is done."""
-        total = Recipe.load(self.run).training.total_images
-        self.wait(lambda: self.seen() >= share * total)
+    def until(self, share: float, within_s: float = math.inf) -> None:
+        """Waits until that share of the run is done, or so many seconds have passed."""
+        total, deadline = Recipe.load(self.run).training.total_images, time.monotonic() + within_s
+        self.wait(lambda: self.seen() >= share * total or time.monotonic() > deadline)
 
     def last_lines(self) -> str:
         return self.log.read_text()[-2000:] if self.log.exists() else ""
@@ -180,9 +181,8 @@ def killed(this: Ranks, victims: int, undisturbed: str, seed: int = 0, kills: in
     places = sorted(chance.uniform(0.05, 0.8) for _ in range(kills))
     for number, place in enumerate(places):
         this.start()
-        if number % 2 == 0:
-            this.until(place)
-        time.sleep(chance.uniform(0.0, 1.0 if number % 2 else 0.05))
+        this.until(place, chance.uniform(0.0, 1.0) if number % 2 else math.inf)
+        time.sleep(chance.uniform(0.0, 0.02))  # in the middle of a step
         this.strike(signal.SIGKILL, chance.sample(range(this.size), victims))
         if not any(this.fallen()):
             raise SystemExit(f"{this.run.name}: it was done before it could be disturbed")

@@ -76,7 +76,6 @@ def test_a_divergence_is_recorded_with_its_images_and_the_last_good_checkpoint(t
     assert (row["images_seen"], row["checkpoint"], len(row["indices"])) == (192, 128, 64)
 
 
-@pytest.mark.slow
 def test_five_kills_of_a_rank_change_no_bit(tmp_path: Path) -> None:
     data, small = ranks.prepared(tmp_path / "data"), ("model=mlp", "model.width=32", "training.batch_images=50")
     changes = (*small, "training.total_images=5000", "training.save_images=250", "training.warmup_images=100")

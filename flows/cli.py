@@ -142,9 +142,16 @@ def evaluate(
     port_base: PortBase = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a trained network at several solvers and budgets, in parallel, and write its report."""
+    """Measure a trained network at several solvers and budgets, in parallel, and write its report.
+
+    The report shows these cells; rows measured before stay in RUN/evaluations.
+    """
     _look(port_base, _existing(run))
-    recipe = _recipe(str(run), [*(changes or []), *_measurements(solvers, nfe, samples, nll_k)])
+    for change in changes or []:
+        if not change.startswith("evaluation."):
+            mend = "only evaluation.* may change after the training"
+            raise SettingsError("changes the training", f"--set {change}", mend)
+    recipe = _recipe(run, [*(changes or []), *_measurements(solvers, nfe, samples, nll_k)])
     with _services(port_base):
         page = _flow("evaluate", "evaluate_run")(str(run), data, recipe.evaluation, _place(address, workers))
     _summary(run, Path(page), as_json)
@@ -215,14 +222,22 @@ def status(run: Annotated[Path | None, typer.Argument(metavar="[RUN]")] = None, 
     """The services of this machine, or how far a RUN is."""
     if run is None:
         return _print_status(as_json)
+    from fm.files import read_json
     from fm.records import read
 
-    rows = read(_existing(run) / "records")
-    done = len(list((run / "evaluations").glob("*.json")))
+    training, rows = read_json(_existing(run) / "recipe.json")["training"], read(run / "records")
+    measured = len(list((run / "evaluations").glob("*.json")))
+    page = str(run / "report.html") if (run / "report.html").exists() else ""
     last = rows[-1] if rows else {"images_seen": 0}
-    _print(
-        {**last, "rows": done, "report": str(run / "report.html") if (run / "report.html").exists() else ""}, as_json
-    )
+    if as_json:
+        return _print({**last, "total_images": training["total_images"], "rows": measured, "report": page}, True)
+    told = {"train": f"{last['images_seen']:,} of {training['total_images']:,} images"}
+    if training["max_seconds"]:
+        told["train"] += f" or {training['max_seconds']:g} s"
+    if rows:
+        at = datetime.fromtimestamp(last["time"]).strftime("%Y-%m-%d %H:%M:%S")
+        told["train"] += f", loss {last['loss']:.4f}, {last['seconds']:,.0f} s of training, last report {at}"
+    _print({**told, "evaluate": f"{measured} cells measured", "report": page or "not yet"}, False)
 
 
 @app.command(epilog="Example: fm logs prefect --lines 50")
@@ -271,12 +286,17 @@ def _flow(module: str, name: str) -> Any:
 def _look(port_base: int | None, folder: Path, source: str = "") -> None:
     """Says at once, before anything heavy is loaded, what cannot be: ports, folders, sources."""
     local.check_startable(_state(), Ports.from_base(port_base))
-    there = next(parent for parent in [folder.resolve(), *folder.resolve().parents] if parent.exists())
+    whole = folder.resolve()
+    if any(len(os.fsencode(part)) > 255 for part in whole.parts):
+        raise UserError("a name in this path is too long", str(folder), "use names of at most 255 bytes")
+    there = next(parent for parent in [whole, *whole.parents] if parent.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise UserError("no folder can be made or written here", str(folder), "choose a folder you may write")
     if source:
         from fm.data import open_source
 
+        if os.path.isdir(source) and whole.is_relative_to(Path(source).resolve()):
+            raise UserError(f"lies inside the pictures of {source}", str(folder), "choose a folder outside of them")
         open_source(source)
 
 
@@ -288,9 +308,9 @@ def _existing(run: Path) -> Path:
     return run
 
 
-def _recipe(preset: str, changes: list[str] | None, workers: int = 1) -> Any:
-    if not Path(preset).exists() and not preset.endswith(".toml"):
-        presets.file(preset)
+def _recipe(preset: str | Path, changes: list[str] | None, workers: int = 1) -> Any:
+    if not os.path.exists(preset) and not str(preset).endswith(".toml"):
+        presets.file(str(preset))
     from fm.recipe import Recipe
 
     recipe = Recipe.load(preset, changes or ())
@@ -325,14 +345,14 @@ def _measurements(solvers: str, nfe: str, samples: int | None, nll_k: int | None
         raise SettingsError("go together", "--solvers and --nfe", "for example --solvers euler,midpoint --nfe 4,8,16")
     changes = [f"evaluation.samples={samples}"] if samples else []
     changes += [f"evaluation.nll_k={nll_k}"] if nll_k else []
-    if not all(n.strip().isdigit() for n in nfe.split(",") if nfe):
+    if not all(n.strip().isdecimal() for n in nfe.split(",") if nfe):
         raise SettingsError(f"{nfe!r} is not a list of whole numbers", "--nfe", "for example 4,8,16")
     if solvers:
         from fm.tableaux import tableau
 
         for solver in solvers.split(","):
             tableau(solver, "--solvers")
-        cells = [f'{{solver = "{s}", nfe = {n}}}' for s in solvers.split(",") for n in nfe.split(",")]
+        cells = [f"{{solver = {json.dumps(s)}, nfe = {int(n)}}}" for s in solvers.split(",") for n in nfe.split(",")]
         changes.append(f"evaluation.grid=[{', '.join(cells)}]")
     return changes
 

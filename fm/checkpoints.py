@@ -234,7 +234,8 @@ def read_info(folder: Path) -> dict[str, Any]:
     """
     try:
         info = json.loads((folder / STATE).read_text())
-    except (OSError, ValueError):
+        _saved(folder, info), [info["sha256"][file] for file in FILES], info["format"]  # all that is relied on later
+    except (OSError, ValueError, KeyError, TypeError):
         raise Damaged(f"{folder.name}/{STATE} cannot be read", where=str(folder.parent)) from None
     if info["format"] != FORMAT:
         raise CheckpointError(f"{folder.name} has format {info['format']}, not {FORMAT}", where=str(folder.parent))

@@ -6,7 +6,8 @@ code.
 """
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,7 +19,7 @@ from fm import plugins, presets
 from fm.data import Manifest, Preparation
 from fm.errors import SettingsError, UserError, nearest
 from fm.evaluation import Evaluation, cells
-from fm.files import read_json, write_json
+from fm.files import alone, read_json, write_json
 from fm.flow import Flow
 from fm.lineage import digest
 from fm.models import AnyModel
@@ -53,9 +54,11 @@ class Recipe(Settings):
     def load(cls, where: str | Path, changes: Iterable[str] | Mapping[str, Any] = ()) -> Self:
         """A recipe from a preset's name, a TOML file, or a RUN, with changes such as `training.batch_images=128`.
 
+        A string that is a preset's name means the preset, even where a folder has that name; a Path never does.
+
         Raises: SettingsError that names the key, the value, and the range or the nearest name.
         """
-        values, source = _read(str(where))
+        values, source = _read(where)
         pairs = changes.items() if isinstance(changes, Mapping) else [_pair(c) for c in changes]
         for key, value in pairs:
             _set(values, key, value)
@@ -141,24 +144,27 @@ def _flow(recipe: Recipe, model: nn.Module, objective: Objective, data: dict[str
     return Flow(model, objective, shape=tuple(data["shape"]), classes=classes, lineage=lineage)
 
 
-def open_run(run: str | Path, recipe: Recipe) -> Path:
-    """Makes RUN the folder of this recipe's training, and returns its absolute path.
+@contextmanager
+def opened(run: str | Path, recipe: Recipe) -> Iterator[Path]:
+    """RUN as the folder of this recipe's training, for one process at a time -> its absolute path.
 
     What is measured may change later, what is trained may not.
 
-    Raises: SettingsError that names the keys in which RUN's recipe differs.
+    Raises: UserError if another process is at work there; SettingsError that names the keys in which RUN's recipe
+    differs.
     """
     folder = Path(run).resolve()
-    file = folder / "recipe.json"
-    there = Recipe.load(folder) if file.exists() else None
-    differing = differences(there.training_values(), recipe.training_values()) if there else []
-    if differing and _is_trained(folder):
-        raise SettingsError(
-            f"holds a training by another recipe ({', '.join(differing)})", str(run), "choose another RUN folder"
-        )
-    if there != recipe:
-        write_json(file, recipe.model_dump(mode="json"))
-    return folder
+    with alone(folder):
+        file = folder / "recipe.json"
+        there = Recipe.load(folder) if file.exists() else None
+        differing = differences(there.training_values(), recipe.training_values()) if there else []
+        if differing and _is_trained(folder):
+            raise SettingsError(
+                f"holds a training by another recipe ({', '.join(differing)})", str(run), "choose another RUN folder"
+            )
+        if there != recipe:
+            write_json(file, recipe.model_dump(mode="json"))
+        yield folder
 
 
 def _is_trained(run: Path) -> bool:
@@ -191,20 +197,20 @@ def differences(there: Any, here: Any, key: str = "") -> list[str]:
     return [] if there == here else [f"{key} {there}, now {here}"]
 
 
-def _read(where: str) -> tuple[dict[str, Any], str]:
-    path = Path(where)
+def _read(where: str | Path) -> tuple[dict[str, Any], str]:
+    path = presets.file(where) if where in presets.names() else Path(where)
     if path.is_dir():
         return read_json(path / "recipe.json"), str(path / "recipe.json")
     if path.suffix != ".toml":
-        if path.suffix or "/" in where:
-            raise UserError("no such RUN or recipe file", where=where)
-        path = presets.file(where)
+        if path.suffix or "/" in str(where):
+            raise UserError("no such RUN or recipe file", where=str(where))
+        path = presets.file(str(where))
     try:
         return tomllib.loads(path.read_text()), path.name
     except FileNotFoundError:
-        raise UserError("no such recipe file", where=where) from None
+        raise UserError("no such recipe file", where=str(where)) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"is not TOML ({error})", where=where) from None
+        raise SettingsError(f"is not TOML ({error})", where=str(where)) from None
 
 
 def _pair(change: str) -> tuple[str, Any]:

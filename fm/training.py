@@ -31,7 +31,9 @@ from fm.times import AnyTimes, Uniform, stratified
 class Training(Settings):
     """How a network is trained; all counts are in images, batch sizes are global."""
 
-    seed: int = Field(0, ge=0, title="Seed", description="of weights, data order and all noise, from 0")
+    seed: int = Field(
+        0, ge=0, le=2**31 - 1, title="Seed", description="of weights, data order and all noise, 0 to 2,147,483,647"
+    )
     batch_images: int = Field(
         256, ge=1, le=1_000_000, title="Batch", description="images in one step, over all workers together, from 1"
     )

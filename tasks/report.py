@@ -96,7 +96,7 @@ def next_commands(run: Path, recipe: Recipe) -> list[tuple[str, str]]:
     fm = ".venv/bin/fm" if Path(".venv/bin/fm").exists() else "fm"
     run = Path(os.path.relpath(run))
     return [
-        (f"{fm} sample {run} --n 64 --out grid.png", "draw more pictures"),
-        (f"{fm} up", "start Prefect and MLflow, to look at this run in both"),
-        (f"{fm} pipeline YOUR_PICTURES runs/mine --preset {recipe.name}", "the same on your own folder of pictures"),
+        (f"{fm} sample {run} --n 64 --out {run}/grid.png", "draw more pictures"),
+        (f"{fm} up", "Prefect and MLflow, to look at this run in both"),
+        (f"{fm} pipeline YOUR_PICTURES runs/ANOTHER --preset {recipe.name}", "the same on another folder of pictures"),
     ]

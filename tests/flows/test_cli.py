@@ -42,7 +42,8 @@ def test_sample_says_what_it_cannot_do(
 
 def test_status_of_a_run_and_of_the_services(finished: Path, command: Any) -> None:
     told = json.loads(command("status", str(finished), "--json", cwd=finished.parent).stdout)
-    assert told["images_seen"] == 1920 and told["rows"] == 4
+    assert told["images_seen"] == told["total_images"] == 1920 and told["rows"] == 4
+    assert "1,920 of 1,920 images, loss" in command("status", str(finished), cwd=finished.parent).stdout
     services = json.loads(command("status", "--json", cwd=finished.parent).stdout)
     assert {s["name"] for s in services} == {"prefect", "mlflow", "ray", "worker"}
     assert all(s["healthy"] for s in services)
@@ -63,3 +64,10 @@ def test_no_write_permission_is_one_line(services: Any, command: Any, tmp_path: 
     done = command("pipeline", "photos:?tiles=20", "locked/run", "--preset", "tiny", cwd=tmp_path)
     assert done.returncode == 2
     assert "choose a folder you may write" in done.stderr
+
+
+def test_up_joins_what_runs_and_deploys(deployed: Any, command: Any) -> None:
+    done = command("up", cwd=deployed.folder)
+    assert done.returncode == 0, done.stderr
+    assert "deploying prefect.yaml" in done.stdout and done.stdout.count("healthy") == 4
+    assert "pipeline-tiny" in deployed.deployments

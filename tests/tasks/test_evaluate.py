@@ -3,7 +3,9 @@ from pathlib import Path
 import pytest
 
 from fm.checkpoints import Saved
-from fm.errors import CheckpointError
+from fm.data import Manifest
+from fm.data.manifest import Split
+from fm.errors import CheckpointError, DataError
 from fm.files import write_json
 from fm.recipe import Recipe
 from tasks import evaluate
@@ -29,3 +31,18 @@ def test_a_job_for_each_cell_and_one_untrained_with_keys_of_all_that_matters(tmp
 def test_a_run_without_a_checkpoint_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no whole checkpoint; train first"):
         evaluate.trained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("images", "heldout", "says"),
+    [
+        (10, 3, "3 of its 10 images are held out, .*: 20 are due; take a source of 80 images or more"),
+        (150, 15, "15 of its 150 images are held out, .*: 20 are due; set data.holdout=0.2"),
+        (100, 0, "0 of its 100 images"),
+    ],
+)
+def test_too_few_held_out_images_are_said_with_a_way_out(images: int, heldout: int, says: str) -> None:
+    splits = {"train": Split(images=images - heldout, shards=()), "test": Split(images=heldout, shards=())}
+    manifest = Manifest.model_construct(source="few", splits=splits)
+    with pytest.raises(DataError, match=says):
+        evaluate.judgeable(manifest)

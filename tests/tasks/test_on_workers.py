@@ -8,7 +8,7 @@ from fm.checkpoints import newest
 from fm.data import Preparation, open_source, write_shards
 from fm.errors import CheckpointError
 from fm.evaluation import cells
-from fm.recipe import Recipe, on_data, open_run
+from fm.recipe import Recipe, on_data, opened
 from fm.records import read
 from tasks import on_workers
 
@@ -25,10 +25,10 @@ def run(tmp_path: Path) -> Path:
     recipe = Recipe.load("tiny", changes)
     data = tmp_path / "data"
     manifest = write_shards(open_source(str(tmp_path / "pictures")), data, Preparation(size=16))
-    folder = open_run(tmp_path / "run", recipe)
-    on_data(folder, data, manifest)
-    on_workers.training({"recipe": recipe.model_dump(mode="json"), "data": str(data), "run": str(folder)})
-    return folder
+    with opened(tmp_path / "run", recipe) as folder:
+        on_data(folder, data, manifest)
+        on_workers.training({"recipe": recipe.model_dump(mode="json"), "data": str(data), "run": str(folder)})
+        return folder
 
 
 def test_a_training_leaves_records_and_a_checkpoint_and_is_judged_by_its_own_weights_only(run: Path) -> None:

@@ -360,14 +360,14 @@ def _measurements(solvers: str, nfe: str, samples: int | None, nll_k: int | None
 def _summary(run: Path, page: Path, as_json: bool) -> None:
     from fm.files import read_json
     from fm.recipe import Recipe
-    from fm.results import existing_row, text_table
+    from fm.results import existing_row, table_note, text_table
     from tasks.report import next_commands
 
     rows = [existing_row(run, key) for key in read_json(run / "report" / "inputs.json")["rows"]]
     if as_json:
         typer.echo(json.dumps({"report": str(page), "rows": rows}))
         return
-    typer.echo(f"\n{text_table(rows)}\n\nreport: {page.resolve().as_uri()}\n\nworth trying next:")
+    typer.echo(f"\n{text_table(rows)}\n{table_note(rows)}\n\nreport: {page.resolve().as_uri()}\n\nworth trying next:")
     for command, what in next_commands(run, Recipe.load(run)):
         typer.echo(f"  {command:<60} {what}")
 

@@ -84,7 +84,7 @@ def _pictures(flow: Flow, data: str, cell: Cell) -> Pictures:
 
 
 def _title(run: Path, recipe: Recipe) -> str:
-    return f"{run.name}: {recipe.name}"
+    return run.name if run.name == recipe.name else f"{run.name}, preset {recipe.name}"
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:

@@ -12,7 +12,19 @@ from torch import Tensor
 from fm.files import atomic, write_text
 from fm.lineage import leaves
 from fm.report import figures
-from fm.results import UNIFORM_BITS, Row, bits_text, csv_table, distance_text, distances, in_order, label, number, table
+from fm.results import (
+    UNIFORM_BITS,
+    Row,
+    bits_text,
+    csv_table,
+    distance_text,
+    distances,
+    in_order,
+    label,
+    number,
+    table,
+    table_note,
+)
 
 STYLE = """
 :root{--ink:#1d2025;--soft:#5f6368;--line:#d9dce1;--back:#fff;--card:#f5f6f8;--link:#0b57d0}
@@ -224,11 +236,7 @@ def _table(rows: Sequence[Row]) -> str:
     head, *body = table(rows)
     cells = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in body)
     headings = "".join(f"<th scope=col>{escape(cell)}</th>" for cell in head)
-    note = ""
-    if any(row.get("nll_converged") is False for row in rows):
-        note = (
-            "<p class=soft>not converged: with twice the steps the value moves by 0.01 or more, so there is none.</p>"
-        )
+    note = f"<p class=soft>{escape(table_note(rows))}</p>"
     return f"<div class=wide><table><thead><tr>{headings}</tr></thead><tbody>{cells}</tbody></table></div>{note}"
 
 

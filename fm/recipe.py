@@ -17,6 +17,7 @@ from torch import nn
 
 from fm import plugins, presets
 from fm.data import Manifest, Preparation
+from fm.data.plane import Points
 from fm.errors import SettingsError, UserError, nearest
 from fm.evaluation import Evaluation, cells
 from fm.files import alone, read_json, write_json
@@ -108,6 +109,19 @@ class Recipe(Settings):
             self.build(self.data.shape, classes=2)
 
 
+class PointRecipe(Recipe):
+    """The recipe of points in the plane, as `fm demo2d` trains on: no pictures to prepare, nor to be measured on."""
+
+    data: Points = Field(title="Data", description="Which points.")  # type: ignore[assignment]
+    evaluation: None = None  # type: ignore[assignment]
+
+
+def recorded(run: str | Path) -> Recipe:
+    """The recipe of a RUN, be it of pictures or of points."""
+    points = "distribution" in read_json(Path(run) / "recipe.json")["data"]
+    return (PointRecipe if points else Recipe).load(run)
+
+
 def load(run: str | Path, device: str = "cpu", weights: str = "ema") -> Flow:
     """The trained flow of a RUN: `fm.load("runs/demo").sample(16, seed=0, nfe=32)`.
 
@@ -116,7 +130,7 @@ def load(run: str | Path, device: str = "cpu", weights: str = "ema") -> Flow:
     from fm.checkpoints import load_weights
 
     run = Path(run)
-    recipe, data = Recipe.load(run), read_json(run / "data.json")
+    recipe, data = recorded(run), read_json(run / "data.json")
     model, objective = recipe.build(tuple(data["shape"]), len(data["classes"]) or None)
     state, info = load_weights(run, weights)
     model.load_state_dict(state)
@@ -156,7 +170,7 @@ def opened(run: str | Path, recipe: Recipe) -> Iterator[Path]:
     folder = Path(run).resolve()
     with alone(folder):
         file = folder / "recipe.json"
-        there = Recipe.load(folder) if file.exists() else None
+        there = recorded(folder) if file.exists() else None
         differing = differences(there.training_values(), recipe.training_values()) if there else []
         if differing and _is_trained(folder):
             raise SettingsError(
@@ -177,14 +191,27 @@ def on_data(run: Path, data: Path, manifest: Manifest) -> None:
 
     Raises: SettingsError if RUN was trained on other data.
     """
-    file = run / "data.json"
-    if _is_trained(run) and file.exists() and (there := read_json(file)["digest"]) != manifest.digest:
-        raise SettingsError(
-            f"was trained on data {there}, not {manifest.digest}", str(run), "choose another RUN folder"
-        )
     facts: dict[str, Any] = {"data": str(data.resolve()), "digest": manifest.digest, "source": manifest.source}
     images = {name: split.images for name, split in manifest.splits.items()}
     facts |= {"shape": list(manifest.shape), "classes": list(manifest.classes), "images": images}
+    _note(run, facts)
+
+
+def on_points(run: Path, points: Points) -> None:
+    """Notes in RUN/data.json which points it is trained on: they lie nowhere, each is made when it is asked for.
+
+    Raises: SettingsError if RUN was trained on other data.
+    """
+    facts = {"data": "", "digest": points.digest, "source": f"points:{points.distribution}"}
+    _note(run, facts | {"shape": list(points.shape), "classes": [], "images": {}})
+
+
+def _note(run: Path, facts: dict[str, Any]) -> None:
+    file = run / "data.json"
+    if _is_trained(run) and file.exists() and (there := read_json(file)["digest"]) != facts["digest"]:
+        raise SettingsError(
+            f"was trained on data {there}, not {facts['digest']}", str(run), "choose another RUN folder"
+        )
     if not file.exists() or read_json(file) != facts:
         write_json(file, facts)
 

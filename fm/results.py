@@ -121,12 +121,15 @@ def table(rows: Iterable[Row]) -> list[list[str]]:
 
 
 def text_table(rows: Iterable[Row]) -> str:
-    """For the terminal: columns aligned, numbers to the right."""
-    lines = table(rows)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    left = 3  # method, path, solver are words
+    """The table for the terminal."""
+    return aligned(table(rows))
 
-    def line(cells: list[str]) -> str:
+
+def aligned(lines: Sequence[Sequence[str]], left: int = 3) -> str:
+    """A table of texts in aligned columns, its first `left` ones words, the others numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
         padded = (c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True)))
         return "  ".join(padded).rstrip()
 

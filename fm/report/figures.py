@@ -54,9 +54,9 @@ def loss_curve(records: Sequence[Mapping[str, Any]], name: str = "loss") -> byte
     axes.plot(x, _smoothed(y), color=COLOURS[0], linewidth=2, label="running mean")
     axes.set(xlabel="thousand images seen", ylabel="training loss")
     axes.set_yscale("log")
-    _plain_log(axes.yaxis)
+    plain_log(axes.yaxis)
     axes.legend(frameon=False)
-    return _plot(figure)
+    return png_of(figure)
 
 
 def distance_by_nfe(rows: Sequence[Row], name: str) -> bytes:
@@ -66,15 +66,15 @@ def distance_by_nfe(rows: Sequence[Row], name: str) -> bytes:
         y = [r[name] for r in group]
         bars = [[r[name] - r[f"{name}_low"] for r in group], [r[f"{name}_high"] - r[name] for r in group]]
         axes.errorbar([r["nfe"] for r in group], y, yerr=bars, capsize=4, linewidth=1.8, markersize=7, **style)
-    _level(axes, untrained(rows, name), "untrained network")
+    level(axes, untrained(rows, name), "untrained network")
     for count in sorted({r["samples"] for r in rows if r.get(f"{name}_floor") is not None}, reverse=True):
         floor = next(r[f"{name}_floor"] for r in rows if r["samples"] == count)
-        _level(axes, floor, f"floor: {count} real training images")
+        level(axes, floor, f"floor: {count} real training images")
     axes.set_yscale("log")
-    _plain_log(axes.yaxis)
+    plain_log(axes.yaxis)
     axes.set_ylabel(f"{name}\n(lower is better)")
     _nfe_axis(axes, rows)
-    return _plot(figure)
+    return png_of(figure)
 
 
 def bits_by_nfe(rows: Sequence[Row]) -> bytes:
@@ -98,11 +98,11 @@ def bits_by_nfe(rows: Sequence[Row]) -> bytes:
         )
         top += unit
     axes.set_ylim(low - 2 * unit, top)
-    _level(axes, UNIFORM_BITS, "uniform noise: 8 bits/dim")
-    _level(axes, untrained(rows, "bits_per_dim"), "untrained network")
+    level(axes, UNIFORM_BITS, "uniform noise: 8 bits/dim")
+    level(axes, untrained(rows, "bits_per_dim"), "untrained network")
     axes.set_ylabel("bits/dim of held-out images\n(lower is better)")
     _nfe_axis(axes, measured)
-    return _plot(figure)
+    return png_of(figure)
 
 
 def _by_solver(rows: Sequence[Row], counts: bool = False) -> list[tuple[dict[str, Any], list[Row]]]:
@@ -127,7 +127,7 @@ def untrained(rows: Sequence[Row], name: str) -> float | None:
     return min((r[name] for r in rows if r["method"] == UNTRAINED and r.get(name) is not None), default=None)
 
 
-def _level(axes: "Axes", value: float | None, words: str) -> None:
+def level(axes: "Axes", value: float | None, words: str) -> None:
     """A dashed line across the plot with its name on it."""
     if value is None:
         return
@@ -149,7 +149,7 @@ def _nfe_axis(axes: "Axes", rows: Sequence[Row]) -> None:
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncol=3)
 
 
-def _plain_log(axis: Any) -> None:
+def plain_log(axis: Any) -> None:
     """Ticks at 1, 2, 3, 5 written out: 10^2 as the one label on an axis says little."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -170,7 +170,8 @@ def _figure() -> tuple[Any, "Axes"]:
     return figure, axes
 
 
-def _plot(figure: Any) -> bytes:
+def png_of(figure: Any) -> bytes:
+    """A drawn figure as PNG."""
     out = io.BytesIO()
     figure.savefig(out, format="png", facecolor="white")
     return out.getvalue()

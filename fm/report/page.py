@@ -141,22 +141,27 @@ def _page(
         f"<p class=soft>{_what(rows)}</p>",
         f"<div class=cards>{''.join(_cards(rows, records))}</div>",
         "<div class=two>",
-        _figure(shown["samples"], f"Drawn by the model ({pictures.drawn_by}); the first ones, not the best ones."),
-        _figure(shown["data"], "Real pictures that the model was never trained on."),
+        figure(shown["samples"], f"Drawn by the model ({pictures.drawn_by}); the first ones, not the best ones."),
+        figure(shown["data"], "Real pictures that the model was never trained on."),
         "</div>",
         "<h2>From noise to image</h2>",
-        _figure(shown["trajectory"], "Each row is one sample; the model moves it from pure noise to an image."),
+        figure(shown["trajectory"], "Each row is one sample; the model moves it from pure noise to an image."),
         "<h2>The numbers</h2>",
         _table(rows),
-        "<div class=two>" + "".join(_figure(shown[name], CAPTIONS.get(name, name)) for name in plots) + "</div>",
+        "<div class=two>" + "".join(figure(shown[name], CAPTIONS.get(name, name)) for name in plots) + "</div>",
         "<h2>What the words mean</h2><dl>",
         *(f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>" for word, meaning in WORDS.items()),
         "</dl>",
-        *_try_next(commands, links),
+        *try_next(commands, links),
         "<h2>How it was made</h2>",
-        _details("Settings", settings),
-        _details("Where each number comes from", _lineage(rows)),
+        details("Settings", settings),
+        details("Where each number comes from", _lineage(rows)),
     ]
+    return document(title, body)
+
+
+def document(title: str, body: Sequence[str]) -> str:
+    """A whole page of HTML in the project's look, from the parts of its body."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -201,13 +206,13 @@ def _cards(rows: Sequence[Row], records: Sequence[Mapping[str, Any]]) -> list[st
             [f"untrained {number(start)}, {start / best[name]:.1f} times higher"] if start and best[name] > 0 else []
         )
         notes += [f"floor {number(best[f'{name}_floor'])}"] if best.get(f"{name}_floor") is not None else []
-        cards.append(_card(distance_text(best, name), f"distance ({name})", "; ".join(notes)))
+        cards.append(card(distance_text(best, name), f"distance ({name})", "; ".join(notes)))
     if any(r.get("nll_converged") is not None for r in trained):
         cards.append(_bits_card(rows, [r for r in trained if r.get("bits_per_dim") is not None]))
     if records:
         last = records[-1]
         cards.append(
-            _card(f"{last['images_seen']:,}", "training images seen", f"in {last['seconds']:.0f} s of training")
+            card(f"{last['images_seen']:,}", "training images seen", f"in {last['seconds']:.0f} s of training")
         )
     return cards
 
@@ -215,32 +220,36 @@ def _cards(rows: Sequence[Row], records: Sequence[Mapping[str, Any]]) -> list[st
 def _bits_card(rows: Sequence[Row], converged: Sequence[Row]) -> str:
     """The value of the finest converged solution, not the lowest one: the solver is no part of the model."""
     if not converged:
-        return _card("none", "bits/dim of held-out images", "no solver of the grid has converged")
+        return card("none", "bits/dim of held-out images", "no solver of the grid has converged")
     row, start = max(converged, key=lambda r: r["nfe"]), figures.untrained(rows, "bits_per_dim")
     notes = [label(row), *([f"untrained {start:.2f}"] if start else []), f"uniform noise {UNIFORM_BITS:g}"]
-    return _card(bits_text(row), "bits/dim of held-out images", "; ".join(notes))
+    return card(bits_text(row), "bits/dim of held-out images", "; ".join(notes))
 
 
-def _card(value: str, name: str, note: str) -> str:
+def card(value: str, name: str, note: str) -> str:
     return f"<div class=card><small>{escape(name)}</small><b>{escape(value)}</b><small>{escape(note)}</small></div>"
 
 
-def _figure(picture: tuple[bytes, str], caption: str) -> str:
+def figure(picture: tuple[bytes, str], caption: str) -> str:
     png, words = picture
     data = base64.b64encode(png).decode()
     image = f'<img alt="{escape(words)}" src="data:image/png;base64,{data}">'
     return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
-def _table(rows: Sequence[Row]) -> str:
-    head, *body = table(rows)
+def html_table(lines: Sequence[Sequence[str]]) -> str:
+    """A table of texts, the first line its headings."""
+    head, *body = lines
     cells = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in body)
     headings = "".join(f"<th scope=col>{escape(cell)}</th>" for cell in head)
-    note = f"<p class=soft>{escape(table_note(rows))}</p>"
-    return f"<div class=wide><table><thead><tr>{headings}</tr></thead><tbody>{cells}</tbody></table></div>{note}"
+    return f"<div class=wide><table><thead><tr>{headings}</tr></thead><tbody>{cells}</tbody></table></div>"
 
 
-def _try_next(commands: Sequence[tuple[str, str]], links: Mapping[str, str]) -> list[str]:
+def _table(rows: Sequence[Row]) -> str:
+    return html_table(table(rows)) + f"<p class=soft>{escape(table_note(rows))}</p>"
+
+
+def try_next(commands: Sequence[tuple[str, str]], links: Mapping[str, str]) -> list[str]:
     parts = []
     if commands:
         lines = "\n".join(f"{command}    # {words}" for command, words in commands)
@@ -251,7 +260,7 @@ def _try_next(commands: Sequence[tuple[str, str]], links: Mapping[str, str]) -> 
     return parts
 
 
-def _details(summary: str, values: Mapping[str, Any]) -> str:
+def details(summary: str, values: Mapping[str, Any]) -> str:
     lines = "".join(f"<tr><td>{escape(k)}</td><td>{escape(str(v))}</td></tr>" for k, v in leaves(values).items())
     return f"<details><summary>{escape(summary)}</summary><table class=plain>{lines}</table></details>"
 

@@ -1,0 +1,131 @@
+"""Trains and measures each RUN of the demonstration in a process of its own, as many at a time as there are cores.
+
+A process that is told to stop, or whose parent is gone, leaves a checkpoint; started again, it goes on from there.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from fm.checkpoints import Saved, Store, newest
+from fm.demo2d import measuring
+from fm.demo2d.plan import Plan
+from fm.errors import UserError
+from fm.files import alone
+from fm.recipe import PointRecipe, load, on_points, open_run
+from fm.records import Recorder
+from fm.training import Progress, train
+
+
+class Stopped(Exception):
+    """Training was told to stop and has left its checkpoint."""
+
+
+def make_all(runs: Sequence[tuple[Path, PointRecipe]], plan: Plan) -> None:
+    """Trains and measures what is not yet.
+
+    Raises: the UserError of the first RUN that has one; KeyboardInterrupt if one was stopped.
+    """
+    pool = ThreadPoolExecutor(min(len(runs), os.cpu_count() or 1))
+    try:
+        for done in [pool.submit(_in_a_process, run, recipe, plan) for run, recipe in runs]:
+            done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _in_a_process(run: Path, recipe: PointRecipe, plan: Plan) -> None:
+    """Waits for a fresh process that makes one RUN, and raises here what ended it there."""
+    context = multiprocessing.get_context("spawn")  # a fork of a process that runs torch's threads may hang
+    answers, answer = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(answer, run, recipe, plan))
+    process.start()
+    answer.close()
+    try:
+        ended = answers.recv()
+    except EOFError:
+        ended = RuntimeError(f"the process of {recipe.name} ended without an answer")
+    process.join()
+    if ended is not None:
+        raise ended
+
+
+def _answer(answer: Connection, run: Path, recipe: PointRecipe, plan: Plan) -> None:
+    """What the process does: makes the RUN, and answers with the error that ended it, or None."""
+    told: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: told.append(number))
+    parent = os.getppid()
+    try:
+        folder = open_run(run, recipe)
+        with alone(folder):
+            train_run(folder, recipe, stop=lambda: bool(told) or os.getppid() != parent)
+            for number in (signal.SIGINT, signal.SIGTERM):  # a measurement that is cut off leaves nothing
+                signal.signal(number, signal.SIG_DFL)
+            measure_run(folder, recipe, plan)
+        answer.send(None)
+    except UserError as error:
+        answer.send(error)
+    except Stopped:
+        answer.send(KeyboardInterrupt())
+
+
+def measure_run(run: Path, recipe: PointRecipe, plan: Plan) -> None:
+    """Measures what RUN shows of itself, unless that has been done."""
+    flow = load(run)
+    key = measuring.key(flow, plan)
+    if measuring.Measured.load(run, key):
+        return _say(recipe, "measured: unchanged (same weights, sizes and code)")
+    start = time.monotonic()
+    measuring.measure(flow, recipe.data, plan).save(run, key)
+    _say(recipe, f"measured in {time.monotonic() - start:.0f} s")
+
+
+def train_run(run: Path, recipe: PointRecipe, stop: Callable[[], bool] = lambda: False) -> Saved:
+    """Trains RUN to its end, from its newest checkpoint on.
+
+    Raises: Stopped; CheckpointError, Diverged.
+    """
+    settings, points = recipe.training, recipe.data
+    on_points(run, points)
+    saved = newest(run)
+    if saved and settings.finished(saved.images_seen, saved.seconds):
+        _say(recipe, f"trained: unchanged ({saved.images_seen:,} points seen, weights verified by hash)")
+        return saved
+    store = Store(run, recipe=recipe.training_digest(), data=points.digest, keep=settings.keep)
+    model, objective = recipe.build(points.shape, None)
+    events = train(
+        model, objective, settings, lambda start: points.batches(settings.batch_images, start), store, stop=stop
+    )
+    _say(recipe, store.restored.replace("images", "points"))
+    recorder = Recorder(run / "records")
+    recorder.cut(store.images_seen)
+    for event in events:
+        if isinstance(event, Progress):
+            recorder.write(time=time.time(), **asdict(event))
+            _say(recipe, _line(event, settings.total_images))
+        else:
+            saved = event
+    assert saved is not None  # noqa: S101  the last event is a Saved
+    if not settings.finished(saved.images_seen, saved.seconds):
+        _say(recipe, f"stopped at {saved.images_seen:,} points seen; start again to go on from there")
+        raise Stopped
+    return saved
+
+
+def _line(event: Progress, total: int) -> str:
+    left = (total - event.images_seen) / event.images_per_s
+    return (
+        f"{event.images_seen:,} points seen, loss {event.loss:.4f}, {event.images_seen / total:.0%}, {left:.0f} s left"
+    )
+
+
+def _say(recipe: PointRecipe, words: str) -> None:
+    print(f"{recipe.name:<20} {words}", file=sys.stderr, flush=True)

@@ -16,6 +16,7 @@ import typer
 
 from fm import presets
 from fm.errors import SettingsError, UserError
+from fm.files import check_writable
 from infra import local
 from infra.state import Ports
 
@@ -53,19 +54,15 @@ def demo(workers: Workers = 2, port_base: PortBase = None, as_json: AsJson = Fal
 
 @app.command(epilog="Example: fm demo2d runs/demo2d --data two_moons --data eight_gaussians")
 def demo2d(
-    out: Annotated[Path, typer.Argument(metavar="[OUT]", help="Folder of the page and its trainings.")] = Path(
-        "runs/demo2d"
-    ),
-    data: Annotated[
-        list[str] | None, typer.Option(help="Which points: checkerboard, eight_gaussians, two_moons, or all.")
-    ] = None,
+    out: Annotated[Path, typer.Argument(metavar="[OUT]", help="Folder of the page.")] = Path("runs/demo2d"),
+    data: Annotated[list[str] | None, typer.Option(help="checkerboard, eight_gaussians, two_moons, or all.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """The paper's Figures 2 to 4 in the plane, OT against VP, on one page: two minutes a distribution on 2 cores."""
     from fm.data.plane import chosen
 
     names = chosen(data or ["checkerboard"], where="--data")
-    _writable(out)
+    check_writable(out)
     from fm.demo2d.running import run
 
     made = run(out, names)
@@ -308,20 +305,13 @@ def _flow(module: str, name: str) -> Any:
 def _look(port_base: int | None, folder: Path, source: str = "") -> None:
     """Says at once, before anything heavy is loaded, what cannot be: ports, folders, sources."""
     local.check_startable(_state(), Ports.from_base(port_base))
-    _writable(folder)
+    check_writable(folder)
     if source:
         from fm.data import open_source
 
-        if os.path.isdir(source) and whole.is_relative_to(Path(source).resolve()):
+        if os.path.isdir(source) and folder.resolve().is_relative_to(Path(source).resolve()):
             raise UserError(f"lies inside the pictures of {source}", str(folder), "choose a folder outside of them")
         open_source(source)
-
-
-def _writable(folder: Path) -> None:
-    """Whether the folder can be made or written; it is not made yet."""
-    there = next(parent for parent in [folder.resolve(), *folder.resolve().parents] if parent.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise UserError("no folder can be made or written here", str(folder), "choose a folder you may write")
 
 
 def _existing(run: Path) -> Path:

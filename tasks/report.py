@@ -10,12 +10,8 @@ from prefect.cache_policies import NO_CACHE
 
 from fm.checkpoints import Saved
 from fm.data import ShardedImages
-<<<<<<< HEAD
 from fm.evaluation import Cell, cells
-from fm.files import read_json, sha256, write_json
-=======
 from fm.files import read_json
->>>>>>> ce4ad2f (Points in the plane: exact distributions, a recipe for them, and fm demo2d draws OT against VP on one page)
 from fm.flow import Flow
 from fm.lineage import code_digest, digest
 from fm.pixels import to_pixels
@@ -54,21 +50,12 @@ def report(run: Path, recipe: Recipe, saved: Saved, rows: list[Row], tracking: T
     return page
 
 
-<<<<<<< HEAD
-def _stands(record: dict[str, Any], inputs: str, run: Path) -> bool:
-    hashes = record["files"].items()
-    return record["inputs"] == inputs and all((run / f).exists() and sha256(run / f) == h for f, h in hashes)
-
-
 def finest(recipe: Recipe) -> Cell:
     """The cell of the grid that integrates best: the pictures show what its row in the table measures."""
     return max(cells(recipe.evaluation), key=lambda cell: (cell.nfe is not None, cell.nfe, tableau(cell.solver).order))
 
 
 def _pictures(flow: Flow, data: str, cell: Cell) -> Pictures:
-=======
-def _pictures(flow: Flow, data: str) -> Pictures:
->>>>>>> ce4ad2f (Points in the plane: exact distributions, a recipe for them, and fm demo2d draws OT against VP on one page)
     torch.set_num_threads(os.cpu_count() or 1)
     budget = f"NFE {cell.nfe}" if cell.nfe else f"tolerance {cell.tolerance:g}"
     dataset = ShardedImages(data, "test")

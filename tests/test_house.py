@@ -114,6 +114,8 @@ def test_every_command_has_help_an_example_and_a_line_in_the_readme(name: str) -
         (["pipeline", "s" * 300, "run", "--preset", "demo"], "no such file or folder"),
         (["prepare", ".", "out"], "error: out: lies inside the pictures of .; choose a folder outside of them"),
         (["evaluate", RUN, "--set", "training.seed=7"], "only evaluation.* may change after the training"),
+        (["demo2d", "--data", "two_moon"], "error: --data: unknown distribution 'two_moon'; did you mean 'two_moons'?"),
+        (["demo2d", f"{RUN}/recipe.json"], f"error: {RUN}/recipe.json: no folder can be made or written here"),
         (["up", "--port-base", "1"], "error: --port-base: 1 is out of range"),
         (["pipeline", "photos:", "run", "--preset", "demo", "--wrkers", "2"], "No such option: --wrkers"),
     ],

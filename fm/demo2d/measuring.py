@@ -72,8 +72,9 @@ def measure(flow: Flow, points: Points, plan: Plan) -> Measured:
     densities = flow.trajectory(plan.densities, TIMES, method="dopri5", rtol=1e-3, atol=1e-3)
     length, away = straightness(states), backtracking(states)
     numbers = {
-        "straightness": float(length.mean()),
-        "straightness_95": float(length.quantile(0.95)),
+        "straightness": float(length.median()),
+        "straightness_mean": float(length.mean()),
+        "spread": float(densities.std(1).square().mean(1).sqrt().min()),
         "backtracking": float(away.mean()),
         "paths": plan.paths,
         "steps": plan.steps,

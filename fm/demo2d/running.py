@@ -1,6 +1,5 @@
 """`fm demo2d` from names to a page: trains, measures and draws what is not there yet."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -89,7 +88,6 @@ def _trained(run: Path, recipe: PointRecipe, plan: Plan) -> Trained:
 
 def _next_commands(out: Path, sections: Sequence[Section]) -> list[tuple[str, str]]:
     fm = ".venv/bin/fm" if Path(".venv/bin/fm").exists() else "fm"
-    out = Path(os.path.relpath(out))
     first = sections[0].trained[0].run
     return [
         (f"{fm} demo2d {out} --data all", "all distributions on one page"),

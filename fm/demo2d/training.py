@@ -18,8 +18,7 @@ from fm.checkpoints import Saved, Store, newest
 from fm.demo2d import measuring
 from fm.demo2d.plan import Plan
 from fm.errors import UserError
-from fm.files import alone
-from fm.recipe import PointRecipe, load, on_points, open_run
+from fm.recipe import PointRecipe, load, on_points, opened, recorded
 from fm.records import Recorder
 from fm.training import Progress, train
 
@@ -33,12 +32,24 @@ def make_all(runs: Sequence[tuple[Path, PointRecipe]], plan: Plan) -> None:
 
     Raises: the UserError of the first RUN that has one; KeyboardInterrupt if one was stopped.
     """
-    pool = ThreadPoolExecutor(min(len(runs), os.cpu_count() or 1))
+    missing = [(run, recipe) for run, recipe in runs if not _is_made(run, recipe, plan)]
+    pool = ThreadPoolExecutor(os.cpu_count() or 1)
     try:
-        for done in [pool.submit(_in_a_process, run, recipe, plan) for run, recipe in runs]:
+        for done in [pool.submit(_in_a_process, run, recipe, plan) for run, recipe in missing]:
             done.result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _is_made(run: Path, recipe: PointRecipe, plan: Plan) -> bool:
+    """Whether nothing is left to do; says so."""
+    saved = newest(run)
+    if not saved or not recipe.training.finished(saved.images_seen, saved.seconds) or recorded(run) != recipe:
+        return False
+    if made := measuring.Measured.load(run, measuring.key(load(run), plan)) is not None:
+        seen = f"{saved.images_seen:,} points seen, weights {saved.weights[:16]} verified by hash"
+        _say(recipe, f"unchanged (same recipe, sizes and code; {seen})")
+    return made
 
 
 def _in_a_process(run: Path, recipe: PointRecipe, plan: Plan) -> None:
@@ -64,8 +75,7 @@ def _answer(answer: Connection, run: Path, recipe: PointRecipe, plan: Plan) -> N
         signal.signal(number, lambda number, _: told.append(number))
     parent = os.getppid()
     try:
-        folder = open_run(run, recipe)
-        with alone(folder):
+        with opened(run, recipe) as folder:
             train_run(folder, recipe, stop=lambda: bool(told) or os.getppid() != parent)
             for number in (signal.SIGINT, signal.SIGTERM):  # a measurement that is cut off leaves nothing
                 signal.signal(number, signal.SIG_DFL)
@@ -78,13 +88,9 @@ def _answer(answer: Connection, run: Path, recipe: PointRecipe, plan: Plan) -> N
 
 
 def measure_run(run: Path, recipe: PointRecipe, plan: Plan) -> None:
-    """Measures what RUN shows of itself, unless that has been done."""
-    flow = load(run)
-    key = measuring.key(flow, plan)
-    if measuring.Measured.load(run, key):
-        return _say(recipe, "measured: unchanged (same weights, sizes and code)")
-    start = time.monotonic()
-    measuring.measure(flow, recipe.data, plan).save(run, key)
+    """Measures what RUN shows of itself."""
+    flow, start = load(run), time.monotonic()
+    measuring.measure(flow, recipe.data, plan).save(run, measuring.key(flow, plan))
     _say(recipe, f"measured in {time.monotonic() - start:.0f} s")
 
 
@@ -121,7 +127,7 @@ def train_run(run: Path, recipe: PointRecipe, stop: Callable[[], bool] = lambda:
 
 
 def _line(event: Progress, total: int) -> str:
-    left = (total - event.images_seen) / event.images_per_s
+    left = max(0, total - event.images_seen) / event.images_per_s
     return (
         f"{event.images_seen:,} points seen, loss {event.loss:.4f}, {event.images_seen / total:.0%}, {left:.0f} s left"
     )

@@ -66,10 +66,10 @@ def distance_by_nfe(rows: Sequence[Row], name: str) -> bytes:
         y = [r[name] for r in group]
         bars = [[r[name] - r[f"{name}_low"] for r in group], [r[f"{name}_high"] - r[name] for r in group]]
         axes.errorbar([r["nfe"] for r in group], y, yerr=bars, capsize=4, linewidth=1.8, markersize=7, **style)
-    level(axes, untrained(rows, name), "untrained network")
+    _level(axes, untrained(rows, name), "untrained network")
     for count in sorted({r["samples"] for r in rows if r.get(f"{name}_floor") is not None}, reverse=True):
         floor = next(r[f"{name}_floor"] for r in rows if r["samples"] == count)
-        level(axes, floor, f"floor: {count} real training images")
+        _level(axes, floor, f"floor: {count} real training images")
     axes.set_yscale("log")
     plain_log(axes.yaxis)
     axes.set_ylabel(f"{name}\n(lower is better)")
@@ -98,8 +98,8 @@ def bits_by_nfe(rows: Sequence[Row]) -> bytes:
         )
         top += unit
     axes.set_ylim(low - 2 * unit, top)
-    level(axes, UNIFORM_BITS, "uniform noise: 8 bits/dim")
-    level(axes, untrained(rows, "bits_per_dim"), "untrained network")
+    _level(axes, UNIFORM_BITS, "uniform noise: 8 bits/dim")
+    _level(axes, untrained(rows, "bits_per_dim"), "untrained network")
     axes.set_ylabel("bits/dim of held-out images\n(lower is better)")
     _nfe_axis(axes, measured)
     return png_of(figure)
@@ -127,7 +127,7 @@ def untrained(rows: Sequence[Row], name: str) -> float | None:
     return min((r[name] for r in rows if r["method"] == UNTRAINED and r.get(name) is not None), default=None)
 
 
-def level(axes: "Axes", value: float | None, words: str) -> None:
+def _level(axes: "Axes", value: float | None, words: str) -> None:
     """A dashed line across the plot with its name on it."""
     if value is None:
         return

@@ -37,7 +37,8 @@ a{color:var(--link)}.soft,figcaption,small{color:var(--soft)}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(210px,1fr));gap:12px;margin:18px 0}
 .card{background:var(--card);border-radius:10px;padding:12px 16px}.card b{display:block;font-size:26px;line-height:1.25}
 .two{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:20px}
-figure{margin:0}figure img{width:100%;height:auto;background:#fff;border-radius:6px;image-rendering:auto;display:block}
+figure{margin:0}main>figure{margin:18px 0}
+figure img{width:100%;height:auto;background:#fff;border-radius:6px;image-rendering:auto;display:block}
 figcaption{font-size:14px;padding:6px 0}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:15px}
 th,td{padding:5px 12px 5px 0;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}

@@ -130,15 +130,17 @@ def of_conditional_paths(paths: Mapping[str, Path]) -> str:
 
 def of_trajectories(section: Section) -> str:
     facts = [
-        f"{t.name}: length over chord {t.numbers['straightness']:.3f} (95 % below {t.numbers['straightness_95']:.3f}),"
-        f" {t.numbers['backtracking']:.1%} of steps move away from the end point"
+        f"{t.name}: length over chord {t.numbers['straightness']:.2f} (median; mean"
+        f" {t.numbers['straightness_mean']:.2f}), {t.numbers['backtracking']:.0%} of steps move away from the end point"
         for t in section.trained
     ]
-    first = section.trained[0]
+    first, spreads = section.trained[0], [f"{t.name} {t.numbers['spread']:.2f}" for t in section.trained]
     return (
         f"Figure 3, learned: {LINES} trajectories from noise (rings) to data (dots), over the true density. Of"
         f" {first.numbers['paths']:.0f} trajectories seen at {first.numbers['steps']:.0f} even steps (dopri5 at"
-        f" {first.exact['tolerance']:g}): {'; '.join(facts)}."
+        f" {first.exact['tolerance']:g}): {'; '.join(facts)}. What is learned is the mean of the conditional velocities"
+        " of all pairs that pass a place, so it need not be as straight as each of them. How far the states draw"
+        f" together on their way: the least spread of a coordinate is {', '.join(spreads)}, from 1 at t = 0."
     )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fm.data.plane import EXTENT
 from fm.paths import Path
-from fm.report.figures import COLOURS, GREY, MARKERS, level, plain_log, png_of
+from fm.report.figures import COLOURS, GREY, MARKERS, plain_log, png_of
 from fm.results import Row
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def fields(paths: Mapping[str, Path]) -> bytes:
 
 def conditional_paths(paths: Mapping[str, Path], noises: Tensor) -> bytes:
     """Figure 3: how each path takes the same noises (n, 2) to one data point; dots at equal steps of time."""
-    figure, panels = _panels(1, len(paths), columns=list(paths), bar=True)
+    figure, panels = _panels(1, len(paths), columns=list(paths), bar=1.1)
     for axes, path in zip(panels[0], paths.values(), strict=True):
         states = conditional_states(path, noises[:NOISES], 200)
         _draw_lines(axes, states, width=2.4)
@@ -97,7 +97,7 @@ def conditional_states(path: Path, noises: Tensor, steps: int) -> Tensor:
 
 def learned_paths(states: Mapping[str, Tensor], truth: Tensor) -> bytes:
     """Figure 3 for the trained networks: trajectories (times, n, 2) over the true points' density (cells, cells)."""
-    figure, panels = _panels(1, len(states), columns=list(states), bar=True)
+    figure, panels = _panels(1, len(states), columns=list(states), bar=1.1)
     for axes, lines in zip(panels[0], states.values(), strict=True):
         axes.imshow(truth, cmap="Greys", vmin=0, vmax=2.5 * float(truth.max()), **_PLACE)
         _draw_lines(axes, lines[:, :LINES], width=0.9)
@@ -165,7 +165,12 @@ def distances(rows: Sequence[Row]) -> bytes:
     axes.set_xscale("log", base=2)
     axes.minorticks_off()
     plain_log(axes.yaxis)
-    level(axes, rows[0]["energy_floor"], f"floor: {rows[0]['samples']} other true points")
+    floor = rows[0]["energy_floor"]
+    axes.axhline(floor, color=GREY, linestyle=(0, (5, 4)), linewidth=1.2, zorder=0)
+    words, place = f"floor: {rows[0]['samples']} other true points", axes.get_yaxis_transform()
+    axes.annotate(words, (0.01, floor), (0, 4), xycoords=place, textcoords="offset points", color=GREY)
+    if floor > 0:
+        axes.set_ylim(bottom=floor / 5)
     ticks = sorted({row["nfe"] for row in fixed})
     axes.set(xlabel="network evaluations a sample (NFE), midpoint", ylabel="energy distance to true points")
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -178,12 +183,12 @@ _PLACE: dict[str, Any] = {"extent": (-EXTENT, EXTENT, -EXTENT, EXTENT), "origin"
 
 
 def _panels(
-    count: int, wide: int, rows: Sequence[str] = (), columns: Sequence[str] = (), bar: bool = False
+    count: int, wide: int, rows: Sequence[str] = (), columns: Sequence[str] = (), bar: float = 0.0
 ) -> tuple[Any, Any]:
-    """Square panels without ticks: row names at the left, column names above; room for a bar of colours if wanted."""
+    """Square panels without ticks: row names at the left, column names above; `bar` inches for a bar of colours."""
     from matplotlib.figure import Figure
 
-    side = (WIDTH - 0.5 * bool(rows) - 1.1 * bar) / wide
+    side = (WIDTH - 0.5 * bool(rows) - bar) / wide
     figure = Figure(figsize=(WIDTH, side * count + 0.3), dpi=150, layout="constrained")
     panels = figure.subplots(count, wide, squeeze=False)
     for axes in panels.flat:

@@ -121,8 +121,8 @@ def _cards(section: Section) -> list[str]:
             f"floor {floor}",
         ),
         compared(
-            [f"{t.numbers['straightness']:.3f}" for t in section.trained],
-            "learned path length over chord",
+            [f"{t.numbers['straightness']:.2f}" for t in section.trained],
+            "learned path length over chord (median)",
             "straight 1",
         ),
         compared(bits, "bits/dim above the true density", "exact 0"),

@@ -18,7 +18,7 @@ from torch import nn
 from fm import plugins, presets
 from fm.data import Manifest, Preparation
 from fm.data.plane import Points
-from fm.errors import SettingsError, UserError, nearest
+from fm.errors import NumericalError, SettingsError, UserError, nearest
 from fm.evaluation import Evaluation, cells
 from fm.files import alone, read_json, write_json
 from fm.flow import Flow
@@ -107,6 +107,12 @@ class Recipe(Settings):
         cells(self.evaluation)
         with torch.device("meta"):
             self.build(self.data.shape, classes=2)
+        start = torch.zeros(1, 2)
+        try:
+            objective(self.objective)(self.path).to_velocity(start, start, torch.zeros(1))
+        except NumericalError as error:
+            what = f"{self.objective} has no velocity to sample with ({error.what})"
+            raise SettingsError(what, "objective", "take path=vp or path=ve, or flow_matching") from error
 
 
 class PointRecipe(Recipe):

@@ -1,12 +1,13 @@
 """The adaptive stepper: one step size for the batch (torchdiffeq's, to the evaluation) or one for each sample."""
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 
 import torch
 from torch import Tensor
 
-from fm.errors import NumericalError
+from fm.errors import NumericalError, SettingsError
 from fm.solvers.field import Field, Solution, State, calls_at, column, combine, step
 from fm.tableaux import Tableau
 
@@ -41,6 +42,9 @@ class Adaptive:
         self.saved = [field.state for _ in self.asked]
 
     def run(self, max_nfe: int) -> Solution:
+        if max_nfe < self.tableau.stages + 2:
+            least = f"give {self.tableau.stages + 2} or more: so many the first step takes"
+            raise SettingsError(f"a cap of {max_nfe} evaluations", where="max_nfe", mend=least)
         field, y, stopped = self.field, self.field.state, ""
         t = torch.full((len(y[0]),) if self.per_sample else (), self.start, dtype=torch.float64, device=y[0].device)
         if self.start != self.end:
@@ -48,15 +52,27 @@ class Adaptive:
             field.check()
             h = self._first_step(y, slope, t)
         while self.start != self.end and len(field.sample):
-            if int(field.nfe.max()) + self.tableau.stages * int(calls_at(field.velocity, t).max()) > max_nfe:
+            if int(field.nfe.max()) + self._dearest(t, h) > max_nfe:
                 reached = float(t.min() if self.sign > 0 else t.max())
                 stopped = f"the cap of {max_nfe} evaluations was met at t = {reached:.6g}, before t = {self.end:.6g}"
-                self.saved[-1] = self._put(self.saved[-1], y, torch.ones(len(y[0]), dtype=torch.bool))
+                self._stopped(y, t)
                 break
             y, slope, t, h = self._step(y, slope, t, h)
         states = [field.outer(state) for state in self.saved]
         nfe, reached = int(field.nfe.max()), reached if stopped else self.end
         return Solution(states[-1], nfe, field.nfe, reached, tuple(states[:-1]), stopped)
+
+    def _dearest(self, t: Tensor, h: Tensor) -> int:
+        """Network calls that the next step may take."""
+        nodes = torch.stack([t + self.sign * float(c) * h for c in self.tableau.c])
+        return self.tableau.stages * int(calls_at(self.field.velocity, nodes).max())
+
+    def _stopped(self, y: State, t: Tensor) -> None:
+        """The states reached stand for the end; asked times that a sample did not reach get no number, but NaN."""
+        batch, nan = len(y[0]), tuple(torch.full_like(p, math.nan) for p in y)
+        for i, asked in enumerate(self.asked[:-1]):
+            self.saved[i] = self._put(self.saved[i], nan, (self.sign * (asked - t) > 0).expand(batch))
+        self.saved[-1] = self._put(self.saved[-1], y, torch.ones(batch, dtype=torch.bool))
 
     def _step(self, y: State, slope: State, t: Tensor, h: Tensor) -> tuple[State, State, Tensor, Tensor]:
         """Tries one step; samples that it finishes leave the batch."""

@@ -154,3 +154,11 @@ def _without_nones(values: object) -> object:
     if isinstance(values, list):
         return [_without_nones(value) for value in values]
     return json.loads(json.dumps(values))
+
+
+@pytest.mark.parametrize("objective", ["noise_matching", "score_matching_scaled", "score_flow_raw"])
+def test_an_objective_that_cannot_be_sampled_on_its_path_is_refused_before_the_training(objective: str) -> None:
+    Recipe.load("tiny", ["path=vp", f"objective={objective}"]).check()
+    Recipe.load("tiny", ["path=ve", f"objective={objective}"]).check()
+    with pytest.raises(SettingsError, match=f"objective: {objective} has no velocity to sample with"):
+        Recipe.load("tiny", ["path=ot", f"objective={objective}"]).check()

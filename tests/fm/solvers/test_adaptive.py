@@ -239,3 +239,27 @@ def test_options_that_do_not_fit_are_refused() -> None:
         solve(lambda x, t: x, x, rtol=0.0, atol=0.0)
     with pytest.raises(SettingsError, match="unknown solver 'dopri'; did you mean 'dopri5'"):
         solve(lambda x, t: x, x, "dopri")
+
+
+@pytest.mark.parametrize("control", ["joint", "per_sample"])
+def test_a_stopped_solve_has_no_numbers_for_times_it_did_not_reach(control: str) -> None:
+    x_0 = randn(3, 2)
+    found = solve(lambda x, t: -30 * x, x_0, rtol=1e-8, atol=1e-8, at=(0.0, 0.001, 0.9), max_nfe=60, control=control)
+    assert found.stopped and 0.001 < found.t < 0.9
+    assert torch.equal(found.at[0], x_0)
+    assert torch.allclose(found.at[1], x_0 * math.exp(-0.03), atol=1e-6)
+    assert found.at[2].isnan().all() and found.x.isfinite().all()
+
+
+def test_the_cap_holds_where_evaluations_grow_dearer() -> None:
+    class Dear:
+        def __call__(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return torch.cos(9 * t) * x
+
+        def network_calls(self, t: torch.Tensor) -> torch.Tensor:
+            return torch.where((t > 0.3) & (t < 0.6), 2, 1)
+
+    for cap in range(8, 200, 7):
+        assert solve(Dear(), randn(2, 2), max_nfe=cap, rtol=1e-7, atol=1e-7).nfe <= cap
+    with pytest.raises(SettingsError, match="give 8 or more"):
+        solve(Dear(), randn(2, 2), max_nfe=7)

@@ -1,4 +1,4 @@
-"""Pictures of paths and flows in the plane, after Figures 2 to 4 of the paper -> PNG bytes. Pure functions."""
+"""Pictures of paths and flows in the plane -> PNG bytes. Pure functions."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial

@@ -60,6 +60,8 @@ class Recipe(Settings):
         Raises: SettingsError that names the key, the value, and the range or the nearest name.
         """
         values, source = _read(where)
+        if cls is Recipe and _of_points(values):
+            raise SettingsError("is of points, not of pictures", source, "`fm demo2d` measures and draws it")
         pairs = changes.items() if isinstance(changes, Mapping) else [_pair(c) for c in changes]
         for key, value in pairs:
             _set(values, key, value)
@@ -124,8 +126,11 @@ class PointRecipe(Recipe):
 
 def recorded(run: str | Path) -> Recipe:
     """The recipe of a RUN, be it of pictures or of points."""
-    points = "distribution" in read_json(Path(run) / "recipe.json")["data"]
-    return (PointRecipe if points else Recipe).load(run)
+    return (PointRecipe if _of_points(_read(run)[0]) else Recipe).load(run)
+
+
+def _of_points(values: dict[str, Any]) -> bool:
+    return "distribution" in values.get("data", {})
 
 
 def load(run: str | Path, device: str = "cpu", weights: str = "ema") -> Flow:

@@ -10,6 +10,7 @@ from fm.data.plane import Points
 from fm.demo2d.measuring import TIMES, Measured, key
 from fm.demo2d.plan import PATHS, Plan, recipe
 from fm.demo2d.training import make_all
+from fm.errors import UserError
 from fm.files import alone
 from fm.lineage import code_digest, digest
 from fm.recipe import PointRecipe, load
@@ -71,7 +72,8 @@ def _section(out: Path, name: str, recipes: Sequence[PointRecipe], plan: Plan) -
 
 def _trained(run: Path, recipe: PointRecipe, plan: Plan) -> Trained:
     found = Measured.load(run, key(load(run), plan))
-    assert found is not None  # noqa: S101  it was made just now
+    if found is None:
+        raise UserError("was measured by other code than this", str(run), "leave fm/ as it is and start again")
     samples = {int(n.split("/")[1]): x for n, x in found.tensors.items() if n.startswith("samples/")}
     return Trained(
         name=NAMES.get(recipe.path.kind, recipe.path.kind),

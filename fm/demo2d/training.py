@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -74,17 +75,19 @@ def _answer(answer: Connection, run: Path, recipe: PointRecipe, plan: Plan) -> N
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: told.append(number))
     parent = os.getppid()
+    ended: BaseException | None = None
     try:
         with opened(run, recipe) as folder:
             train_run(folder, recipe, stop=lambda: bool(told) or os.getppid() != parent)
             for number in (signal.SIGINT, signal.SIGTERM):  # a measurement that is cut off leaves nothing
                 signal.signal(number, signal.SIG_DFL)
             measure_run(folder, recipe, plan)
-        answer.send(None)
     except UserError as error:
-        answer.send(error)
+        ended = error
     except Stopped:
-        answer.send(KeyboardInterrupt())
+        ended = KeyboardInterrupt()
+    with suppress(BrokenPipeError):  # nobody is there any more to hear it
+        answer.send(ended)
 
 
 def measure_run(run: Path, recipe: PointRecipe, plan: Plan) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fm import noise
 from fm.errors import NumericalError, SettingsError, ValueUserError, member
+from fm.memory import keep_freed
 from fm.paths import Path
 from fm.pixels import BITS_OFFSET, to_unit
 from fm.solvers import Solution, Velocity, solve
@@ -95,6 +96,7 @@ def bits_per_dim(
         member(probe, dict.fromkeys(PROBES), "probe rule", where="probe")
     if k < 1 or not isinstance(k, int):
         raise SettingsError(f"{k} dequantisation draws", where="k", mend="give 1 or more")
+    keep_freed()
     at = _positions(images, positions)
     solver = {"method": method, "nfe": nfe, "rtol": rtol, "atol": atol, "control": control}
     solver |= {"grid": grid, "max_nfe": max_nfe}

@@ -19,6 +19,7 @@ from fm.checkpoints import Saved, State, Store
 from fm.couplings import COUPLINGS, coupling
 from fm.ema import Ema
 from fm.errors import Diverged, SettingsError, member
+from fm.memory import keep_freed
 from fm.objectives import Objective, drop_labels
 from fm.optimizer import Adam
 from fm.parallel import ALONE, Gradients, World, parts
@@ -153,6 +154,7 @@ def train(
     """
     check(settings, world)
     torch.set_num_threads(settings.threads)
+    keep_freed()
     model.to(device).train()
     gradients = Gradients(model, world, signals=("loss", "leave", "written"))
     state = State(model, Adam(model, gradients), Ema(model, settings.ema_halflife_kimg, settings.ema_ramp))

@@ -52,7 +52,7 @@ def pairs(settings: Training, start: int, steps: int, rank: int = 0, world: int 
 
 
 @every_coupling
-@hypothesis(max_examples=25, deadline=None)
+@hypothesis(max_examples=12, deadline=None)
 @given(
     blocks=st.sampled_from([(12, 12), (12, 4), (12, 1), (4, 12), (6, 24)]),
     world=st.integers(1, 4),

@@ -19,6 +19,7 @@ from fm.checkpoints import Saved, Store, newest
 from fm.demo2d import measuring
 from fm.demo2d.plan import Plan
 from fm.errors import UserError
+from fm.pairing import paired
 from fm.recipe import PointRecipe, load, on_points, opened, recorded
 from fm.records import Recorder
 from fm.training import Progress, train
@@ -110,9 +111,12 @@ def train_run(run: Path, recipe: PointRecipe, stop: Callable[[], bool] = lambda:
         return saved
     store = Store(run, recipe=recipe.training_digest(), data=points.digest, keep=settings.keep)
     model, objective = recipe.build(points.shape, None)
-    events = train(
-        model, objective, settings, lambda start: points.batches(settings.batch_images, start), store, stop=stop
+    batches_from = paired(
+        lambda start: points.batches(settings.batch_images, start),
+        lambda start: points.batches(settings.block_images, start),
+        settings,
     )
+    events = train(model, objective, settings, batches_from, store, stop=stop)
     _say(recipe, store.restored.replace("images", "points"))
     recorder = Recorder(run / "records")
     recorder.cut(store.images_seen)

@@ -38,6 +38,18 @@ def test_stopped_and_started_again_it_ends_with_the_same_weights(
     assert all(torch.equal(weights[name], whole[name]) for name in whole)
 
 
+def test_noises_are_coupled_where_the_recipe_says_so(small: Plan, tmp_path: Path) -> None:
+    made = recipe("two_moons", OTPath(), small)
+    losses = {}
+    for coupling in ("independent", "minibatch_ot"):
+        changes = {"coupling": coupling, "total_images": 2560, "report_images": 2560}
+        coupled = made.model_copy(update={"training": made.training.model_copy(update=changes)})
+        with opened(tmp_path / coupling, coupled) as run:
+            train_run(run, coupled)
+        losses[coupling] = read(run / "records")[-1]["loss"]
+    assert losses["minibatch_ot"] < 0.7 * losses["independent"]
+
+
 def test_the_error_of_a_process_is_raised_here(small: Plan, tmp_path: Path) -> None:
     made = recipe("two_moons", OTPath(), small)
     with alone(tmp_path / "run"), pytest.raises(UserError, match="another run is at work here"):

@@ -8,7 +8,8 @@ from fm.demo2d.measuring import Measured, measure
 from fm.demo2d.plan import Plan, recipe
 from fm.flow import Flow
 from fm.models import MLPSettings
-from fm.paths import OTPath
+from fm.paths import OTPath, VPPath
+from fm.paths import Path as ProbabilityPath
 from fm.recipe import load, opened
 
 
@@ -26,13 +27,18 @@ def small() -> Plan:
     )
 
 
+def trained(path: ProbabilityPath, plan: Plan, folder: Path) -> Path:
+    """RUN of the two moons on a path."""
+    made = recipe("two_moons", path, plan)
+    with opened(folder / made.name, made) as run:
+        training.train_run(run, made)
+    return run
+
+
 @pytest.fixture(scope="session")
 def moons(small: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """RUN of the two moons on the OT path, trained."""
-    made = recipe("two_moons", OTPath(), small)
-    with opened(tmp_path_factory.mktemp("plane") / made.name, made) as run:
-        training.train_run(run, made)
-    return run
+    return trained(OTPath(), small, tmp_path_factory.mktemp("plane"))
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +49,11 @@ def flow(moons: Path) -> Flow:
 @pytest.fixture(scope="session")
 def found(flow: Flow, small: Plan) -> Measured:
     return measure(flow, Points(distribution="two_moons"), small)
+
+
+@pytest.fixture(scope="session")
+def found_vp(small: Plan, tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    """The same network, points and noise on the VP path."""
+    return measure(
+        load(trained(VPPath(), small, tmp_path_factory.mktemp("vp"))), Points(distribution="two_moons"), small
+    )

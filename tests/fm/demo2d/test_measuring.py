@@ -40,3 +40,10 @@ def test_what_was_measured_is_found_under_its_key_only(
     assert back is not None and back.rows == found.rows and back.numbers == found.numbers
     assert all(torch.equal(back.tensors[name], x) for name, x in found.tensors.items())
     assert Measured.load(tmp_path, key(flow, small.model_copy(update={"paths": 151}))) is None
+
+
+def test_ot_against_vp_by_density_and_by_few_evaluations(found: Measured, found_vp: Measured) -> None:
+    for measured, most in ((found, 0.8), (found_vp, 1.0)):
+        assert 0 < measured.rows[-1]["bits_excess"] < most, measured.rows[-1]["path"]
+    by_nfe = [{r["nfe"]: r["energy"] for r in m.rows if r["grid"] == "uniform"} for m in (found, found_vp)]
+    assert by_nfe[0][4] < by_nfe[1][4] and by_nfe[0][8] < by_nfe[1][8]

@@ -93,6 +93,7 @@ def _answer(answer: Connection, run: Path, recipe: PointRecipe, plan: Plan) -> N
 
 def measure_run(run: Path, recipe: PointRecipe, plan: Plan) -> None:
     """Measures what RUN shows of itself."""
+    _say(recipe, "measuring, which takes about as long again as half the training")
     flow, start = load(run), time.monotonic()
     measuring.measure(flow, recipe.data, plan).save(run, measuring.key(flow, plan))
     _say(recipe, f"measured in {time.monotonic() - start:.0f} s")
@@ -136,7 +137,7 @@ def train_run(run: Path, recipe: PointRecipe, stop: Callable[[], bool] = lambda:
 def _line(event: Progress, total: int) -> str:
     left = max(0, total - event.images_seen) / event.images_per_s
     return (
-        f"{event.images_seen:,} points seen, loss {event.loss:.4f}, {event.images_seen / total:.0%}, {left:.0f} s left"
+        f"{event.images_seen:,} points seen, loss {event.loss:.4f}, {event.images_seen / total:.0%}, {left:.0f} s of training left"
     )
 
 

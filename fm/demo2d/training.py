@@ -137,7 +137,7 @@ def train_run(run: Path, recipe: PointRecipe, stop: Callable[[], bool] = lambda:
 def _line(event: Progress, total: int) -> str:
     left = max(0, total - event.images_seen) / event.images_per_s
     return (
-        f"{event.images_seen:,} points seen, loss {event.loss:.4f}, {event.images_seen / total:.0%}, {left:.0f} s of training left"
+        f"{event.images_seen:,} points seen, loss {event.loss:.4f}, {event.images_seen / total:.0%}, {left:.0f} s left"
     )
 
 

@@ -9,7 +9,7 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 @cache
 def keep_freed() -> None:
-    """Spares each backward pass some 50,000 page faults, 5 to 10 % of its time; for the whole process, and once.
+    """Spares each backward pass some 50,000 page faults, about 5 % of its time; for the whole process, and once.
 
     By default glibc hands large tensors back to the system when they are freed, and gets them again page by page.
     Without glibc nothing is done.

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from fm.checkpoints import Saved, Store, newest
@@ -35,12 +36,15 @@ def make_all(runs: Sequence[tuple[Path, PointRecipe]], plan: Plan) -> None:
     Raises: the UserError of the first RUN that has one; KeyboardInterrupt if one was stopped.
     """
     missing = [(run, recipe) for run, recipe in runs if not _is_made(run, recipe, plan)]
-    pool = ThreadPoolExecutor(os.cpu_count() or 1)
+    pool, started = ThreadPoolExecutor(os.cpu_count() or 1), list[BaseProcess]()
     try:
-        for done in [pool.submit(_in_a_process, run, recipe, plan) for run, recipe in missing]:
+        for done in [pool.submit(_in_a_process, run, recipe, plan, started) for run, recipe in missing]:
             done.result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in started:  # one that is not over leaves a checkpoint and ends
+            process.terminate()
+        pool.shutdown()
 
 
 def _is_made(run: Path, recipe: PointRecipe, plan: Plan) -> bool:
@@ -54,12 +58,13 @@ def _is_made(run: Path, recipe: PointRecipe, plan: Plan) -> bool:
     return made
 
 
-def _in_a_process(run: Path, recipe: PointRecipe, plan: Plan) -> None:
+def _in_a_process(run: Path, recipe: PointRecipe, plan: Plan, started: list[BaseProcess]) -> None:
     """Waits for a fresh process that makes one RUN, and raises here what ended it there."""
     context = multiprocessing.get_context("spawn")  # a fork of a process that runs torch's threads may hang
     answers, answer = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(answer, run, recipe, plan))
     process.start()
+    started.append(process)
     answer.close()
     try:
         ended = answers.recv()

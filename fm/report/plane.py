@@ -152,7 +152,8 @@ def of_densities(section: Section) -> str:
     times = ", ".join(f"{t:g}" for t in section.times)
     return (
         f"Figure 4. Histograms of {section.trained[0].densities.shape[1]} states on their way (dopri5 at 0.001), in"
-        f" cells of {CELL:g}; under each the exact p_t, of true points and noise. How early the data's shape appears:"
+        f" cells of {CELL:g}; under each the exact p_t, of true points and noise; colours by the root of the"
+        " density. How early the data's shape appears:"
         f" the mass shared with the data's own histogram at t = {times} is {'; '.join(facts)}."
     )
 

@@ -118,10 +118,14 @@ def histogram(x: Tensor) -> Tensor:
 
 def densities(shown: Mapping[str, Tensor], times: Sequence[float], truth: Tensor) -> bytes:
     """Figure 4, left: a row for each set of states (times, n, 2), a column for each time; colours as for the truth."""
+    from matplotlib.colors import PowerNorm
+
+    # By the root: else the noise of a distribution with high peaks is black.
+    scale = PowerNorm(0.5, vmin=0, vmax=1.3 * float(truth.max()), clip=True)
     figure, panels = _panels(len(shown), len(times), rows=list(shown), columns=[f"t = {t:g}" for t in times])
     for row, states in zip(panels, shown.values(), strict=True):
         for axes, state in zip(row, states, strict=True):
-            axes.imshow(histogram(state), cmap="magma", vmin=0, vmax=1.3 * float(truth.max()), **_PLACE)
+            axes.imshow(histogram(state), cmap="magma", norm=scale, **_PLACE)
     return png_of(figure)
 
 

@@ -6,8 +6,7 @@ from prefect import flow
 
 from fm.data import load_manifest
 from fm.evaluation import Evaluation
-from fm.files import alone
-from fm.recipe import Recipe, on_data, open_run
+from fm.recipe import Recipe, on_data, opened
 from tasks import cluster, tracking, watching
 from tasks.cluster import Place
 from tasks.evaluate import evaluate, trained
@@ -25,12 +24,11 @@ def evaluate_run(run: str, data: str = "", evaluation: Evaluation | None = None,
         evaluation: What is measured; none for what the training's recipe says.
         place: Where it runs. Changes no number beyond rounding.
     """
-    recipe = Recipe.load(run, {} if evaluation is None else {"evaluation": evaluation.model_dump(mode="json")})
+    recipe = Recipe.load(Path(run), {} if evaluation is None else {"evaluation": evaluation.model_dump(mode="json")})
     recipe.check()
-    folder = open_run(run, recipe)
-    if data:
-        on_data(folder, Path(data), load_manifest(data))
-    with alone(folder), cluster.session(place), tracking.tracked(folder, recipe) as copy:
+    with opened(run, recipe) as folder, cluster.session(place), tracking.tracked(folder, recipe) as copy:
+        if data:
+            on_data(folder, Path(data), load_manifest(data))
         saved = trained(folder)
         rows = evaluate(folder, recipe, saved, copy)
         return str(report(folder, recipe, saved, rows, copy))

@@ -2,8 +2,7 @@
 
 from prefect import flow
 
-from fm.files import alone
-from fm.recipe import Recipe, open_run
+from fm.recipe import Recipe, opened
 from tasks import cluster, tracking, watching
 from tasks.cluster import Place
 from tasks.evaluate import evaluate, judgeable
@@ -24,8 +23,7 @@ def pipeline(source: str, run: str, recipe: Recipe, place: Place = Place()) -> s
         place: Where it runs. Changes no number beyond rounding.
     """
     recipe.check(place.workers)
-    folder = open_run(run, recipe)
-    with alone(folder), cluster.session(place), tracking.tracked(folder, recipe) as copy:
+    with opened(run, recipe) as folder, cluster.session(place), tracking.tracked(folder, recipe) as copy:
         data = folder_for(source, recipe.data, folder.parent)
         manifest = judgeable(prepare(source, data, recipe.data, copy))
         saved = train(data, manifest, folder, recipe, copy)

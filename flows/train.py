@@ -5,8 +5,7 @@ from pathlib import Path
 from prefect import flow
 
 from fm.data import load_manifest
-from fm.files import alone
-from fm.recipe import Recipe, open_run
+from fm.recipe import Recipe, opened
 from tasks import cluster, tracking, watching
 from tasks.cluster import Place
 from tasks.train import train
@@ -26,6 +25,5 @@ def train_run(data: str, run: str, recipe: Recipe, place: Place = Place()) -> st
     manifest = load_manifest(data)
     recipe = recipe.model_copy(update={"data": manifest.settings})  # the data say themselves how they were prepared
     recipe.check(place.workers)
-    folder = open_run(run, recipe)
-    with alone(folder), cluster.session(place), tracking.tracked(folder, recipe) as copy:
+    with opened(run, recipe) as folder, cluster.session(place), tracking.tracked(folder, recipe) as copy:
         return train(Path(data), manifest, folder, recipe, copy).weights

@@ -47,6 +47,12 @@ def _assignment(z: Tensor, x_1: Tensor) -> Tensor:
 def _checked(z: Tensor, x_1: Tensor, y: Tensor | None) -> None:
     if z.shape != x_1.shape:
         raise ValueUserError(f"noise of shape {tuple(z.shape)} given for images of shape {tuple(x_1.shape)}")
+    for what, x in (("noise", z), ("images", x_1)):
+        if not x.is_floating_point():
+            raise ValueUserError(f"{what} of dtype {x.dtype} given where floats are due")
+        finite = x.flatten(1).isfinite().all(1)
+        if not finite.all():
+            raise ValueUserError(f"{what} not finite", where=f"sample {int((~finite).int().argmax())}")
     if y is not None and y.shape != (len(z),):
         raise ValueUserError(f"labels of shape {tuple(y.shape)} given for {len(z)} images")
 

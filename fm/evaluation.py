@@ -58,7 +58,9 @@ class Budget(Settings):
 class Evaluation(Settings):
     """What is measured on a trained network."""
 
-    grid: tuple[Budget, ...] = Field(title="Solver grid", description="The solvers and budgets to compare.")
+    grid: tuple[Budget, ...] = Field(
+        min_length=1, title="Solver grid", description="The solvers and budgets to compare."
+    )
     samples: int = Field(ge=20, le=1_000_000, title="Samples", description="Samples for each point: 20 to 1,000,000.")
     batch: int = Field(
         ge=1,

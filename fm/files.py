@@ -126,3 +126,16 @@ def writable_folder(folder: Path) -> Path:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError("no write permission", where=str(folder), mend="choose a folder you may write")
     return folder
+
+
+def check_writable(folder: Path) -> None:
+    """Makes nothing.
+
+    Raises: UserError if this folder could not be made, or not be written.
+    """
+    whole = folder.resolve()
+    if any(len(os.fsencode(part)) > 255 for part in whole.parts):
+        raise UserError("a name in this path is too long", str(folder), "use names of at most 255 bytes")
+    there = next(parent for parent in [whole, *whole.parents] if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UserError("no folder can be made or written here", str(folder), "choose a folder you may write")

@@ -132,8 +132,9 @@ class Flow:
 
         An adaptive solver shares its steps within a batch, so there the batch size is part of the result.
         """
-        if n < 1:
-            raise ValueUserError(f"{n} samples asked for", where="n", mend="ask for 1 or more")
+        for what, count in (("n", n), ("batch", batch)):
+            if count < 1:
+                raise ValueUserError(f"{count} samples asked for", where=what, mend="ask for 1 or more")
         y = self._labels(y, n)
         found = []
         for part in _parts(n, batch):
@@ -289,7 +290,7 @@ def _solved(velocity: Velocity, x: Tensor, span: tuple[float, float], **solver: 
 
 def _chosen(solver: dict[str, Any]) -> dict[str, Any]:
     """The solver's arguments with a method: midpoint where `nfe` is given, else dopri5."""
-    return {**solver, "method": solver.get("method") or ("midpoint" if solver.get("nfe") else "dopri5")}
+    return {**solver, "method": solver.get("method") or ("midpoint" if solver.get("nfe") is not None else "dopri5")}
 
 
 @contextmanager

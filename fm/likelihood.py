@@ -14,10 +14,12 @@ from torch import Tensor
 
 from fm import noise
 from fm.errors import NumericalError, SettingsError, ValueUserError, member
+from fm.memory import keep_freed
 from fm.paths import Path
 from fm.pixels import BITS_OFFSET, to_unit
 from fm.solvers import Solution, Velocity, solve
 from fm.solvers.field import calls_at
+from fm.tableaux import tableau
 
 PROBES = ("per_image", "per_draw")
 
@@ -76,6 +78,8 @@ def bits_per_dim(
     method: str = "dopri5",
     nfe: int | None = None,
     control: str = "joint",
+    grid: str | None = None,
+    max_nfe: int = 10_000,
     positions: Tensor | None = None,
 ) -> Likelihood:
     """Bits per dimension of uint8 images (batch, ...): 7 - log2 mean_k p(x + u_k) / D over k uniform dequantisations.
@@ -90,10 +94,12 @@ def bits_per_dim(
     """
     if probe not in PROBES:
         member(probe, dict.fromkeys(PROBES), "probe rule", where="probe")
-    if k < 1:
+    if k < 1 or not isinstance(k, int):
         raise SettingsError(f"{k} dequantisation draws", where="k", mend="give 1 or more")
+    keep_freed()
     at = _positions(images, positions)
     solver = {"method": method, "nfe": nfe, "rtol": rtol, "atol": atol, "control": control}
+    solver |= {"grid": grid, "max_nfe": max_nfe}
     shared, fresh, counts = [], [], []
     with torch.no_grad(), full_precision(images.device):
         for draw in range(k):
@@ -154,11 +160,14 @@ def _log_probs(
         raise ValueUserError(
             f"data of dtype {x_1.dtype} given where floats are due", mend="use bits_per_dim for uint8 images"
         )
+    method = solver.get("method", "dopri5")
+    if tableau(method).one_way:
+        raise SettingsError(f"{method} only leads from noise to data and has no likelihood", where="method")
     make = member(divergence, DIVERGENCES, "divergence", where="divergence")
     at = _positions(x_1, positions)
     flow = _WithDivergence(velocity, make, [_probe(seed, s, at, x_1) for s in streams])
     start = (x_1, *[x_1.new_zeros(len(x_1)) for _ in streams])
-    solution = solve(flow, start, t_span=(path.t_max, 0.0), **solver)
+    solution = solve(flow, start, t_span=(path.t_max, 0.0), path=path, **solver)
     if solution.stopped:
         raise NumericalError(solution.stopped, where="likelihood", mend="loosen rtol and atol or raise max_nfe")
     x_0, *integrals = solution.x

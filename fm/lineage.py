@@ -1,13 +1,12 @@
 """The one place where keys are made: digests of settings, data, weights and code, for manifests, rows and stages."""
 
 import hashlib
+import importlib.util
 import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
-
-from fm.plugins import sources
 
 
 def canonical(value: Any) -> str:
@@ -52,3 +51,13 @@ def code_digest(*plugins: str) -> str:
     files = [(f.relative_to(root).as_posix(), f) for f in sorted(root.rglob("*.py"))]
     files += [(f"{name} {f.name}", f) for name in plugins for f in sources(name)]
     return digest(*[(name, hashlib.sha256(f.read_bytes()).hexdigest()) for name, f in files])
+
+
+def sources(name: str) -> list[Path]:
+    """The files that hold a plug-in's code: its module, or all of its top-level package; imports nothing."""
+    spec = importlib.util.find_spec(name.partition(":")[0].partition(".")[0])
+    if spec is None:
+        return []
+    if spec.submodule_search_locations is None:
+        return [Path(spec.origin)] if spec.origin else []
+    return [file for folder in spec.submodule_search_locations for file in sorted(Path(folder).rglob("*.py"))]

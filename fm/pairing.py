@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fm import noise
 from fm.couplings import coupling
+from fm.errors import SettingsError
 from fm.training import Training, data_at
 
 Stream = Callable[[int], Iterator[Any]]
@@ -51,7 +52,10 @@ def paired(
         x_1 = data_at(block.images, block.positions, settings, device)
         z = noise.draws(settings.seed, "z", block.positions, x_1.shape[1:], device)
         permutation = match(z, x_1, block.labels if conditional else None)
-        return block.positions[permutation.cpu()]
+        permutation = permutation.cpu()
+        if not torch.equal(permutation.sort().values, torch.arange(len(z))):
+            raise SettingsError(f"{settings.coupling} returns no permutation of {len(z)} noises", "training.coupling")
+        return block.positions[permutation]
 
     def pairs_from(start: int) -> Iterator[Paired]:
         for images, labels, indices, positions in batches_from(start):

@@ -6,14 +6,12 @@ installed; each process imports them anew.
 """
 
 import importlib
-import importlib.util
 import math
 import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from inspect import isabstract
-from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import GetCoreSchemaHandler, TypeAdapter
@@ -74,16 +72,6 @@ def imported(name: str, due: Due, where: str = "") -> Any:
     if not due.fits(found):
         raise SettingsError(f"{name!r} is not what is due", where, f"name {due.words}")
     return found
-
-
-def sources(name: str) -> list[Path]:
-    """The files that hold a plug-in's code: its module, or all of its top-level package; imports nothing."""
-    spec = importlib.util.find_spec(name.partition(":")[0].partition(".")[0])
-    if spec is None:
-        return []
-    if spec.submodule_search_locations is None:
-        return [Path(spec.origin)] if spec.origin else []
-    return [file for folder in spec.submodule_search_locations for file in sorted(Path(folder).rglob("*.py"))]
 
 
 @dataclass(frozen=True)

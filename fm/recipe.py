@@ -6,7 +6,8 @@ code.
 """
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,9 +17,10 @@ from torch import nn
 
 from fm import plugins, presets
 from fm.data import Manifest, Preparation
-from fm.errors import SettingsError, UserError, nearest
+from fm.data.plane import Points
+from fm.errors import NumericalError, SettingsError, UserError, nearest
 from fm.evaluation import Evaluation, cells
-from fm.files import read_json, write_json
+from fm.files import alone, read_json, write_json
 from fm.flow import Flow
 from fm.lineage import differences, digest
 from fm.models import AnyModel
@@ -53,9 +55,13 @@ class Recipe(Settings):
     def load(cls, where: str | Path, changes: Iterable[str] | Mapping[str, Any] = ()) -> Self:
         """A recipe from a preset's name, a TOML file, or a RUN, with changes such as `training.batch_images=128`.
 
+        A string that is a preset's name means the preset, even where a folder has that name; a Path never does.
+
         Raises: SettingsError that names the key, the value, and the range or the nearest name.
         """
-        values, source = _read(str(where))
+        values, source = _read(where)
+        if cls is Recipe and _of_points(values):
+            raise SettingsError("is of points, not of pictures", source, "`fm demo2d` measures and draws it")
         pairs = changes.items() if isinstance(changes, Mapping) else [_pair(c) for c in changes]
         for key, value in pairs:
             _set(values, key, value)
@@ -103,6 +109,28 @@ class Recipe(Settings):
         cells(self.evaluation)
         with torch.device("meta"):
             self.build(self.data.shape, classes=2)
+        start = torch.zeros(1, 2)
+        try:
+            objective(self.objective)(self.path).to_velocity(start, start, torch.zeros(1))
+        except NumericalError as error:
+            what = f"{self.objective} has no velocity to sample with ({error.what})"
+            raise SettingsError(what, "objective", "take path=vp or path=ve, or flow_matching") from error
+
+
+class PointRecipe(Recipe):
+    """The recipe of points in the plane, as `fm demo2d` trains on: no pictures to prepare, nor to be measured on."""
+
+    data: Points = Field(title="Data", description="Which points.")  # type: ignore[assignment]
+    evaluation: None = None  # type: ignore[assignment]
+
+
+def recorded(run: str | Path) -> Recipe:
+    """The recipe of a RUN, be it of pictures or of points."""
+    return (PointRecipe if _of_points(_read(run)[0]) else Recipe).load(run)
+
+
+def _of_points(values: dict[str, Any]) -> bool:
+    return "distribution" in values.get("data", {})
 
 
 def load(run: str | Path, device: str = "cpu", weights: str = "ema") -> Flow:
@@ -113,7 +141,7 @@ def load(run: str | Path, device: str = "cpu", weights: str = "ema") -> Flow:
     from fm.checkpoints import load_weights
 
     run = Path(run)
-    recipe, data = Recipe.load(run), read_json(run / "data.json")
+    recipe, data = recorded(run), read_json(run / "data.json")
     model, objective = recipe.build(tuple(data["shape"]), len(data["classes"]) or None)
     state, info = load_weights(run, weights)
     model.load_state_dict(state)
@@ -141,24 +169,27 @@ def _flow(recipe: Recipe, model: nn.Module, objective: Objective, data: dict[str
     return Flow(model, objective, shape=tuple(data["shape"]), classes=classes, lineage=lineage)
 
 
-def open_run(run: str | Path, recipe: Recipe) -> Path:
-    """Makes RUN the folder of this recipe's training, and returns its absolute path.
+@contextmanager
+def opened(run: str | Path, recipe: Recipe) -> Iterator[Path]:
+    """RUN as the folder of this recipe's training, for one process at a time -> its absolute path.
 
     What is measured may change later, what is trained may not.
 
-    Raises: SettingsError that names the keys in which RUN's recipe differs.
+    Raises: UserError if another process is at work there; SettingsError that names the keys in which RUN's recipe
+    differs.
     """
     folder = Path(run).resolve()
-    file = folder / "recipe.json"
-    there = Recipe.load(folder) if file.exists() else None
-    differing = differences(there.training_values(), recipe.training_values()) if there else []
-    if differing and _is_trained(folder):
-        raise SettingsError(
-            f"holds a training by another recipe ({', '.join(differing)})", str(run), "choose another RUN folder"
-        )
-    if there != recipe:
-        write_json(file, recipe.model_dump(mode="json"))
-    return folder
+    with alone(folder):
+        file = folder / "recipe.json"
+        there = recorded(folder) if file.exists() else None
+        differing = differences(there.training_values(), recipe.training_values()) if there else []
+        if differing and _is_trained(folder):
+            raise SettingsError(
+                f"holds a training by another recipe ({', '.join(differing)})", str(run), "choose another RUN folder"
+            )
+        if there != recipe:
+            write_json(file, recipe.model_dump(mode="json"))
+        yield folder
 
 
 def _is_trained(run: Path) -> bool:
@@ -171,34 +202,48 @@ def on_data(run: Path, data: Path, manifest: Manifest, order: str = "") -> None:
 
     Raises: SettingsError if RUN was trained on other data.
     """
-    file = run / "data.json"
-    there = read_json(file) if file.exists() else {}
-    if there and _is_trained(run) and there["digest"] != manifest.digest:
-        raise SettingsError(
-            f"was trained on data {there['digest']}, not {manifest.digest}", str(run), "choose another RUN folder"
-        )
     facts: dict[str, Any] = {"data": str(data.resolve()), "digest": manifest.digest, "source": manifest.source}
     images = {name: split.images for name, split in manifest.splits.items()}
     facts |= {"shape": list(manifest.shape), "classes": list(manifest.classes), "images": images}
+    _note(run, facts, order)
+
+
+def on_points(run: Path, points: Points, order: str = "") -> None:
+    """Notes in RUN/data.json which points it is trained on: they lie nowhere, each is made when it is asked for.
+
+    Raises: SettingsError if RUN was trained on other data.
+    """
+    facts = {"data": "", "digest": points.digest, "source": f"points:{points.distribution}"}
+    _note(run, facts | {"shape": list(points.shape), "classes": [], "images": {}}, order)
+
+
+def _note(run: Path, facts: dict[str, Any], order: str) -> None:
+    """Writes RUN/data.json; who names no order (an evaluation) keeps the one that is there."""
+    file = run / "data.json"
+    there = read_json(file) if file.exists() else {}
+    if there and _is_trained(run) and there["digest"] != facts["digest"]:
+        raise SettingsError(
+            f"was trained on data {there['digest']}, not {facts['digest']}", str(run), "choose another RUN folder"
+        )
     facts["order"] = order or there.get("order", "")
     if there != facts:
         write_json(file, facts)
 
 
-def _read(where: str) -> tuple[dict[str, Any], str]:
-    path = Path(where)
+def _read(where: str | Path) -> tuple[dict[str, Any], str]:
+    path = presets.file(where) if where in presets.names() else Path(where)
     if path.is_dir():
         return read_json(path / "recipe.json"), str(path / "recipe.json")
     if path.suffix != ".toml":
-        if path.suffix or "/" in where:
-            raise UserError("no such RUN or recipe file", where=where)
-        path = presets.file(where)
+        if path.suffix or "/" in str(where):
+            raise UserError("no such RUN or recipe file", where=str(where))
+        path = presets.file(str(where))
     try:
         return tomllib.loads(path.read_text()), path.name
     except FileNotFoundError:
-        raise UserError("no such recipe file", where=where) from None
+        raise UserError("no such recipe file", where=str(where)) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"is not TOML ({error})", where=where) from None
+        raise SettingsError(f"is not TOML ({error})", where=str(where)) from None
 
 
 def _pair(change: str) -> tuple[str, Any]:

@@ -121,16 +121,26 @@ def table(rows: Iterable[Row]) -> list[list[str]]:
 
 
 def text_table(rows: Iterable[Row]) -> str:
-    """For the terminal: columns aligned, numbers to the right."""
-    lines = table(rows)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    left = 3  # method, path, solver are words
+    """The table for the terminal."""
+    return aligned(table(rows))
 
-    def line(cells: list[str]) -> str:
+
+def aligned(lines: Sequence[Sequence[str]], left: int = 3) -> str:
+    """A table of texts in aligned columns, its first `left` ones words, the others numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
         padded = (c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True)))
         return "  ".join(padded).rstrip()
 
     return "\n".join([line(lines[0]), "  ".join("-" * w for w in widths), *map(line, lines[1:])])
+
+
+def table_note(rows: Iterable[Row]) -> str:
+    """What a reader of the table has to know of it, or nothing."""
+    if any(row.get("nll_converged") is False for row in rows):
+        return "not converged: with twice the steps bits/dim moves by 0.01 or more, as it does for few fixed steps."
+    return ""
 
 
 def csv_table(rows: Iterable[Row]) -> str:

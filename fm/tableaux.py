@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from fm import plugins
+from fm.errors import SettingsError
 
 Row = tuple[Fraction, ...]
 
@@ -27,6 +28,13 @@ class Tableau:
     middle: Row = ()
     grid: str = "uniform"
     one_way: bool = False
+
+    def __post_init__(self) -> None:
+        sizes = {len(self.c), len(self.a), len(self.b)}
+        explicit = all(len(row) <= i and sum(row) == c for i, (row, c) in enumerate(zip(self.a, self.c, strict=False)))
+        if len(sizes) > 1 or not explicit or sum(self.b) != 1:
+            mend = "as many c, a and b; row i of a with at most i numbers that sum to c; b that sums to 1"
+            raise SettingsError("no tableau of an explicit method that is exact for constants", mend=mend)
 
     @property
     def ends_on_stage(self) -> bool:

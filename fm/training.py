@@ -19,6 +19,7 @@ from fm.couplings import COUPLINGS, coupling
 from fm.data import Order, order_of
 from fm.ema import averages, in_words
 from fm.errors import Diverged, SettingsError, member
+from fm.memory import keep_freed
 from fm.microbatch import most_that_fit
 from fm.objectives import Objective, drop_labels
 from fm.optimizer import Adam
@@ -33,7 +34,9 @@ from fm.times import AnyTimes, Uniform, stratified
 class Training(Settings):
     """How a network is trained; all counts are in images, batch sizes are global."""
 
-    seed: int = Field(0, ge=0, title="Seed", description="of weights, data order and all noise, from 0")
+    seed: int = Field(
+        0, ge=0, le=2**31 - 1, title="Seed", description="of weights, data order and all noise, 0 to 2,147,483,647"
+    )
     batch_images: int = Field(
         256, ge=1, le=1_000_000, title="Batch", description="images in one step, over all workers together, from 1"
     )
@@ -160,6 +163,7 @@ def train(
     """
     check(settings, world)
     torch.set_num_threads(settings.threads)
+    keep_freed()
     model.to(device).train()
     gradients = Gradients(model, world, signals={"losses": 2 * TENTHS, "leave": 1, "written": 1})
     state = State(model, Adam(model, gradients), averages(model, settings.ema_halflife_kimg, settings.ema_ramp))

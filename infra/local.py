@@ -164,6 +164,7 @@ def check_ports(name: str, service: Service) -> None:
 
 def wait_healthy(record: Record, wanted: dict[str, Service]) -> None:
     waiting, deadline = dict(wanted), time.monotonic() + START_S
+    again: set[str] = set()
     while waiting:
         for name, service in list(waiting.items()):
             if name not in record.processes:
@@ -174,7 +175,10 @@ def wait_healthy(record: Record, wanted: dict[str, Service]) -> None:
             elif healthy(service, record.processes[name].started):
                 del waiting[name]
             elif record.processes[name].process() is None:
-                raise failure(record, name, "ended while it started")
+                if name in again:
+                    raise failure(record, name, "ended while it started")
+                again.add(name)  # on a busy machine Ray gives up its own start after 30 s
+                del record.processes[name]
             elif time.monotonic() > deadline:
                 raise failure(record, name, f"does not answer after {START_S:.0f} s")
         time.sleep(0.1)
@@ -182,7 +186,7 @@ def wait_healthy(record: Record, wanted: dict[str, Service]) -> None:
 
 def failure(record: Record, name: str, what: str) -> UserError:
     path = record.log(name)
-    return UserError(what, where=name, mend=f"see {path}, which ends:\n{processes.last_lines(path)}")
+    return UserError(what, where=name, mend=f"see {path}, which ends: {processes.last_line(path)}")
 
 
 def stop_services(record: Record, names: list[str]) -> None:

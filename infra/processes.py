@@ -148,13 +148,12 @@ def memory_bytes(processes: Iterable["psutil.Process"]) -> int:
     return total
 
 
-def last_lines(log: Path, count: int = 10) -> str:
-    """The end of a log, or "" if there is none."""
+def last_line(log: Path) -> str:
+    """The last line of a log that is not blank, or "" if there is none."""
     try:
-        lines = log.read_text(errors="replace").rstrip().splitlines()
+        return (log.read_text(errors="replace").rstrip().splitlines() or [""])[-1].strip()
     except OSError:
         return ""
-    return "\n".join(lines[-count:])
 
 
 def port_in_use(port: int) -> bool:

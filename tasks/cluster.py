@@ -118,20 +118,18 @@ def _start() -> Any:
         return ray
     address = _place.address or os.environ.get("RAY_ADDRESS") or "local"
     _check_answers(address)
-    local = {"num_cpus": max(os.cpu_count() or 1, _place.workers), "include_dashboard": False}
+    options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "error"}
+    if address == "local":
+        options |= {"num_cpus": max(os.cpu_count() or 1, _place.workers), "include_dashboard": False}
     try:
-        ray.init(
-            address=address,
-            log_to_driver=False,
-            logging_level="error",
-            **(local if address == "local" else {}),
-        )
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise UserError(
-            f"no Ray cluster answers ({str(error).splitlines()[0] if str(error) else type(error).__name__})",
-            address,
-            "is it up (`fm status`), and is RAY_AUTH_TOKEN_PATH the cluster's token file?",
-        ) from error
+        ray.init(**options)
+    except Exception as error:  # Ray raises bare ones too
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if address == "local":
+            mend = "is the machine too busy or out of memory? what is done is kept, start again"
+            raise UserError(f"Ray does not start ({reason})", address, mend) from error
+        mend = "is it up (`fm status`), and is RAY_AUTH_TOKEN_PATH the cluster's token file?"
+        raise UserError(f"no Ray cluster answers ({reason})", address, mend) from error
     return ray
 
 

@@ -1,5 +1,6 @@
 """The stage from a checkpoint to Rows: a Prefect task for each cell, in Ray's slots, each kept as a file when done."""
 
+import math
 from pathlib import Path
 
 from prefect import task
@@ -32,17 +33,20 @@ def trained(run: Path) -> Saved:
 
 
 def judgeable(manifest: Manifest) -> Manifest:
-    """The manifest, if a network trained on it can be judged: said before the training, not after it.
+    """The manifest, if a network can be trained on it and judged: said before the training, not after it.
 
-    Raises: DataError if too few images are held out.
+    Raises: DataError if there are no training images, or too few are held out.
     """
+    if "train" not in manifest.splits:
+        raise DataError("no training images are left", manifest.source, "see rejected.jsonl beside its shards")
     heldout = manifest.splits["test"].images if "test" in manifest.splits else 0
     if heldout < FEWEST:
-        raise DataError(
-            f"{heldout} of its {manifest.images} images are held out, too few to judge a network by",
-            manifest.source,
-            f"hold out {FEWEST} or more, for example with --set data.holdout=0.3",
+        share = math.ceil(150 * FEWEST / manifest.images) / 100  # a hash decides for each image: aim higher
+        mend = f"set data.holdout={share}" if share <= 0.5 else f"take a source of {4 * FEWEST} images or more"
+        what = (
+            f"{heldout} of its {manifest.images} images are held out, too few to judge a network by: {FEWEST} are due"
         )
+        raise DataError(what, manifest.source, mend)
     return manifest
 
 

@@ -16,7 +16,8 @@ from tasks.tracking import Tracking
 
 def folder_for(source: str, settings: Preparation, beside: Path) -> Path:
     """The DATA folder of a source and its settings, shared by all runs beside it: `data/photos-32-1f3a5b7c9d2e4f60`."""
-    name = "".join(c if c.isalnum() else "-" for c in Path(source.split("?")[0].rstrip(":/")).name).strip("-")
+    last = Path(source.split("?")[0].rstrip(":/")).name[:60]
+    name = "".join(c if c.isalnum() else "-" for c in last).strip("-")
     return beside / "data" / f"{name}-{settings.size}-{inputs_digest(open_source(source), settings)}"
 
 

@@ -11,13 +11,13 @@ from prefect.cache_policies import NO_CACHE
 from fm.checkpoints import Saved
 from fm.data import ShardedImages
 from fm.evaluation import Cell, cells
-from fm.files import read_json, sha256, write_json
+from fm.files import read_json
 from fm.flow import Flow
 from fm.lineage import code_digest, digest
 from fm.pixels import to_pixels
 from fm.recipe import Recipe, load
 from fm.records import read
-from fm.report import Pictures, write_report
+from fm.report import Pictures, kept, write_report
 from fm.results import Row, table
 from fm.tableaux import tableau
 from tasks import watching
@@ -30,11 +30,11 @@ TIMES = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
 @task(name="report", cache_policy=NO_CACHE)
 def report(run: Path, recipe: Recipe, saved: Saved, rows: list[Row], tracking: Tracking) -> Path:
     """RUN/report.html and RUN/report/*.png from the rows, the records and samples of the trained network."""
-    page, record = run / "report.html", run / "report" / "inputs.json"
+    page = run / "report.html"
     records = read(run / "records")
     inputs = digest([row["key"] for row in rows], records, saved.weights, code_digest())
     with tracking.stage("report"):
-        if record.exists() and _stands(read_json(record), inputs, run):
+        if kept.stands(run, inputs):
             watching.say(f"report: unchanged (same rows, records and weights; {page} verified by hash)")
         else:
             links = {"MLflow": tracking.url, "Prefect flow run": watching.flow_run_url()}
@@ -42,24 +42,12 @@ def report(run: Path, recipe: Recipe, saved: Saved, rows: list[Row], tracking: T
             shown = {"images seen": f"{saved.images_seen:,}", "weights": saved.weights, **_settings(recipe)}
             write_report(run, _title(run, recipe), rows, records, pictures, links, shown, next_commands(run, recipe))
             files = [page, *sorted((run / "report").glob("*.png")), run / "report" / "table.csv"]
-            write_json(
-                record,
-                {
-                    "inputs": inputs,
-                    "rows": [row["key"] for row in rows],
-                    "files": {str(f.relative_to(run)): sha256(f) for f in files},
-                },
-            )
+            kept.keep(run, inputs, files, rows=[row["key"] for row in rows])
             watching.say(f"report: {page} and {len(files) - 1} files beside it")
         tracking.figures(page, *sorted((run / "report").glob("*.png")), run / "report" / "table.csv")
         watching.table("results", table(rows), f"{_title(run, recipe)}: every number with its floor")
         watching.picture("samples", run / "report" / "samples.png", f"{run.name}: drawn by the network, not selected")
     return page
-
-
-def _stands(record: dict[str, Any], inputs: str, run: Path) -> bool:
-    hashes = record["files"].items()
-    return record["inputs"] == inputs and all((run / f).exists() and sha256(run / f) == h for f, h in hashes)
 
 
 def finest(recipe: Recipe) -> Cell:
@@ -84,7 +72,7 @@ def _pictures(flow: Flow, data: str, cell: Cell) -> Pictures:
 
 
 def _title(run: Path, recipe: Recipe) -> str:
-    return f"{run.name}: {recipe.name}"
+    return run.name if run.name == recipe.name else f"{run.name}, preset {recipe.name}"
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
@@ -96,7 +84,7 @@ def next_commands(run: Path, recipe: Recipe) -> list[tuple[str, str]]:
     fm = ".venv/bin/fm" if Path(".venv/bin/fm").exists() else "fm"
     run = Path(os.path.relpath(run))
     return [
-        (f"{fm} sample {run} --n 64 --out grid.png", "draw more pictures"),
-        (f"{fm} up", "start Prefect and MLflow, to look at this run in both"),
-        (f"{fm} pipeline YOUR_PICTURES runs/mine --preset {recipe.name}", "the same on your own folder of pictures"),
+        (f"{fm} sample {run} --n 64 --out {run}/grid.png", "draw more pictures"),
+        (f"{fm} up", "Prefect and MLflow, to look at this run in both"),
+        (f"{fm} pipeline YOUR_PICTURES runs/ANOTHER --preset {recipe.name}", "the same on another folder of pictures"),
     ]

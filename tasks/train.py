@@ -65,7 +65,7 @@ def _done(recipe: Recipe, row: dict[str, Any]) -> float:
     """The share of the training that lies behind, by images or by time, whichever is further."""
     by_images = row["images_seen"] / max(1, recipe.training.total_images)
     by_time = row["seconds"] / recipe.training.max_seconds if recipe.training.max_seconds else 0.0
-    return max(by_images, by_time)
+    return min(1.0, max(by_images, by_time))
 
 
 def _started(row: dict[str, Any]) -> str:

@@ -54,6 +54,9 @@ LISTED = {
     "Table 1": "the five methods, NLL, FID and NFE",
     "Table 3": "training recipes",
     "Table 4": "NLL by number of dequantisations",
+    "Figure 2": "conditional fields, OT against diffusion",
+    "Figure 3": "trajectories, OT against diffusion",
+    "Figure 4": "densities on the way, samples at few evaluations",
 }
 LAST = {"equation": 47, "Theorem": 3, "Table": 4, "Figure": 17}  # the paper has no more
 

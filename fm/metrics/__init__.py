@@ -1,6 +1,6 @@
 """How far samples are from real pictures: features, their statistics, distances. Knows no sampler and no data set."""
 
-from fm.metrics.distances import DISTANCES, Estimate, frechet_distance, jackknife
+from fm.metrics.distances import DISTANCES, Estimate, energy_estimate, frechet_distance, jackknife
 from fm.metrics.features import FEATURES, Features, load_features
 from fm.metrics.statistics import FeatureStatistics
 
@@ -10,6 +10,7 @@ __all__ = [
     "Estimate",
     "FeatureStatistics",
     "Features",
+    "energy_estimate",
     "frechet_distance",
     "jackknife",
     "load_features",

@@ -64,6 +64,24 @@ def _cube(x: Tensor) -> Tensor:
     return x * x * x  # twenty times faster than pow(3)
 
 
+def energy(samples: Tensor, reference: Tensor) -> float:
+    """2 E|x - y| - E|x - x'| - E|y - y'| of two (n, d) sets (Szekely and Rizzo 2013): 0 for equal sets only.
+
+    Two sets of one law do not get 0 but about E|x - x'| (1/n + 1/m): compare equal counts only, with a floor.
+    """
+    x, y = samples.to(torch.float64), reference.to(torch.float64)
+    return 2 * _mean_length(x, y) - _mean_length(x, x) - _mean_length(y, y)
+
+
+def _mean_length(x: Tensor, y: Tensor) -> float:
+    return float(_lengths(x, y).sum()) / (len(x) * len(y))
+
+
+def _lengths(x: Tensor, y: Tensor) -> Tensor:
+    """The summed distances from each row of x to all rows of y, (n,)."""
+    return torch.cat([torch.cdist(rows, y).sum(1) for rows in x.split(1024)])
+
+
 def jackknife(distance: Distance, samples: Tensor, reference: Tensor, groups: int = 10) -> Estimate:
     """The distance with a 95 % interval from leaving out each of ten groups of samples in turn; nothing is random.
 
@@ -72,8 +90,28 @@ def jackknife(distance: Distance, samples: Tensor, reference: Tensor, groups: in
     value = distance(samples, reference)
     group = torch.arange(len(samples)) % groups
     without = torch.tensor([distance(samples[group != g], reference) for g in range(groups)], dtype=torch.float64)
+    return _interval(value, without)
+
+
+def energy_estimate(samples: Tensor, reference: Tensor, groups: int = 10) -> Estimate:
+    """What `jackknife` makes of `energy`, at the cost of one evaluation: a group's sums leave with the group."""
+    x, y = samples.to(torch.float64), reference.to(torch.float64)
+    group, within = torch.arange(len(x)) % groups, _mean_length(y, y)
+    members = torch.nn.functional.one_hot(group, groups).double()
+    across = members.T @ _lengths(x, y)  # (groups,)
+    inside = torch.stack([members.T @ _lengths(x, x[group == g]) for g in range(groups)])  # (groups, groups)
+    left = len(x) - members.sum(0)
+    own = inside.sum() - 2 * inside.sum(1) + inside.diagonal()
+    without = 2 * (across.sum() - across) / (left * len(y)) - own / left**2 - within
+    value = 2 * float(across.sum()) / (len(x) * len(y)) - float(inside.sum()) / len(x) ** 2 - within
+    return _interval(value, without)
+
+
+def _interval(value: float, without: Tensor) -> Estimate:
+    """95 % from the values without each group."""
+    groups = len(without)
     spread = float((without - without.mean()).square().sum() * (groups - 1) / groups) ** 0.5
     return Estimate(value, value - 1.96 * spread, value + 1.96 * spread)
 
 
-DISTANCES: dict[str, Distance] = {"fd": fd, "kid": kid}
+DISTANCES: dict[str, Distance] = {"energy": energy, "fd": fd, "kid": kid}

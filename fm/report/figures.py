@@ -54,9 +54,9 @@ def loss_curve(records: Sequence[Mapping[str, Any]], name: str = "loss") -> byte
     axes.plot(x, _smoothed(y), color=COLOURS[0], linewidth=2, label="running mean")
     axes.set(xlabel="thousand images seen", ylabel="training loss")
     axes.set_yscale("log")
-    _plain_log(axes.yaxis)
+    plain_log(axes.yaxis)
     axes.legend(frameon=False)
-    return _plot(figure)
+    return png_of(figure)
 
 
 def distance_by_nfe(rows: Sequence[Row], name: str) -> bytes:
@@ -71,10 +71,10 @@ def distance_by_nfe(rows: Sequence[Row], name: str) -> bytes:
         floor = next(r[f"{name}_floor"] for r in rows if r["samples"] == count)
         _level(axes, floor, f"floor: {count} real training images")
     axes.set_yscale("log")
-    _plain_log(axes.yaxis)
+    plain_log(axes.yaxis)
     axes.set_ylabel(f"{name}\n(lower is better)")
     _nfe_axis(axes, rows)
-    return _plot(figure)
+    return png_of(figure)
 
 
 def bits_by_nfe(rows: Sequence[Row]) -> bytes:
@@ -102,7 +102,7 @@ def bits_by_nfe(rows: Sequence[Row]) -> bytes:
     _level(axes, untrained(rows, "bits_per_dim"), "untrained network")
     axes.set_ylabel("bits/dim of held-out images\n(lower is better)")
     _nfe_axis(axes, measured)
-    return _plot(figure)
+    return png_of(figure)
 
 
 def _by_solver(rows: Sequence[Row], counts: bool = False) -> list[tuple[dict[str, Any], list[Row]]]:
@@ -149,7 +149,7 @@ def _nfe_axis(axes: "Axes", rows: Sequence[Row]) -> None:
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncol=3)
 
 
-def _plain_log(axis: Any) -> None:
+def plain_log(axis: Any) -> None:
     """Ticks at 1, 2, 3, 5 written out: 10^2 as the one label on an axis says little."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -170,7 +170,8 @@ def _figure() -> tuple[Any, "Axes"]:
     return figure, axes
 
 
-def _plot(figure: Any) -> bytes:
+def png_of(figure: Any) -> bytes:
+    """A drawn figure as PNG."""
     out = io.BytesIO()
     figure.savefig(out, format="png", facecolor="white")
     return out.getvalue()

@@ -12,7 +12,19 @@ from torch import Tensor
 from fm.files import atomic, write_text
 from fm.lineage import leaves
 from fm.report import figures
-from fm.results import UNIFORM_BITS, Row, bits_text, csv_table, distance_text, distances, in_order, label, number, table
+from fm.results import (
+    UNIFORM_BITS,
+    Row,
+    bits_text,
+    csv_table,
+    distance_text,
+    distances,
+    in_order,
+    label,
+    number,
+    table,
+    table_note,
+)
 
 STYLE = """
 :root{--ink:#1d2025;--soft:#5f6368;--line:#d9dce1;--back:#fff;--card:#f5f6f8;--link:#0b57d0}
@@ -25,7 +37,8 @@ a{color:var(--link)}.soft,figcaption,small{color:var(--soft)}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(210px,1fr));gap:12px;margin:18px 0}
 .card{background:var(--card);border-radius:10px;padding:12px 16px}.card b{display:block;font-size:26px;line-height:1.25}
 .two{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:20px}
-figure{margin:0}figure img{width:100%;height:auto;background:#fff;border-radius:6px;image-rendering:auto;display:block}
+figure{margin:0}main>figure{margin:18px 0}
+figure img{width:100%;height:auto;background:#fff;border-radius:6px;image-rendering:auto;display:block}
 figcaption{font-size:14px;padding:6px 0}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:15px}
 th,td{padding:5px 12px 5px 0;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}
@@ -129,22 +142,27 @@ def _page(
         f"<p class=soft>{_what(rows)}</p>",
         f"<div class=cards>{''.join(_cards(rows, records))}</div>",
         "<div class=two>",
-        _figure(shown["samples"], f"Drawn by the model ({pictures.drawn_by}); the first ones, not the best ones."),
-        _figure(shown["data"], "Real pictures that the model was never trained on."),
+        figure(shown["samples"], f"Drawn by the model ({pictures.drawn_by}); the first ones, not the best ones."),
+        figure(shown["data"], "Real pictures that the model was never trained on."),
         "</div>",
         "<h2>From noise to image</h2>",
-        _figure(shown["trajectory"], "Each row is one sample; the model moves it from pure noise to an image."),
+        figure(shown["trajectory"], "Each row is one sample; the model moves it from pure noise to an image."),
         "<h2>The numbers</h2>",
         _table(rows),
-        "<div class=two>" + "".join(_figure(shown[name], CAPTIONS.get(name, name)) for name in plots) + "</div>",
+        "<div class=two>" + "".join(figure(shown[name], CAPTIONS.get(name, name)) for name in plots) + "</div>",
         "<h2>What the words mean</h2><dl>",
         *(f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>" for word, meaning in WORDS.items()),
         "</dl>",
-        *_try_next(commands, links),
+        *try_next(commands, links),
         "<h2>How it was made</h2>",
-        _details("Settings", settings),
-        _details("Where each number comes from", _lineage(rows)),
+        details("Settings", settings),
+        details("Where each number comes from", _lineage(rows)),
     ]
+    return document(title, body)
+
+
+def document(title: str, body: Sequence[str]) -> str:
+    """A whole page of HTML in the project's look, from the parts of its body."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -189,13 +207,13 @@ def _cards(rows: Sequence[Row], records: Sequence[Mapping[str, Any]]) -> list[st
             [f"untrained {number(start)}, {start / best[name]:.1f} times higher"] if start and best[name] > 0 else []
         )
         notes += [f"floor {number(best[f'{name}_floor'])}"] if best.get(f"{name}_floor") is not None else []
-        cards.append(_card(distance_text(best, name), f"distance ({name})", "; ".join(notes)))
+        cards.append(card(distance_text(best, name), f"distance ({name})", "; ".join(notes)))
     if any(r.get("nll_converged") is not None for r in trained):
         cards.append(_bits_card(rows, [r for r in trained if r.get("bits_per_dim") is not None]))
     if records:
         last = records[-1]
         cards.append(
-            _card(f"{last['images_seen']:,}", "training images seen", f"in {last['seconds']:.0f} s of training")
+            card(f"{last['images_seen']:,}", "training images seen", f"in {last['seconds']:.0f} s of training")
         )
     return cards
 
@@ -203,36 +221,36 @@ def _cards(rows: Sequence[Row], records: Sequence[Mapping[str, Any]]) -> list[st
 def _bits_card(rows: Sequence[Row], converged: Sequence[Row]) -> str:
     """The value of the finest converged solution, not the lowest one: the solver is no part of the model."""
     if not converged:
-        return _card("none", "bits/dim of held-out images", "no solver of the grid has converged")
+        return card("none", "bits/dim of held-out images", "no solver of the grid has converged")
     row, start = max(converged, key=lambda r: r["nfe"]), figures.untrained(rows, "bits_per_dim")
     notes = [label(row), *([f"untrained {start:.2f}"] if start else []), f"uniform noise {UNIFORM_BITS:g}"]
-    return _card(bits_text(row), "bits/dim of held-out images", "; ".join(notes))
+    return card(bits_text(row), "bits/dim of held-out images", "; ".join(notes))
 
 
-def _card(value: str, name: str, note: str) -> str:
+def card(value: str, name: str, note: str) -> str:
     return f"<div class=card><small>{escape(name)}</small><b>{escape(value)}</b><small>{escape(note)}</small></div>"
 
 
-def _figure(picture: tuple[bytes, str], caption: str) -> str:
+def figure(picture: tuple[bytes, str], caption: str) -> str:
     png, words = picture
     data = base64.b64encode(png).decode()
     image = f'<img alt="{escape(words)}" src="data:image/png;base64,{data}">'
     return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
-def _table(rows: Sequence[Row]) -> str:
-    head, *body = table(rows)
+def html_table(lines: Sequence[Sequence[str]]) -> str:
+    """A table of texts, the first line its headings."""
+    head, *body = lines
     cells = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in body)
     headings = "".join(f"<th scope=col>{escape(cell)}</th>" for cell in head)
-    note = ""
-    if any(row.get("nll_converged") is False for row in rows):
-        note = (
-            "<p class=soft>not converged: with twice the steps the value moves by 0.01 or more, so there is none.</p>"
-        )
-    return f"<div class=wide><table><thead><tr>{headings}</tr></thead><tbody>{cells}</tbody></table></div>{note}"
+    return f"<div class=wide><table><thead><tr>{headings}</tr></thead><tbody>{cells}</tbody></table></div>"
 
 
-def _try_next(commands: Sequence[tuple[str, str]], links: Mapping[str, str]) -> list[str]:
+def _table(rows: Sequence[Row]) -> str:
+    return html_table(table(rows)) + f"<p class=soft>{escape(table_note(rows))}</p>"
+
+
+def try_next(commands: Sequence[tuple[str, str]], links: Mapping[str, str]) -> list[str]:
     parts = []
     if commands:
         lines = "\n".join(f"{command}    # {words}" for command, words in commands)
@@ -243,7 +261,7 @@ def _try_next(commands: Sequence[tuple[str, str]], links: Mapping[str, str]) -> 
     return parts
 
 
-def _details(summary: str, values: Mapping[str, Any]) -> str:
+def details(summary: str, values: Mapping[str, Any]) -> str:
     lines = "".join(f"<tr><td>{escape(k)}</td><td>{escape(str(v))}</td></tr>" for k, v in leaves(values).items())
     return f"<details><summary>{escape(summary)}</summary><table class=plain>{lines}</table></details>"
 

@@ -20,8 +20,8 @@ class Solution:
     """The state at the end of a solve, and what it cost.
 
     x: like x_0, at time t. nfe: network calls of the sample that needed most; nfe_per_sample: (batch,) int64 on the
-    CPU. at: one state for each time asked for. stopped: empty, or one sentence why the end was not reached; then t says
-    where the solve stands (per sample, the time that all samples have reached).
+    CPU. at: one state for each time asked for, NaN where a stopped solve did not come so far. stopped: empty, or one
+    sentence why the end was not reached; then t says where the solve stands (per sample, what all have reached).
     """
 
     x: Any
@@ -43,6 +43,9 @@ class Field:
                 raise ValueUserError(f"a state of dtype {part.dtype} given where floats are due")
             if part.ndim == 0 or len(part) != len(self.state[0]) or not len(part):
                 raise ValueUserError(f"a state of shape {tuple(part.shape)} given where (batch, ...) is due")
+            finite = part.detach().reshape(len(part), -1).isfinite().all(1)
+            if not finite.all():
+                raise NumericalError("the state to start from is not finite", f"sample {int((~finite).int().argmax())}")
         self.time_dtype = torch.promote_types(self.state[0].dtype, torch.float32)
         self.sample = torch.arange(len(self.state[0]))  # numbers of the samples that are still in the batch
         self.nfe = torch.zeros(len(self.sample), dtype=torch.int64)

@@ -16,6 +16,8 @@ def steps(method: str, nfe: int | None, cost: int = 1) -> int:
     Raises: SettingsError that names the nearest budgets the method can meet.
     """
     each = tableau(method).stages * cost
+    if nfe is not None and not isinstance(nfe, int):
+        raise SettingsError(f"{nfe!r} is no whole number of evaluations", where="nfe")
     if nfe is None:
         raise SettingsError(f"{method} needs a number of evaluations", where="nfe", mend=f"give a multiple of {each}")
     if nfe < each or nfe % each:

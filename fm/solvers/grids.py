@@ -48,6 +48,8 @@ def _between(
     if path is None:
         raise SettingsError("this grid follows a path's noise level", where="grid", mend="give path, or grid 'uniform'")
     ends = noise_level(path, torch.tensor([start, end], dtype=torch.float64)).clamp(SMALLEST, LARGEST)
+    if ends[0] == ends[1]:  # all of the span lies beyond one of the two levels
+        return uniform(path, start, end, count)
     first, last = measure(ends)
     inner = torch.arange(1, count, dtype=torch.float64) / count
     return [start, *_times_of(path, inverse(first + (last - first) * inner)).tolist(), end]

@@ -16,12 +16,12 @@ import numpy as np
 from PIL import Image
 
 from fm.data import Order, Preparation, ShardedImages, batches, open_source, order_of, write_shards
+from tests.benchmarks.timing import Row
 
 BATCH, ROUNDS = 256, 5
 IMAGENET = [1000] * 1281 + [167]
 FAR = 10**9
 Stream = Iterator[Any]
-Row = tuple[str, str, float]
 
 
 def endless(items: Callable[[], Stream]) -> Stream:

@@ -1,10 +1,9 @@
-"""What the training loop costs beside the network: `python -m tests.benchmarks.training` prints the rows.
+"""What the training loop costs beside the network: `python -m tests.benchmarks training` prints the rows.
 
 Preset demo, one thread. Ours and a bare loop take turns step by step: a machine that is slow for a while is slow for
 both. CPU seconds are those of the whole process.
 """
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,9 +22,9 @@ from fm.progress import Progress
 from fm.recipe import Recipe
 from fm.records import Recorder
 from fm.training import Training, train
+from tests.benchmarks.timing import Row
 
 STEPS = 30
-Row = tuple[str, str, float]
 Seconds = tuple[float, float]  # CPU, wall
 
 
@@ -118,11 +117,3 @@ def checkpoint(model: nn.Module, settings: Training, store: Store, repeats: int 
         _, finished = timed(store.finish)
         found.append((time.process_time() - start, begun + finished))
     return median(cpu for cpu, _ in found), median(wall for _, wall in found)
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    print("| ours | peer or limit | ours / peer |\n| --- | --- | --- |")
-    with tempfile.TemporaryDirectory() as folder:
-        for ours, peer, ratio in training(Path(folder)):
-            print(f"| {ours} | {peer} | {ratio:.3g} |", flush=True)

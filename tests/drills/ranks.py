@@ -29,7 +29,7 @@ from fm.checkpoints import newest
 from fm.data import load_manifest, open_source, write_shards
 from fm.errors import UserError
 from fm.lineage import digest
-from fm.recipe import Recipe, on_data, open_run
+from fm.recipe import Recipe, on_data, opened
 from fm.records import read
 from tasks import on_workers
 from tests.drills.table import Result
@@ -165,8 +165,8 @@ def prepared(data: Path) -> Path:
 def ranks(run: Path, data: Path, size: int, changes: Sequence[str] = CHANGES) -> Ranks:
     """A RUN, nothing of it started yet; its log lies beside the data, for RUN's disk may be full."""
     recipe = Recipe.load("tiny", [*changes, "training.report_images=1"])
-    open_run(run, recipe)
-    on_data(run, data, load_manifest(data))
+    with opened(run, recipe):
+        on_data(run, data, load_manifest(data))
     log = data.parent / f"{run.name}-{size}.log"
     config = {"recipe": recipe.model_dump(mode="json"), "data": str(data), "run": str(run), "log": log}
     return Ranks(run, config, size)

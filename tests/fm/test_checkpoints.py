@@ -91,6 +91,17 @@ def test_only_the_newest_are_kept(tmp_path) -> None:
     assert folders(tmp_path) == ["000000000030", "000000000040"]
 
 
+STATES = ["{", "{}", "[]", "null", '{"format": "1", "images_seen": 20, "seconds": 1.0, "sha256": {}}']
+
+
+@pytest.mark.parametrize("text", STATES)
+def test_a_state_that_says_too_little_is_damage(tmp_path, text: str) -> None:
+    saved_at(tmp_path, 10, 20)
+    (tmp_path / "checkpoints" / "000000000020" / "state.json").write_text(text)
+    assert newest(tmp_path).images_seen == 10
+    assert load_weights(tmp_path)[1]["images_seen"] == 10
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "ema_50kimg.safetensors", "optimizer.safetensors", "state.json"])
 def test_a_damaged_newest_falls_back_and_says_so(tmp_path, file: str) -> None:
     first, _ = saved_at(tmp_path, 10, 20)

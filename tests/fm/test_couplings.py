@@ -1,5 +1,6 @@
 """Couplings are permutations; minibatch OT is the best one, and keeps labels."""
 
+import math
 from itertools import permutations
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fm.couplings import COUPLINGS, minibatch_ot
+from fm.couplings import COUPLINGS, Coupling, minibatch_ot
 from fm.errors import ValueUserError
 from tests.problems import randn
 
@@ -57,3 +58,13 @@ def test_bad_input_is_named() -> None:
             coupling(z, z[:5], None)
         with pytest.raises(ValueUserError, match=r"labels of shape \(5,\)"):
             coupling(z, z, torch.zeros(5))
+
+
+@pytest.mark.parametrize("coupling", COUPLINGS.values(), ids=COUPLINGS)
+def test_what_cannot_be_matched_is_said_with_its_sample(coupling: Coupling) -> None:
+    x = torch.zeros(3, 2)
+    x[1, 0] = math.nan
+    with pytest.raises(ValueUserError, match="sample 1: images not finite"):
+        coupling(torch.zeros(3, 2), x, None)
+    with pytest.raises(ValueUserError, match=r"images of dtype torch\.uint8"):
+        coupling(torch.zeros(3, 2), torch.zeros(3, 2, dtype=torch.uint8), None)

@@ -257,3 +257,11 @@ def test_bad_input_is_named() -> None:
     for kind, says, call in cases:
         with pytest.raises(kind, match=says):
             call()
+
+
+def test_a_time_grid_follows_the_path_that_is_given_and_a_one_way_method_has_no_likelihood() -> None:
+    data, x = correlated_gaussian(OTPath()), randn(4, 3)
+    found = log_prob(data.velocity, x, data.path, divergence="exact", method="midpoint", nfe=400, grid="log_snr")
+    assert torch.allclose(found, data.log_density(x), atol=1e-2)
+    with pytest.raises(SettingsError, match="dpm2m only leads from noise to data"):
+        log_prob(data.velocity, x, data.path, method="dpm2m", nfe=4)

@@ -52,7 +52,7 @@ def pairs(settings: Training, start: int, steps: int, rank: int = 0, world: int 
 
 
 @every_coupling
-@hypothesis(max_examples=25, deadline=None)
+@hypothesis(max_examples=12, deadline=None)
 @given(
     blocks=st.sampled_from([(12, 12), (12, 4), (12, 1), (4, 12), (6, 24)]),
     world=st.integers(1, 4),
@@ -148,3 +148,15 @@ def test_points_are_paired_too() -> None:
     settings = settings_for("minibatch_ot", 16, 16, flips=False)
     (batch,) = paired(batches_from, batches_from, settings)(0)
     assert batch.noises.equal(minibatch_ot(noise.draws(0, "z", torch.arange(16), (2,)), points))
+
+
+def test_a_coupling_that_is_no_permutation_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(COUPLINGS, "wrong", lambda z, x_1, y: torch.zeros(len(z), dtype=torch.long))
+    settings = Training(batch_images=4, total_images=8, coupling="wrong")
+
+    def stream(start: int) -> Iterator[Batch]:
+        at = torch.arange(start, start + 4)
+        yield Batch(torch.zeros(4, 3, 2, 2, dtype=torch.uint8), torch.zeros(4, dtype=torch.long), at, at)
+
+    with pytest.raises(SettingsError, match="wrong returns no permutation of 4 noises"):
+        next(paired(stream, stream, settings)(0))

@@ -44,3 +44,15 @@ def test_floats_and_bytes_are_not_confused() -> None:
 
 def test_out_of_range_is_clipped() -> None:
     assert to_pixels(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_level_comes_back_for_the_largest_place_that_noise_draws(dtype: torch.dtype) -> None:
+    levels = torch.arange(256, dtype=torch.uint8)
+    x = to_unit(levels, torch.full((256,), 1 - 2**-24, dtype=dtype))
+    assert torch.equal(to_pixels(x), levels) and float(x.max()) < 1
+
+
+def test_half_precision_is_refused() -> None:
+    with pytest.raises(ValueUserError, match="cannot hold 256 levels"):
+        to_unit(torch.zeros(1, dtype=torch.uint8), torch.zeros(1, dtype=torch.bfloat16))

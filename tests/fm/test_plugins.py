@@ -14,10 +14,10 @@ from fm.checkpoints import Store
 from fm.data import Preparation, ShardedImages, batches, load_manifest, open_source, write_shards
 from fm.errors import SettingsError
 from fm.evaluation import cells, evaluate, measure_reference, row_key
-from fm.lineage import code_digest
+from fm.lineage import code_digest, sources
 from fm.metrics import load_features
 from fm.pairing import paired
-from fm.recipe import Recipe, load, on_data, open_run
+from fm.recipe import Recipe, load, on_data, opened
 from fm.solvers import solve
 from fm.training import train
 
@@ -103,7 +103,8 @@ def trained(recipe: Recipe, run: Path, data: Path) -> Path:
     """RUN with a checkpoint of the recipe."""
     write_shards(open_source("photos:?tiles=24"), data, recipe.data)
     dataset = ShardedImages(data, "train")
-    on_data(open_run(run, recipe), data, load_manifest(data))
+    with opened(run, recipe):
+        on_data(run, data, load_manifest(data))
     model, objective = recipe.build(dataset.shape, None)
     store = Store(run, recipe.training_digest(), dataset.digest)
     stream = lambda start: batches(dataset, recipe.training.batch_images, start=start)  # noqa: E731
@@ -142,7 +143,8 @@ def test_a_solver_has_the_order_of_its_tableau(outside: Path) -> None:
 
 
 def test_another_process_imports_them_anew(outside: Path, tmp_path: Path) -> None:
-    open_run(tmp_path / "run", Recipe.load("tiny", CHANGES))
+    with opened(tmp_path / "run", Recipe.load("tiny", CHANGES)):
+        pass
     code = "from fm.recipe import Recipe; print(Recipe.load('run').path)"
     command = [sys.executable, "-P", "-c", code]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""})
@@ -183,9 +185,9 @@ def test_what_is_no_plug_in_is_one_sentence(outside: Path, change: str, says: st
 def test_sources_are_the_module_or_its_whole_package(outside: Path) -> None:
     (outside.parent.parent / "alone.py").write_text("")
     sys.path.append(str(outside.parent.parent))
-    assert [file.name for file in plugins.sources("outside.members:Power")] == ["broken.py", "members.py"]
-    assert [file.name for file in plugins.sources("alone:f")] == ["alone.py"]
-    assert plugins.sources("nowhere:f") == []
+    assert [file.name for file in sources("outside.members:Power")] == ["broken.py", "members.py"]
+    assert [file.name for file in sources("alone:f")] == ["alone.py"]
+    assert sources("nowhere:f") == []
 
 
 def test_members_keep_their_names_and_schema(outside: Path) -> None:

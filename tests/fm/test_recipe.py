@@ -10,7 +10,7 @@ from fm.data import Preparation
 from fm.data.manifest import Shard, make_manifest
 from fm.errors import SettingsError, UserError
 from fm.paths import VPPath
-from fm.recipe import Recipe, differences, load, on_data, open_run
+from fm.recipe import Recipe, differences, load, on_data, opened
 
 WRONG = [
     ("training.batch_imges=3", "--set: no such setting 'batch_imges'; did you mean 'batch_images'?"),
@@ -93,15 +93,38 @@ def test_digests_tell_training_from_measuring() -> None:
 
 
 def test_a_run_keeps_its_training_and_may_be_measured_anew(tmp_path: Path) -> None:
-    run = open_run(tmp_path / "run", Recipe.load("demo"))
+    def start(*changes: str) -> Path:
+        with opened(tmp_path / "run", Recipe.load("demo", changes)) as run:
+            return run
+
+    run = start()
     assert Recipe.load(run) == Recipe.load("demo")
-    open_run(run, Recipe.load("demo", ["evaluation.samples=50"]))
+    start("evaluation.samples=50")
     assert Recipe.load(run).evaluation.samples == 50
-    open_run(run, Recipe.load("demo", ["training.seed=1"]))  # nothing is trained yet
-    open_run(run, Recipe.load("demo"))
+    start("training.seed=1")  # nothing is trained yet
+    start()
     (run / "checkpoints" / "000000000064").mkdir(parents=True)
     with pytest.raises(SettingsError, match=r"training\.batch_images 64, now 128.*choose another RUN"):
-        open_run(run, Recipe.load("demo", ["training.batch_images=128"]))
+        start("training.batch_images=128")
+
+
+def test_a_second_start_beside_the_first_changes_nothing(tmp_path: Path) -> None:
+    with opened(tmp_path / "run", Recipe.load("demo")) as run:
+        before = (run / "recipe.json").read_bytes()
+        with (
+            pytest.raises(UserError, match="another run is at work here"),
+            opened(run, Recipe.load("demo", ["training.seed=1"])),
+        ):
+            pass
+        assert (run / "recipe.json").read_bytes() == before
+
+
+def test_a_presets_name_means_the_preset_and_a_path_never_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with opened("tiny", Recipe.load("demo")):
+        pass
+    assert Recipe.load("tiny").name == "tiny"
+    assert Recipe.load(Path("tiny")).name == "demo"
 
 
 def test_a_run_notes_its_data_and_their_order(tmp_path: Path) -> None:
@@ -135,8 +158,10 @@ def test_the_network_follows_from_the_seed_alone() -> None:
 
 
 def test_a_run_without_a_checkpoint_is_said(tmp_path: Path) -> None:
-    run = open_run(tmp_path / "run", Recipe.load("tiny"))
-    with pytest.raises(UserError, match=r"data\.json: no such file"):
+    with (
+        opened(tmp_path / "run", Recipe.load("tiny")) as run,
+        pytest.raises(UserError, match=r"data\.json: no such file"),
+    ):
         load(run)
 
 
@@ -146,3 +171,11 @@ def _without_nones(values: object) -> object:
     if isinstance(values, list):
         return [_without_nones(value) for value in values]
     return json.loads(json.dumps(values))
+
+
+@pytest.mark.parametrize("objective", ["noise_matching", "score_matching_scaled", "score_flow_raw"])
+def test_an_objective_that_cannot_be_sampled_on_its_path_is_refused_before_the_training(objective: str) -> None:
+    Recipe.load("tiny", ["path=vp", f"objective={objective}"]).check()
+    Recipe.load("tiny", ["path=ve", f"objective={objective}"]).check()
+    with pytest.raises(SettingsError, match=f"objective: {objective} has no velocity to sample with"):
+        Recipe.load("tiny", ["path=ot", f"objective={objective}"]).check()

@@ -13,6 +13,7 @@ from fm.results import (
     read_row,
     read_rows,
     row_file,
+    table_note,
     text_table,
     write_row,
 )
@@ -74,3 +75,8 @@ def test_csv_keeps_every_key_and_digit():
 def test_tables_of_nothing():
     assert distances([]) == []
     assert text_table([]).startswith("method")
+
+
+def test_the_table_explains_not_converged_where_it_says_so() -> None:
+    assert table_note([{"nll_converged": True}, {"nll_converged": None}]) == ""
+    assert table_note([{"nll_converged": False}]).startswith("not converged: with twice the steps")

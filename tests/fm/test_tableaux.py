@@ -4,6 +4,7 @@ from fractions import Fraction
 
 import pytest
 
+from fm.errors import SettingsError
 from fm.tableaux import SOLVERS, Tableau
 
 RUNGE_KUTTA = {name: tableau for name, tableau in SOLVERS.items() if isinstance(tableau, Tableau)}
@@ -81,3 +82,17 @@ def test_the_embedded_method_is_of_one_order_less(name: str) -> None:
     assert met(tableau, embedded, tableau.order - 1)
     assert not met(tableau, embedded, tableau.order)
     assert sum(tableau.middle) == pytest.approx(0.5, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ((0, 1), ((), (1,)), (Fraction(1, 2), 1)),
+        ((0, Fraction(1, 2)), ((), (1,)), (0, 1)),
+        ((0,), ((), (1,)), (0, 1)),
+        ((0,), ((0,),), (1,)),
+    ],
+)
+def test_what_is_no_explicit_method_is_refused(rows: tuple) -> None:
+    with pytest.raises(SettingsError, match="no tableau of an explicit method"):
+        Tableau(1, *rows)

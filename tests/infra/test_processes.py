@@ -107,7 +107,8 @@ def test_a_port_in_use_names_its_process():
         assert not processes.port_in_use(port)
 
 
-def test_last_lines_of_a_log(tmp_path):
-    assert processes.last_lines(tmp_path / "none") == ""
-    (tmp_path / "log").write_bytes(b"a\nb\nc\xff\n\n")
-    assert processes.last_lines(tmp_path / "log", 2) == "b\nc\ufffd"
+def test_last_line_of_a_log(tmp_path):
+    (tmp_path / "empty").touch()
+    assert processes.last_line(tmp_path / "none") == processes.last_line(tmp_path / "empty") == ""
+    (tmp_path / "log").write_bytes(b"a\nb\n c\xff\n\n")
+    assert processes.last_line(tmp_path / "log") == "c\ufffd"

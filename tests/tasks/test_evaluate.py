@@ -3,7 +3,9 @@ from pathlib import Path
 import pytest
 
 from fm.checkpoints import Saved
-from fm.errors import CheckpointError
+from fm.data import Manifest
+from fm.data.manifest import Split
+from fm.errors import CheckpointError, DataError
 from fm.files import read_json, write_json
 from fm.recipe import Recipe
 from tasks import evaluate
@@ -42,3 +44,18 @@ def test_the_checkpoint_that_came_nearest_is_kept(tmp_path: Path, monkeypatch: p
         evaluate.keep_if_best(tmp_path, recipe, saved, rows)
         assert (read_json(tmp_path / "checkpoints" / "best.json")["checkpoint"] == saved.path.name) is best
     assert said == [f"evaluate: the best checkpoint so far, fd {value}: kept" for value in (5, 4)]
+
+
+@pytest.mark.parametrize(
+    ("images", "heldout", "says"),
+    [
+        (10, 3, "3 of its 10 images are held out, .*: 20 are due; take a source of 80 images or more"),
+        (150, 15, "15 of its 150 images are held out, .*: 20 are due; set data.holdout=0.2"),
+        (100, 0, "0 of its 100 images"),
+    ],
+)
+def test_too_few_held_out_images_are_said_with_a_way_out(images: int, heldout: int, says: str) -> None:
+    splits = {"train": Split(images=images - heldout, shards=()), "test": Split(images=heldout, shards=())}
+    manifest = Manifest.model_construct(source="few", splits=splits)
+    with pytest.raises(DataError, match=says):
+        evaluate.judgeable(manifest)

@@ -9,7 +9,7 @@ from fm.checkpoints import newest
 from fm.data import Preparation, open_source, write_shards
 from fm.errors import CheckpointError, Diverged
 from fm.evaluation import cells
-from fm.recipe import Recipe, on_data, open_run
+from fm.recipe import Recipe, on_data, opened
 from fm.records import read
 from tasks import on_workers
 from tests.drills import ranks
@@ -25,8 +25,8 @@ def prepared(tmp_path: Path, *changes: str) -> dict[str, Any]:
     recipe = Recipe.load("tiny", ["training.total_images=192", "training.save_images=64", *changes])
     data = tmp_path / "data"
     manifest = write_shards(open_source(str(tmp_path / "pictures")), data, Preparation(size=16))
-    folder = open_run(tmp_path / "run", recipe)
-    on_data(folder, data, manifest)
+    with opened(tmp_path / "run", recipe) as folder:
+        on_data(folder, data, manifest)
     return {"recipe": recipe.model_dump(mode="json"), "data": str(data), "run": str(folder)}
 
 

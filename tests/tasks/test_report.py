@@ -1,19 +1,7 @@
 from pathlib import Path
 
-from fm.files import sha256
 from fm.recipe import Recipe
-from tasks.report import _stands, finest, next_commands
-
-
-def test_a_report_stands_while_inputs_and_files_are_the_same(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"picture")
-    record = {"inputs": "i", "files": {"a.png": sha256(tmp_path / "a.png")}}
-    assert _stands(record, "i", tmp_path)
-    assert not _stands(record, "j", tmp_path)
-    (tmp_path / "a.png").write_bytes(b"another")
-    assert not _stands(record, "i", tmp_path)
-    (tmp_path / "a.png").unlink()
-    assert not _stands(record, "i", tmp_path)
+from tasks.report import finest, next_commands
 
 
 def test_three_commands_to_go_on_with() -> None:

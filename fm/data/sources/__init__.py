@@ -5,6 +5,7 @@ A source lists its pictures and hands out their bytes; splitting, decoding and r
 """
 
 import importlib
+import os
 import pkgutil
 import re
 from abc import ABC, abstractmethod
@@ -80,7 +81,7 @@ def open_source(uri: str | Path) -> Source:
     for module in known.values():
         if module.fits(uri):
             return module.open_uri(uri)
-    if uri and Path(uri).exists():
+    if uri and os.path.exists(uri):
         raise DataError("no pictures in it", where=uri, mend="give a folder of images, WebDataset tars, or `photos:`")
     if colon and re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
         raise DataError(f"unknown kind of source {scheme!r}", where=uri, mend=nearest(scheme, known))

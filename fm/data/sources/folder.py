@@ -82,11 +82,11 @@ def _item(parts: list[str], splits: dict[str, str]) -> Item:
 
 
 def fits(path: str) -> bool:
-    return Path(path).is_dir() and next(open_uri(path)._files(), None) is not None
+    return os.path.isdir(path) and next(open_uri(path)._files(), None) is not None
 
 
 def open_uri(rest: str) -> Folder:
     root = Path(rest).expanduser()
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise DataError("no such folder", where=rest)
     return Folder(uri=readable(rest), root=root.resolve())

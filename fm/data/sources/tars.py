@@ -125,9 +125,9 @@ def _label(tar: tarfile.TarFile, info: tarfile.TarInfo, names: list[str]) -> str
 
 def _find(rest: str) -> list[Path]:
     path = Path(rest).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):
         return sorted(path.glob("*.tar")) or sorted(path.glob("shards/*.tar"))
-    if path.is_file():
+    if os.path.isfile(path):
         return [path]
     return sorted(Path(found) for found in glob.glob(str(path), recursive=True))
 

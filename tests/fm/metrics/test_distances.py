@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from fm.metrics import DISTANCES, frechet_distance, jackknife
+from fm.metrics import DISTANCES, energy_estimate, frechet_distance, jackknife
 from fm.noise import draws
 
 
@@ -40,6 +40,13 @@ def test_kid_equals_its_definition():
     assert DISTANCES["kid"](x, y) == pytest.approx(expected, rel=1e-10)
 
 
+def test_energy_equals_its_definition():
+    x, y = rows(1, 12).double(), rows(2, 9).double() + 0.5
+    mean = lambda p, q: torch.linalg.norm(p[:, None] - q[None], dim=2).mean()  # noqa: E731
+    expected = 2 * mean(x, y) - mean(x, x) - mean(y, y)
+    assert DISTANCES["energy"](x, y) == pytest.approx(float(expected), abs=1e-6)
+
+
 @pytest.mark.parametrize("name", DISTANCES)
 def test_every_distance_grows_with_the_difference(name):
     reference = rows(0, 400)
@@ -56,6 +63,11 @@ def test_jackknife_interval_is_as_wide_as_the_spread_over_fresh_samples(name):
     half = np.mean([(e.high - e.low) / 2 for e in estimates])
     assert 0.65 < half / (1.96 * spread) < 1.5
     assert all(e.low <= e.value <= e.high for e in estimates)
+
+
+def test_energy_estimate_is_the_jackknife_of_energy():
+    x, y = rows(1, 57), rows(2, 40) + 0.5
+    assert energy_estimate(x, y) == pytest.approx(jackknife(DISTANCES["energy"], x, y), rel=1e-6)
 
 
 def test_jackknife_repeats_itself():

@@ -57,3 +57,14 @@ def test_a_velocity_of_an_objective_brings_its_path() -> None:
     velocity = FlowMatching(OTPath()).velocity(lambda x, t: seen.append(t[0].item()) or x)
     assert solve(velocity, randn(2, 2), "euler", nfe=5, grid="edm").nfe == 5
     assert seen == pytest.approx(GRIDS["edm"](OTPath(), 0.0, 1.0, 5)[:-1])
+
+
+@pytest.mark.parametrize("path", PATHS, ids=by_kind)
+@pytest.mark.parametrize("name", GRIDS)
+def test_grids_are_monotone_on_any_part_of_the_times(name: str, path: Path) -> None:
+    end = path.t_max
+    for span in [(0.0, end), (0.0, 5e-4), (0.0, 0.01), (end - 1e-3, end), (end - 1e-4, end), (0.2, 0.7), (0.0, 0.0126)]:
+        for start, stop in (span, span[::-1]):
+            times = torch.tensor(GRIDS[name](path, start, stop, 7), dtype=torch.float64)
+            assert (float(times[0]), float(times[-1])) == (start, stop)
+            assert ((stop - start) * times.diff() > 0).all(), span

@@ -1,0 +1,1 @@
+"""The commands of `fm`, by what they work on."""

@@ -1,0 +1,30 @@
+"""What the commands answer: values for people or as JSON, a table with what is worth trying next."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import typer
+
+
+def tell(values: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(values))
+    else:
+        for key, value in values.items():
+            typer.echo(f"{key:<12} {value}")
+
+
+def summarise(run: Path, page: Path, as_json: bool) -> None:
+    from fm.files import read_json
+    from fm.recipe import Recipe
+    from fm.results import existing_row, table_note, text_table
+    from tasks.report import next_commands
+
+    rows = [existing_row(run, key) for key in read_json(run / "report" / "inputs.json")["rows"]]
+    if as_json:
+        typer.echo(json.dumps({"report": str(page), "rows": rows}))
+        return
+    typer.echo(f"\n{text_table(rows)}\n{table_note(rows)}\n\nreport: {page.resolve().as_uri()}\n\nworth trying next:")
+    for command, what in next_commands(run, Recipe.load(run)):
+        typer.echo(f"  {command:<60} {what}")

@@ -1,0 +1,69 @@
+"""What the commands ask for: their options, and what these stand for; a wrong one is said before heavy imports."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fm import presets
+from fm.errors import UserError
+from fm.files import check_writable
+from infra import local
+from infra.state import Ports
+
+Preset = Annotated[str, typer.Option("--preset", help=f"A preset ({', '.join(presets.names())}) or a TOML file.")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", help="Change one setting: key=value, e.g. training.batch_images=128.")
+]
+Address = Annotated[
+    str, typer.Option(help="A Ray cluster: host:port, auto, or local. Default: that of `fm up`, or local.")
+]
+Workers = Annotated[int, typer.Option(min=1, help="Training processes.")]
+PortBase = Annotated[int | None, typer.Option(help="Use ports N, N+1, ... instead of 4200, 5000, 6379, 8265.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of one training and its results.")]
+DataFolder = Annotated[Path, typer.Argument(metavar="DATA", help="Folder that `fm prepare` filled.")]
+Source = Annotated[
+    str, typer.Argument(metavar="SOURCE", help="A folder of pictures, a WebDataset tar, or photos: (built in).")
+]
+
+
+def state() -> Path:
+    return Path(os.environ.get("FM_STATE", ".state"))
+
+
+def look(port_base: int | None, folder: Path, source: str = "") -> None:
+    """Says at once, before anything heavy is loaded, what cannot be: ports, folders, sources."""
+    local.check_startable(state(), Ports.from_base(port_base))
+    check_writable(folder)
+    if source:
+        from fm.data import open_source
+
+        if os.path.isdir(source) and folder.resolve().is_relative_to(Path(source).resolve()):
+            raise UserError(f"lies inside the pictures of {source}", str(folder), "choose a folder outside of them")
+        open_source(source)
+
+
+def existing(run: Path) -> Path:
+    if not (run / "recipe.json").exists():
+        raise UserError(
+            "no training here (it has no recipe.json)", str(run), "train first: `fm pipeline` or `fm train`"
+        )
+    return run
+
+
+def recipe_of(preset: str | Path, changes: list[str] | None, workers: int = 1) -> Any:
+    if not os.path.exists(preset) and not str(preset).endswith(".toml"):
+        presets.file(str(preset))
+    from fm.recipe import Recipe
+
+    recipe = Recipe.load(preset, changes or ())
+    recipe.check(workers)
+    return recipe
+
+
+def place(address: str, workers: int) -> Any:
+    from tasks.cluster import Place
+
+    return Place(address=address, workers=workers)

@@ -1,0 +1,84 @@
+"""The commands for the services of this machine: `fm up`, `down`, `status`, `logs`."""
+
+import json
+import os
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.commands.answered import tell
+from flows.commands.asked import AsJson, PortBase, existing, state
+from fm.errors import UserError
+from infra import local
+from infra.state import Ports
+
+
+def up(port_base: PortBase = None) -> None:
+    """Start Prefect with a worker, MLflow and Ray on this machine, and deploy prefect.yaml."""
+    services = local.up(state(), Ports.from_base(port_base))
+    typer.echo("deploying prefect.yaml ...")
+    _deploy(services.environment())
+    _print_status()
+    typer.echo("next: open the first address, Deployments, pipeline-demo, Run. `fm down` stops everything.")
+
+
+def down() -> None:
+    """Stop all that `fm up` started."""
+    stopped = local.down(state())
+    typer.echo(f"stopped {', '.join(stopped)}" if stopped else "nothing was running")
+
+
+def status(run: Annotated[Path | None, typer.Argument(metavar="[RUN]")] = None, as_json: AsJson = False) -> None:
+    """The services of this machine, or how far a RUN is."""
+    if run is None:
+        return _print_status(as_json)
+    from fm.files import read_json
+    from fm.records import read
+
+    training, rows = read_json(existing(run) / "recipe.json")["training"], read(run / "records")
+    measured = len(list((run / "evaluations").glob("*.json")))
+    page = str(run / "report.html") if (run / "report.html").exists() else ""
+    last = rows[-1] if rows else {"images_seen": 0}
+    if as_json:
+        return tell({**last, "total_images": training["total_images"], "rows": measured, "report": page}, True)
+    told = {"train": f"{last['images_seen']:,} of {training['total_images']:,} images"}
+    if training["max_seconds"]:
+        told["train"] += f" or {training['max_seconds']:g} s"
+    if rows:
+        at = datetime.fromtimestamp(last["time"]).strftime("%Y-%m-%d %H:%M:%S")
+        told["train"] += f", loss {last['loss']:.4f}, {last['seconds']:,.0f} s of training, last report {at}"
+    tell({**told, "evaluate": f"{measured} cells measured", "report": page or "not yet"}, False)
+
+
+def logs(
+    name: Annotated[str, typer.Argument(help="prefect, mlflow, ray or worker.")],
+    lines: Annotated[int, typer.Option(min=1, help="How many of its last lines.")] = 30,
+) -> None:
+    """The last lines of a service's log."""
+    path = local.log(state(), name)
+    typer.echo("\n".join(path.read_text(errors="replace").splitlines()[-lines:]))
+
+
+def _print_status(as_json: bool = False) -> None:
+    services = local.status(state())
+    if as_json:
+        typer.echo(json.dumps([vars(s) for s in services]))
+    for s in [] if as_json else services:
+        since = datetime.fromtimestamp(s.since).strftime("%H:%M:%S")
+        health = "healthy" if s.healthy else "NOT HEALTHY"
+        typer.echo(f"{s.name:<8} {s.address:<62} {health:<12} {s.memory_bytes / 2**20:5.0f} MiB  since {since}")
+    if not services and not as_json:
+        typer.echo("nothing is running; `fm up` starts the services")
+
+
+def _deploy(environment: dict[str, str]) -> None:
+    """Deploys prefect.yaml of the folder that holds this project."""
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    done = subprocess.run(command, cwd=root, env={**os.environ, **environment}, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"could not be deployed:\n{(done.stdout + done.stderr)[-2000:]}", str(root / "prefect.yaml"))

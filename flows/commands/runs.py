@@ -1,0 +1,61 @@
+"""The commands that use a trained network: `fm sample`."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.commands.asked import RunFolder, existing
+from fm.errors import SettingsError, UserError
+
+
+def sample(
+    run: RunFolder,
+    n: Annotated[int, typer.Option(min=1, help="How many pictures.")] = 64,
+    out: Annotated[Path, typer.Option(help="The PNG to write: one grid of all pictures.")] = Path("grid.png"),
+    class_name: Annotated[str, typer.Option("--class", help="Only this class, of a class-conditional network.")] = "",
+    guidance: Annotated[
+        float, typer.Option(help="Strength of guidance, away from no label or --guide; 0: none.")
+    ] = 0.0,
+    interval: Annotated[
+        str, typer.Option("--guidance-interval", help="Guide only between these two times of 0 (noise) to 1.")
+    ] = "0,1",
+    guide: Annotated[
+        Path | None, typer.Option(help="RUN of a weaker network of the same kind, to guide away from.")
+    ] = None,
+    solver: Annotated[str, typer.Option(help="How the ODE is solved.")] = "midpoint",
+    nfe: Annotated[int | None, typer.Option(min=1, help="Network evaluations for a picture (fixed steps).")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the initial noise.")] = 0,
+) -> None:
+    """Draw pictures from a trained network."""
+    existing(run)
+    if out.is_dir() or not os.access(out.resolve().parent, os.W_OK):
+        raise UserError("no picture can be written here", str(out), "name a file in a folder you may write")
+    from fm.tableaux import tableau
+
+    fixed, between = not tableau(solver, "--solver").error, _interval(interval)
+    if (guidance and not (class_name or guide)) or (guide and not guidance):
+        raise SettingsError("go together", "--guidance and --class or --guide", "for example --guidance 1 --guide RUN")
+    if guide:
+        existing(guide)
+    from fm.files import atomic
+    from fm.recipe import load
+    from fm.report import picture
+
+    flow, weaker = load(run), load(guide) if guide else None
+    y = flow.labels_of(class_name, n) if class_name else None
+    guided = {"guidance": guidance, "interval": between, "guide": weaker}
+    images = flow.sample(n, seed, y=y, method=solver, nfe=nfe or (32 if fixed else None), **guided)
+    with atomic(out) as file:
+        file.write(picture(images))
+    what = "pictures" if flow.of_images else "points"
+    typer.echo(f"{n} {what} in {out} ({solver}, {nfe or (32 if fixed else 'adaptive')} NFE, seed {seed})")
+
+
+def _interval(text: str) -> tuple[float, float]:
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise SettingsError(f"{text!r} is not two times", "--guidance-interval", "for example 0.2,0.8") from None
+    return low, high

@@ -1,0 +1,203 @@
+"""The commands that run a flow: `fm demo`, `demo2d`, `pipeline`, `prepare`, `train`, `evaluate`."""
+
+import importlib
+import json
+import os
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.commands.answered import summarise, tell
+from flows.commands.asked import (
+    Address,
+    AsJson,
+    Changes,
+    DataFolder,
+    PortBase,
+    Preset,
+    RunFolder,
+    Source,
+    Workers,
+    existing,
+    look,
+    place,
+    recipe_of,
+    state,
+)
+from fm import presets
+from fm.errors import SettingsError
+from fm.files import check_writable
+from infra import local
+from infra.state import Ports
+
+
+def demo(workers: Workers = 2, port_base: PortBase = None, as_json: AsJson = False) -> None:
+    """The whole pipeline on real photographs, in minutes and without a GPU; ends with runs/demo/report.html."""
+    pipeline("photos:", Path("runs/demo"), "demo", None, "", workers, port_base, as_json)
+
+
+def demo2d(
+    out: Annotated[Path, typer.Argument(metavar="[OUT]", help="Folder of the page.")] = Path("runs/demo2d"),
+    data: Annotated[list[str] | None, typer.Option(help="checkerboard, eight_gaussians, two_moons, or all.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The paper's Figures 2 to 4 in the plane, OT against VP, on one page: two minutes a distribution on 2 cores."""
+    from fm.data.plane import chosen
+
+    names = chosen(data or ["checkerboard"], where="--data")
+    check_writable(out)
+    from fm.demo2d.running import run
+
+    made = run(out, names)
+    typer.echo(json.dumps({"report": str(made.page), "rows": made.rows}) if as_json else made.text())
+
+
+def pipeline(
+    source: Source,
+    run: RunFolder,
+    preset: Preset,
+    changes: Changes = None,
+    address: Address = "",
+    workers: Workers = 2,
+    port_base: PortBase = None,
+    as_json: AsJson = False,
+) -> None:
+    """Pictures in, report out: prepare, train, evaluate, report. What is done already is not done again."""
+    look(port_base, run, source)
+    recipe = recipe_of(preset, changes, workers)
+    with services(port_base):
+        page = flow("pipeline", "pipeline")(source, str(run), recipe, place(address, workers))
+    summarise(run, Path(page), as_json)
+
+
+def prepare(
+    source: Source,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the shards.")] = Path(),
+    size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 32,
+    method: Annotated[
+        str, typer.Option(help="box: the whole picture squeezed; center-crop: short side, then centre.")
+    ] = "box",
+    encoding: Annotated[str, typer.Option(help="raw: fastest to read; png: smaller.")] = "raw",
+    holdout: Annotated[float, typer.Option(help="Share held out as test split where the source has no splits.")] = 0.1,
+    describe: Annotated[bool, typer.Option("--describe", help="Print what the source holds; prepare nothing.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read OUT's shards and compare their hashes; prepare nothing.")
+    ] = False,
+    address: Address = "",
+    port_base: PortBase = None,
+    as_json: AsJson = False,
+) -> None:
+    """Downsample pictures and shard them into WebDataset tars with a manifest."""
+    from fm import data
+
+    look(port_base, out, source)
+    if describe:
+        return tell(data.describe(data.open_source(source)).model_dump(mode="json"), as_json)
+    if out == Path():
+        raise SettingsError("is missing", "OUT", "name a folder for the shards, e.g. data/mine")
+    if not verify:
+        settings = _preparation(size=size, method=method, encoding=encoding, holdout=holdout)
+        with services(port_base):
+            flow("prepare", "prepare_data")(source, str(out), settings, place(address, 1))
+    manifest = data.verify(out)
+    tell({name: split.images for name, split in manifest.splits.items()} | {"digest": manifest.digest}, as_json)
+
+
+def train(
+    data: DataFolder,
+    run: RunFolder,
+    preset: Preset,
+    changes: Changes = None,
+    address: Address = "",
+    workers: Workers = 2,
+    port_base: PortBase = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a network on prepared data; started again, it continues."""
+    from fm.data import load_manifest
+
+    load_manifest(data)
+    look(port_base, run)
+    recipe = recipe_of(preset, changes, workers)
+    with services(port_base):
+        weights = flow("train", "train_run")(str(data), str(run), recipe, place(address, workers))
+    tell({"run": str(run), "weights": weights}, as_json)
+
+
+def evaluate(
+    run: RunFolder,
+    data: Annotated[str, typer.Argument(metavar="[DATA]", help="The data it was trained on, if they have moved.")] = "",
+    solvers: Annotated[
+        str, typer.Option(help="Solvers with fixed steps, e.g. euler,midpoint,rk4. Default: the recipe's.")
+    ] = "",
+    nfe: Annotated[str, typer.Option(help="Network evaluations for each of them, e.g. 4,8,16.")] = "",
+    samples: Annotated[int | None, typer.Option(min=20, help="Samples for each cell.")] = None,
+    nll_k: Annotated[int | None, typer.Option(min=1, help="Dequantisation draws for each image.")] = None,
+    changes: Changes = None,
+    address: Address = "",
+    workers: Workers = 2,
+    port_base: PortBase = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a trained network at several solvers and budgets, in parallel, and write its report.
+
+    The report shows these cells; rows measured before stay in RUN/evaluations.
+    """
+    look(port_base, existing(run))
+    for change in changes or []:
+        if not change.startswith("evaluation."):
+            mend = "only evaluation.* may change after the training"
+            raise SettingsError("changes the training", f"--set {change}", mend)
+    recipe = recipe_of(run, [*(changes or []), *measurements(solvers, nfe, samples, nll_k)])
+    with services(port_base):
+        page = flow("evaluate", "evaluate_run")(str(run), data, recipe.evaluation, place(address, workers))
+    summarise(run, Path(page), as_json)
+
+
+@contextmanager
+def services(port_base: int | None) -> Iterator[None]:
+    """Prefect and MLflow for the length of a command; the flow's libraries are imported while they start."""
+    typer.echo("starting Prefect and MLflow, unless they are up ...", err=True)
+    with local.embedded(state(), Ports.from_base(port_base)) as services:
+        os.environ.update(services.environment())
+        # The terminal shows what the tasks say; Prefect's own words stay in its UI.
+        line = "%(asctime)s  %(message)s"
+        for kind in ("FLOW_RUN", "TASK_RUN"):
+            os.environ.setdefault(f"PREFECT_LOGGING_FORMATTERS_STANDARD_{kind}_FMT", line)
+        try:
+            yield
+        finally:
+            importlib.import_module("tasks.watching").flush()
+
+
+def flow(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(f"flows.{module}"), name)
+
+
+def _preparation(**values: Any) -> Any:
+    from fm.data import Preparation
+    from fm.parsing import parse
+
+    return parse(Preparation, tomllib.loads(presets.file("demo").read_text())["data"] | values)
+
+
+def measurements(solvers: str, nfe: str, samples: int | None, nll_k: int | None) -> list[str]:
+    """The options of `fm evaluate` as changes of its recipe."""
+    if bool(solvers) != bool(nfe):
+        raise SettingsError("go together", "--solvers and --nfe", "for example --solvers euler,midpoint --nfe 4,8,16")
+    changes = [f"evaluation.samples={samples}"] if samples else []
+    changes += [f"evaluation.nll_k={nll_k}"] if nll_k else []
+    if not all(n.strip().isdecimal() for n in nfe.split(",") if nfe):
+        raise SettingsError(f"{nfe!r} is not a list of whole numbers", "--nfe", "for example 4,8,16")
+    if solvers:
+        from fm.tableaux import tableau
+
+        for solver in solvers.split(","):
+            tableau(solver, "--solvers")
+        cells = [f"{{solver = {json.dumps(s)}, nfe = {int(n)}}}" for s in solvers.split(",") for n in nfe.split(",")]
+        changes.append(f"evaluation.grid=[{', '.join(cells)}]")
+    return changes

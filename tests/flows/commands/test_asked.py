@@ -1,0 +1,23 @@
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.commands.asked import existing
+from fm.errors import UserError
+
+
+def test_a_folder_without_a_training_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no training here \(it has no recipe.json\); train first"):
+        existing(tmp_path)
+    (tmp_path / "recipe.json").touch()
+    assert existing(tmp_path) == tmp_path
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_no_write_permission_is_one_line(services: Any, command: Any, tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    done = command("pipeline", "photos:?tiles=20", "locked/run", "--preset", "tiny", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "choose a folder you may write" in done.stderr

@@ -24,12 +24,13 @@ for command, example in (
     (stages.train, "fm train data/mine runs/mine --preset demo --set training.total_images=200000"),
     (stages.evaluate, "fm evaluate runs/mine --solvers euler,midpoint --nfe 4,8,16 --samples 500"),
     (runs.sample, "fm sample runs/demo --n 64 --out grid.png --solver midpoint --nfe 16"),
+    (runs.import_, "fm import otcfm_cifar10_weights_step_400000.pt runs/otcfm"),
     (machine.up, "fm up --port-base 24000"),
     (machine.down, "fm down"),
     (machine.status, "fm status, or: fm status runs/demo"),
     (machine.logs, "fm logs prefect --lines 50"),
 ):
-    app.command(epilog=f"Example: {example}")(command)
+    app.command(command.__name__.rstrip("_"), epilog=f"Example: {example}")(command)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -32,6 +32,17 @@ BEST = "best.json"
 
 class Damaged(CheckpointError):
     """A checkpoint whose files are not what its state.json says: the one before it is used."""
+
+
+class Snapshot(Protocol):
+    """What can be kept as a checkpoint: tensors by file and name, the one called "ema" among them, and numbers."""
+
+    @property
+    def images_seen(self) -> int: ...
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]: ...
+
+    def numbers(self) -> dict[str, Any]: ...
 
 
 @dataclass
@@ -102,7 +113,7 @@ class Store:
         """Whether what `begin` began has come to its end, so that `finish` returns at once."""
         return self._writing is not None and self._writing.done()
 
-    def begin(self, state: State) -> None:
+    def begin(self, state: Snapshot) -> None:
         """Copies the state and starts to write it on a thread of its own: training goes on meanwhile.
 
         What is still being written is finished first; a place that is already saved is not saved again.
@@ -124,7 +135,7 @@ class Store:
         assert saved is not None  # noqa: S101  begin leaves one, or settling raises
         return saved
 
-    def save(self, state: State) -> Saved:
+    def save(self, state: Snapshot) -> Saved:
         """Begins and finishes: for callers who wait."""
         self.begin(state)
         return self.finish()
@@ -316,7 +327,7 @@ def _sync(path: Path) -> None:
 
 def _copy_into(live: dict[str, dict[str, Tensor]], stored: dict[str, dict[str, Tensor]], folder: Path) -> None:
     """Copies in place, after all names and shapes were compared: memory layout and devices stay as they are."""
-    differ = list(_differences(live, stored))
+    differ = list(differing(live, stored))
     if differ:
         raise CheckpointError(f"is of another network ({'; '.join(differ[:3])})", where=str(folder))
     with torch.no_grad():
@@ -325,7 +336,8 @@ def _copy_into(live: dict[str, dict[str, Tensor]], stored: dict[str, dict[str, T
                 tensor.copy_(stored[file][name])
 
 
-def _differences(live: dict[str, dict[str, Tensor]], stored: dict[str, dict[str, Tensor]]) -> Iterator[str]:
+def differing(live: dict[str, dict[str, Tensor]], stored: dict[str, dict[str, Tensor]]) -> Iterator[str]:
+    """In words, each name or shape that is not the same in both, by file and name."""
     if odd := sorted(live.keys() ^ stored.keys()):
         yield f"{', '.join(odd)} {'is' if len(odd) == 1 else 'are'} on one side only"
     for file in filter(stored.__contains__, live):

@@ -28,6 +28,7 @@ from fm.objectives import OBJECTIVES, Objective, objective
 from fm.parallel import World
 from fm.parsing import fields, parse
 from fm.paths import AnyPath
+from fm.peers import Peer
 from fm.settings import Settings
 from fm.training import Training
 from fm.training import check as check_training
@@ -50,6 +51,11 @@ class Recipe(Settings):
     )
     training: Training = Field(title="Training", description="How the network is trained.")
     evaluation: Evaluation = Field(title="Evaluation", description="What is measured on the trained network.")
+    peer: Peer | None = Field(
+        default=None,
+        title="Trained elsewhere",
+        description="By whom and on what, of `fm import`; empty = trained here.",
+    )
 
     @classmethod
     def load(cls, where: str | Path, changes: Iterable[str] | Mapping[str, Any] = ()) -> Self:
@@ -62,6 +68,11 @@ class Recipe(Settings):
         values, source = _read(where)
         if cls is Recipe and _of_points(values):
             raise SettingsError("is of points, not of pictures", source, "`fm demo2d` measures and draws it")
+        return cls.changed(values, changes, source)
+
+    @classmethod
+    def changed(cls, values: dict[str, Any], changes: Iterable[str] | Mapping[str, Any], source: str = "") -> Self:
+        """A recipe from plain values, into which the changes are written; errors as `load` raises them."""
         pairs = changes.items() if isinstance(changes, Mapping) else [_pair(c) for c in changes]
         for key, value in pairs:
             _set(values, key, value)
@@ -96,7 +107,9 @@ class Recipe(Settings):
         """The freshly initialised network (from the training seed) and its objective, for samples of `shape`."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.training.seed)
-            model = self.model.build(shape, classes if self.class_conditional else None)
+            model: nn.Module = self.model.build(shape, classes if self.class_conditional else None)
+        if self.peer:
+            model = self.peer.adapt(model, self.path, self.objective)
         return model, objective(self.objective)(self.path)
 
     def check(self, workers: int = 1) -> None:
@@ -165,6 +178,8 @@ def _flow(recipe: Recipe, model: nn.Module, objective: Objective, data: dict[str
     lineage = {"data": data["digest"], "recipe": recipe.digest(), **info}
     if recipe.plugins:
         lineage["plugins"] = recipe.plugins
+    if recipe.peer:
+        lineage["peer"] = recipe.peer.name
     classes = tuple(data["classes"]) if recipe.class_conditional else None
     return Flow(model, objective, shape=tuple(data["shape"]), classes=classes, lineage=lineage)
 
@@ -217,17 +232,40 @@ def on_points(run: Path, points: Points, order: str = "") -> None:
     _note(run, facts | {"shape": list(points.shape), "classes": [], "images": {}}, order)
 
 
+def on_import(run: Path, shape: tuple[int, ...], classes: int, facts: dict[str, Any]) -> None:
+    """Notes in RUN/data.json that its network was trained elsewhere, on data unknown, and what is known of it."""
+    names = [str(label) for label in range(classes)]
+    trained_on = {"data": "", "digest": "", "source": "unknown", "shape": list(shape), "classes": names, "images": {}}
+    write_json(run / "data.json", trained_on | {"order": "", "imported": facts})
+
+
 def _note(run: Path, facts: dict[str, Any], order: str) -> None:
     """Writes RUN/data.json; who names no order (an evaluation) keeps the one that is there."""
     file = run / "data.json"
     there = read_json(file) if file.exists() else {}
-    if there and _is_trained(run) and there["digest"] != facts["digest"]:
+    if "imported" in there:
+        facts = _scored_on(run, there, facts, order)
+    elif there and _is_trained(run) and there["digest"] != facts["digest"]:
         raise SettingsError(
             f"was trained on data {there['digest']}, not {facts['digest']}", str(run), "choose another RUN folder"
         )
     facts["order"] = order or there.get("order", "")
     if there != facts:
         write_json(file, facts)
+
+
+def _scored_on(run: Path, there: dict[str, Any], facts: dict[str, Any], order: str) -> dict[str, Any]:
+    """What RUN/data.json says of an imported network that is scored on a data set, any one that fits it."""
+    if order:
+        raise SettingsError(
+            "was imported, without an optimiser or a place in a stream of data to go on from",
+            str(run),
+            "train in another RUN",
+        )
+    if there["shape"] != facts["shape"] or len(there["classes"]) not in (0, len(facts["classes"])):
+        sizes = [f"{'x'.join(map(str, side['shape']))}, {len(side['classes'])} classes" for side in (there, facts)]
+        raise SettingsError(f"its network is of {sizes[0]}, the data of {sizes[1]}", str(run), "prepare data alike")
+    return facts | {"classes": there["classes"], "imported": there["imported"]}
 
 
 def _read(where: str | Path) -> tuple[dict[str, Any], str]:

@@ -39,10 +39,13 @@ def status(run: Annotated[Path | None, typer.Argument(metavar="[RUN]")] = None, 
     from fm.files import read_json
     from fm.records import read
 
-    training, rows = read_json(existing(run) / "recipe.json")["training"], read(run / "records")
+    data = read_json(run / "data.json") if (existing(run) / "data.json").exists() else {}
+    training, rows = read_json(run / "recipe.json")["training"], read(run / "records")
     measured = len(list((run / "evaluations").glob("*.json")))
     page = str(run / "report.html") if (run / "report.html").exists() else ""
     last = rows[-1] if rows else {"images_seen": 0}
+    if "imported" in data:
+        return tell({**data["imported"], "rows": measured, "report": page or "not yet"}, as_json)
     if as_json:
         return tell({**last, "total_images": training["total_images"], "rows": measured, "report": page}, True)
     told = {"train": f"{last['images_seen']:,} of {training['total_images']:,} images"}

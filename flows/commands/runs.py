@@ -1,4 +1,4 @@
-"""The commands that use a trained network: `fm sample`."""
+"""The commands that use a trained network: `fm sample`, `fm import`."""
 
 import os
 from pathlib import Path
@@ -6,8 +6,11 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.asked import RunFolder, existing
+from flows.commands.answered import tell
+from flows.commands.asked import AsJson, Changes, RunFolder, existing
+from fm import presets
 from fm.errors import SettingsError, UserError
+from fm.files import check_writable
 
 
 def sample(
@@ -51,6 +54,43 @@ def sample(
         file.write(picture(images))
     what = "pictures" if flow.of_images else "points"
     typer.echo(f"{n} {what} in {out} ({solver}, {nfe or (32 if fixed else 'adaptive')} NFE, seed {seed})")
+
+
+def import_(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A .pt, .pth or .safetensors file.")],
+    run: RunFolder,
+    peer: Annotated[
+        str | None, typer.Option(help="Who trained it, for plain weights: guided-diffusion, torchcfm, flow_matching.")
+    ] = None,
+    weights: Annotated[str, typer.Option(help="ema: the averaged ones; model: the raw ones.")] = "ema",
+    size: Annotated[int | None, typer.Option(min=4, help="Side of its images in pixels, if unknown.")] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="linear or cosine: what a guided-diffusion network was trained on, if unknown.")
+    ] = None,
+    qkv_first: Annotated[
+        bool | None,
+        typer.Option("--new-attention-order/--legacy-attention-order", help="guided-diffusion's flag, if unknown."),
+    ] = None,
+    images_seen: Annotated[int, typer.Option("--images", min=0, help="Images it has seen, if you know.")] = 0,
+    preset: Annotated[str | None, typer.Option(help="A preset, for its evaluation and head channels.")] = None,
+    changes: Changes = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a RUN of a checkpoint of guided-diffusion, torchcfm or flow_matching, to sample, score and compare.
+
+    Weights only: nothing in the file is executed. The RUN cannot be trained further: it has no optimiser.
+    """
+    if not checkpoint.is_file():
+        raise UserError("no such file", str(checkpoint))
+    check_writable(run)
+    if preset:
+        presets.file(preset)
+    from fm.importing import import_run
+
+    told = {"run": str(run)} | import_run(
+        checkpoint, run, peer, weights, size, schedule, qkv_first, images_seen, preset, changes or ()
+    )
+    tell(told, as_json)
 
 
 def _interval(text: str) -> tuple[float, float]:

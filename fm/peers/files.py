@@ -1,0 +1,234 @@
+"""Peers' checkpoint files: whose it is, the weights by ADM's names, and what their names and shapes tell.
+
+Nothing in a file is executed. What the weights cannot tell (image size, heads, noise schedule) is known of published
+files, or has to be said by who imports them.
+"""
+
+import argparse
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fm.errors import CheckpointError, SettingsError, member
+
+PREFIXES = ("module.", "_orig_mod.")  # what wrappers of the network put before every name
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the weights do not tell: pixels a side, noise schedule, channels of a head, and the order of q, k and v."""
+
+    size: int | None = None
+    schedule: str | None = None
+    head_channels: int | None = None
+    qkv_first: bool = False  # guided-diffusion's use_new_attention_order: all q, then all k, then all v
+
+
+PEERS = {
+    "guided-diffusion": Known(),
+    "torchcfm": Known(schedule="ot"),
+    "flow_matching": Known(schedule="ot", qkv_first=True),
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A peer's file: whose it is, the weights by ADM's names, under which key, what is known, what the file says."""
+
+    peer: str
+    key: str
+    weights: dict[str, Tensor]
+    known: Known = Known()
+    told: dict[str, Any] = field(default_factory=dict)
+
+
+# guided-diffusion's published networks, by file name: the flags that its README gives for each.
+PUBLISHED = {"64x64_diffusion": Known(64, "cosine", 64, True)} | dict.fromkeys(
+    ("256x256_diffusion", "256x256_diffusion_uncond", "lsun_bedroom", "lsun_cat", "lsun_horse", "lsun_horse_nodropout"),
+    Known(256, "linear", 64),
+)
+
+
+def read(file: Path) -> Any:
+    """The content of a safetensors file or of a torch checkpoint: tensors, numbers, words and containers alone.
+
+    Of classes only argparse's Namespace is let in, in which flow_matching keeps its options: names and values.
+
+    Raises: CheckpointError if it is neither, or holds what would be executed.
+    """
+    if not file.is_file():
+        raise CheckpointError("no such file", str(file))
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old pickle protocols
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a broken file makes of a reader
+        raise CheckpointError(f"is not a checkpoint to import ({_reason(error)})", str(file)) from None
+
+
+def _reason(error: Exception) -> str:
+    if not isinstance(error, pickle.UnpicklingError):
+        return "it is broken, or neither torch's nor safetensors"
+    asked = re.search(r"GLOBAL ([\w.]+)", str(error))  # what its pickle would have called
+    what = f"{asked[1]}, which would be executed" if asked else "more than weights"
+    return f"it holds {what}; nothing was"
+
+
+def found_in(content: Any, file: Path, peer: str | None = None, weights: str = "ema") -> Found:
+    """Whose checkpoint it is, by its layout, and the chosen weights in it.
+
+    Raises: CheckpointError if it is of no layout known, or lacks these weights.
+    """
+    member(weights, {"ema": 0, "model": 0}, "weights", where="--weights")
+    if peer:
+        member(peer, dict.fromkeys(PEERS), "peer", where="--peer")
+    content = content if isinstance(content, Mapping) else {}
+    if {"ema_model", "net_model"} & content.keys():
+        found = _torchcfm(content, file, peer, weights)
+    elif isinstance(content.get("model"), Mapping):
+        found = _flow_matching(content, file, peer, weights)
+    else:
+        found = Found("", "", _named(content))
+    if not found.weights or not all(isinstance(value, Tensor) for value in found.weights.values()):
+        shown = f" (it holds {', '.join(map(str, list(content)[:5]))})" if content else ""
+        raise CheckpointError(f"is of no layout known{shown}", str(file), "save the network's state_dict")
+    return found if found.peer else _plain(found.weights, file, peer)
+
+
+def _torchcfm(content: Mapping[str, Any], file: Path, peer: str | None, weights: str) -> Found:
+    """{"net_model", "ema_model", "sched", "optim", "step"} of its CIFAR-10 example, whose heads have 64 channels."""
+    key = "ema_model" if weights == "ema" else "net_model"
+    if key not in content:
+        raise _no_average(file, content) if weights == "ema" else CheckpointError("holds no net_model", str(file))
+    told = {"step": content["step"]} if "step" in content else {}
+    return Found(peer or "torchcfm", key, _named(content[key]), Known(32, "ot", 64), told)
+
+
+def _flow_matching(content: Mapping[str, Any], file: Path, peer: str | None, weights: str) -> Found:
+    """{"model", "optimizer", "epoch", "args"} of its image example; the average is a list in the network's order."""
+    state = content["model"]
+    inner = {str(name).removeprefix("model."): value for name, value in state.items() if str(name).startswith("model.")}
+    key, chosen = "model", inner or state
+    if weights == "ema":
+        shadows = [value for name, value in state.items() if str(name).startswith("shadow_params.")]
+        if len(shadows) != len(inner) or not shadows:
+            raise _no_average(file, content)
+        key, chosen = "model: shadow_params", dict(zip(inner, shadows, strict=True))
+    args = vars(content["args"]) if isinstance(content.get("args"), argparse.Namespace) else {}
+    if args.get("discrete_flow_matching"):
+        raise CheckpointError("is of discrete flow matching, which is another kind of model", str(file))
+    told = {"epoch": content["epoch"]} if "epoch" in content else {}
+    told |= {name: args[name] for name in ("dataset", "batch_size", "class_drop_prob") if name in args}
+    known = Known(32 if args.get("dataset") == "cifar10" else None, "ot", 64, qkv_first=True)
+    return Found(peer or "flow_matching", key, _without_padding(_named(chosen), file), known, told)
+
+
+def _plain(state: dict[str, Tensor], file: Path, peer: str | None) -> Found:
+    """A state dict by itself: the names are the same for all three, so whose it is has to be known."""
+    known = PUBLISHED.get(file.stem)
+    learns_variance = "out.2.weight" in state and len(state["out.2.weight"]) == 6  # guided-diffusion's alone
+    peer = peer or ("guided-diffusion" if known or learns_variance else None)
+    if peer is None:
+        mend = f"give --peer {' or '.join(PEERS)}, which differ in time and in what they predict"
+        raise SettingsError("is not told by plain weights", "--peer", mend)
+    if peer == "flow_matching":
+        state = _without_padding(state, file)
+    return Found(peer, "the file itself", state, known or PEERS[peer])
+
+
+def _named(state: Any) -> dict[str, Any]:
+    """The weights without what a wrapper of the network put before every name; none of what are none."""
+    if not isinstance(state, Mapping):
+        return {}
+    for prefix in PREFIXES:
+        if all(str(name).startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return dict(state)
+
+
+def _no_average(file: Path, content: Mapping[str, Any]) -> CheckpointError:
+    shown = ", ".join(map(str, list(content)[:6]))
+    return CheckpointError(
+        f"holds no average of the weights (keys: {shown})", str(file), "--weights model takes them raw"
+    )
+
+
+def _without_padding(state: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """flow_matching keeps a row of zeros after the classes for "no label", which is -1 here and needs no row."""
+    labels = state.get("label_emb.weight")
+    if labels is None:
+        return state
+    if bool(labels[-1].any()):
+        raise CheckpointError("its embedding of no label is not zero, as flow_matching's is", str(file))
+    return state | {"label_emb.weight": labels[:-1]}
+
+
+def architecture(weights: Mapping[str, Tensor], size: int, file: Path) -> dict[str, Any]:
+    """The network's settings as the names and shapes tell them, for images of `size` pixels a side.
+
+    Raises: CheckpointError if they are not those of ADM's U-Net, or of one that ours cannot be.
+    """
+
+    def shape(name: str) -> torch.Size:
+        if name not in weights:
+            shown = ", ".join(list(weights)[:3])
+            raise CheckpointError(f"is not ADM's U-Net: no {name} (it holds {shown}, ...)", str(file))
+        return weights[name].shape
+
+    channels, stages = shape("time_embed.0.weight")[1], _count(weights, "output_blocks")
+    if missing := [i for i in range(_count(weights, "input_blocks")) if not _any(weights, f"input_blocks.{i}.")]:
+        what = f"input_blocks.{missing[0]} has no weights: it resizes without convolutions (conv_resample=False)"
+        raise CheckpointError(f"{what}, which this network cannot", str(file))
+    ups = [i for i in range(stages) if _is_up(weights, i)]
+    blocks, levels = (ups[0] if ups else stages - 1), len(ups) + 1
+    firsts = [f"input_blocks.{1 + level * (blocks + 1)}" for level in range(levels)]  # of each level
+    widths = [shape(f"{first}.0.out_layers.3.weight")[0] for first in firsts]
+    if odd := [width for width in widths if width % channels]:
+        raise CheckpointError(f"a level of {odd[0]} channels is no multiple of {channels}", str(file))
+    if shape("input_blocks.0.0.weight")[1] != 3:
+        raise CheckpointError(f"takes {shape('input_blocks.0.0.weight')[1]} channels, not pictures of 3", str(file))
+    embedded = shape(f"{firsts[0]}.0.emb_layers.1.weight")[0]
+    return {
+        "channels": channels,
+        "multiples": [width // channels for width in widths],
+        "blocks": blocks,
+        "attention_resolutions": [
+            size >> level for level, first in enumerate(firsts) if f"{first}.1.qkv.weight" in weights
+        ],
+        "scale_shift": embedded == 2 * widths[0],
+        "updown_blocks": not _any(weights, "input_blocks.", ".0.op.weight"),
+    }
+
+
+def _count(weights: Mapping[str, Tensor], blocks: str) -> int:
+    return 1 + max((int(name.split(".")[1]) for name in weights if name.startswith(f"{blocks}.")), default=-1)
+
+
+def _any(weights: Mapping[str, Tensor], start: str, end: str = "") -> bool:
+    return any(name.startswith(start) and name.endswith(end) for name in weights)
+
+
+def _is_up(weights: Mapping[str, Tensor], stage: int) -> bool:
+    """Whether a stage of the way up doubles the size: by a second residual block, or a convolution after it."""
+    after = [f"output_blocks.{stage}.{i}" for i in (1, 2)]
+    return any(f"{module}.in_layers.2.weight" in weights or f"{module}.conv.weight" in weights for module in after)
+
+
+def classes(weights: Mapping[str, Tensor]) -> int:
+    """Classes of the network, 0 if it takes no labels."""
+    return len(weights.get("label_emb.weight", ()))
+
+
+def heads_first(qkv: Tensor, head_channels: int) -> Tensor:
+    """Rows ordered q, k, v with heads inside each -> head after head with q, k, v inside each."""
+    return qkv.unflatten(0, (3, -1, head_channels)).transpose(0, 1).flatten(0, 2)

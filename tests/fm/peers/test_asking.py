@@ -86,7 +86,9 @@ def test_on_its_own_path_in_our_pixels_a_network_is_asked_as_it_is():
 def test_the_pixel_maps_agree_at_every_level_and_decode_to_the_nearest():
     levels = torch.arange(256, dtype=torch.uint8)
     theirs = (levels.double() / 127.5 - 1) / SCALES["k/127.5 - 1"]
-    torch.testing.assert_close(theirs, to_unit(levels, torch.full((256,), 0.5, dtype=torch.float64)), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        theirs, to_unit(levels, torch.full((256,), 0.5, dtype=torch.float64)), rtol=0, atol=1e-12
+    )
     off = 0.49 / 127.5
     assert torch.equal(to_pixels(theirs + off), levels) and torch.equal(to_pixels(theirs - off), levels)
 
@@ -98,5 +100,5 @@ def test_schedules_end_where_their_papers_say():
 
 
 def test_a_network_is_not_asked_for_what_it_does_not_predict():
-    with pytest.raises(SettingsError, match="objective: flow_matching asked of a network .* for noise_matching"):
+    with pytest.raises(SettingsError, match=r"objective: flow_matching asked of a network .* for noise_matching"):
         Peer(name="guided-diffusion", schedule="linear").adapt(nn.Identity(), VPPath(), "flow_matching")

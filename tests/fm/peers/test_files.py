@@ -81,7 +81,9 @@ def test_heads_first_leaves_the_attention_what_it_is() -> None:
     qkv = torch.nn.functional.conv1d(block.norm(x).flatten(2), block.qkv.weight, block.qkv.bias)
     q, k, v = (part.reshape(2 * 4, 16, 16) for part in qkv.chunk(3, dim=1))  # q, k, v first, heads inside each
     h = torch.einsum("bts,bcs->bct", torch.softmax(torch.einsum("bct,bcs->bts", q, k) / 4, dim=-1), v)
-    expected = x + torch.nn.functional.conv1d(h.reshape(2, 64, 16), block.proj_out.weight, block.proj_out.bias).view_as(x)
+    expected = x + torch.nn.functional.conv1d(h.reshape(2, 64, 16), block.proj_out.weight, block.proj_out.bias).view_as(
+        x
+    )
     for parameter in (block.qkv.weight, block.qkv.bias):
         parameter.data = heads_first(parameter.data, 16)
     torch.testing.assert_close(block(x, torch.empty(0)), expected)

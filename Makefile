@@ -29,7 +29,7 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY)  ## the whole pipeline on real photographs, about 6 minutes; ends with runs/demo/report.html
 	@$(VENV)/bin/fm demo
 
-test: $(READY)  ## lint, types, import contracts and every test
+test: $(READY)  ## lint, types, import contracts and every test but the slow ones (pytest -m slow)
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check -q . && $(VENV)/bin/mypy && $(VENV)/bin/lint-imports --no-logo
 	@$(PY) -m pytest
 

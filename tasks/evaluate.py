@@ -80,6 +80,9 @@ def keep_if_best(run: Path, recipe: Recipe, saved: Saved, rows: list[Row]) -> No
 def _jobs(run: Path, recipe: Recipe, saved: Saved) -> list[Job]:
     """The grid on the trained weights, and one cell on the untrained ones, with the keys of their rows."""
     settings, data = recipe.evaluation, read_json(run / "data.json")["digest"]
+    if not data:
+        what = "was imported, and on what data it is to be measured is not said"
+        raise DataError(what, str(run), "name them: `fm evaluate RUN DATA`")
     features = load_features(settings.features).weights
     grid = cells(settings)
     # The cheapest cell: a network before its first step answers zero, which every solver integrates exactly.

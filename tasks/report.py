@@ -72,7 +72,7 @@ def _pictures(flow: Flow, data: str, cell: Cell) -> Pictures:
 
 
 def _title(run: Path, recipe: Recipe) -> str:
-    return run.name if run.name == recipe.name else f"{run.name}, preset {recipe.name}"
+    return run.name if recipe.peer or run.name == recipe.name else f"{run.name}, preset {recipe.name}"
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
@@ -80,11 +80,12 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
 
 
 def next_commands(run: Path, recipe: Recipe) -> list[tuple[str, str]]:
-    """The three commands worth trying next."""
+    """The commands worth trying next."""
     fm = ".venv/bin/fm" if Path(".venv/bin/fm").exists() else "fm"
     run = Path(os.path.relpath(run))
+    another = f"{fm} pipeline YOUR_PICTURES runs/ANOTHER --preset {recipe.name}"
     return [
         (f"{fm} sample {run} --n 64 --out {run}/grid.png", "draw more pictures"),
         (f"{fm} up", "Prefect and MLflow, to look at this run in both"),
-        (f"{fm} pipeline YOUR_PICTURES runs/ANOTHER --preset {recipe.name}", "the same on another folder of pictures"),
+        *([] if recipe.peer else [(another, "the same on another folder of pictures")]),
     ]

@@ -102,6 +102,7 @@ def test_every_command_has_help_an_example_and_a_line_in_the_readme(name: str) -
         (["sample", RUN, "--solver", "eulr"], "error: --solver: unknown solver 'eulr'; did you mean 'euler'?"),
         (["sample", RUN, "--guidance", "1"], "error: --guidance and --class or --guide: go together"),
         (["sample", RUN, "--guidance-interval", "1"], "error: --guidance-interval: '1' is not two times"),
+        (["import", "no-such-file.pt", "run"], "error: no-such-file.pt: no such file"),
         (
             ["prepare", "photos:", "out", "--method", "bxo"],
             "error: method: unknown resize method 'bxo'; did you mean 'box'",

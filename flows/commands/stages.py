@@ -130,7 +130,9 @@ def train(
 
 def evaluate(
     run: RunFolder,
-    data: Annotated[str, typer.Argument(metavar="[DATA]", help="The data it was trained on, if they have moved.")] = "",
+    data: Annotated[
+        str, typer.Argument(metavar="[DATA]", help="The data: if they have moved, or of an imported RUN.")
+    ] = "",
     solvers: Annotated[
         str, typer.Option(help="Solvers with fixed steps, e.g. euler,midpoint,rk4. Default: the recipe's.")
     ] = "",

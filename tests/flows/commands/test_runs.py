@@ -1,8 +1,12 @@
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+
+from fm.models import UNet
 
 
 def test_sample_draws_a_grid(finished: Path, command: Any, tmp_path: Path) -> None:
@@ -34,3 +38,13 @@ def test_sample_says_what_it_cannot_do(
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_import_makes_a_run_of_which_status_says_whose_it_is(command: Any, tmp_path: Path) -> None:
+    net = UNet(16, 32, (1, 2), 1, (8,), head_channels=32, updown_blocks=False)
+    torch.save({"net_model": {}, "ema_model": net.state_dict(), "step": 7}, tmp_path / "otcfm.pt")
+    told = command("import", "otcfm.pt", "run", "--size", "16", "--set", "model.head_channels=32", cwd=tmp_path).stdout
+    for stated in ("weights      ema_model", "t in [0, 1]", "pixels       k/127.5 - 1", "step         7"):
+        assert stated in told
+    status = json.loads(command("status", "run", "--json", cwd=tmp_path).stdout)
+    assert (status["peer"], status["weights"], status["rows"]) == ("torchcfm", "ema_model", 0)

@@ -26,6 +26,9 @@ def test_a_job_for_each_cell_and_one_untrained_with_keys_of_all_that_matters(tmp
         assert not set(keys) & {job.key for job in other}, change
     moved = evaluate._jobs(tmp_path, recipe, Saved(200, 1.0, Path("c"), "1" * 64))
     assert set(keys) & {job.key for job in moved} == {jobs[-1].key}  # the untrained network is still the same
+    write_json(tmp_path / "data.json", {"digest": ""})
+    with pytest.raises(DataError, match=r"was imported, and on what data .* name them: `fm evaluate RUN DATA`"):
+        evaluate._jobs(tmp_path, recipe, SAVED)
 
 
 def test_a_run_without_a_checkpoint_is_one_sentence(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What runs inside Ray's workers. It imports fm alone: Prefect would cost each worker two seconds of its start."""
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -25,19 +26,23 @@ from fm.records import Recorder
 from fm.results import Row, write_row
 from fm.training import is_conditional, train
 
+AHEAD = 2  # batches made while the network works
+
 
 def training(config: dict[str, Any]) -> None:
     """One rank's training, until it is done or told to leave by SIGTERM or a file at `leave`; rank 0 keeps records."""
     recipe, run, world = Recipe.parse(config["recipe"]), Path(config["run"]), World.current()
-    settings, dataset = recipe.training, ShardedImages(config["data"], split="train")
+    settings, dataset = recipe.training, ShardedImages(config["data"], "train", cache=os.environ.get("FM_CACHE"))
     model, objective = recipe.build(dataset.shape, len(dataset.classes) or None)
     order = settings.order(dataset.sizes).fingerprint()  # found here too: other versions must not mean another order
     identity = recipe.training_values(), dataset.digest
     store = Store(run, *identity, settings.keep, order, settings.keep_every_images)
+    on_gpu = _device() == "cuda"
+    ahead = AHEAD if on_gpu or not dataset.raw else 0  # copying alone is over before a thread has begun
     stream = partial(batches, dataset, seed=settings.seed, window_shards=settings.window_shards)
 
     def shares(start: int) -> Any:
-        return stream(settings.batch_images, world.rank, world.size, start=start)
+        return stream(settings.batch_images, world.rank, world.size, start=start, ahead=ahead, pin=on_gpu)
 
     def blocks(start: int) -> Any:
         return stream(settings.block_images, start=start)

@@ -23,7 +23,7 @@ Workers = Annotated[int, typer.Option(min=1, help="Training processes.")]
 PortBase = Annotated[int | None, typer.Option(help="Use ports N, N+1, ... instead of 4200, 5000, 6379, 8265.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of one training and its results.")]
-DataFolder = Annotated[Path, typer.Argument(metavar="DATA", help="Folder that `fm prepare` filled.")]
+Data = Annotated[str, typer.Argument(metavar="DATA", help="Folder that `fm prepare` filled, or its address.")]
 Source = Annotated[
     str, typer.Argument(metavar="SOURCE", help="A folder of pictures, a WebDataset tar, or photos: (built in).")
 ]

@@ -16,7 +16,7 @@ from flows.commands.asked import (
     Address,
     AsJson,
     Changes,
-    DataFolder,
+    Data,
     PortBase,
     Preset,
     RunFolder,
@@ -108,7 +108,7 @@ def prepare(
 
 
 def train(
-    data: DataFolder,
+    data: Data,
     run: RunFolder,
     preset: Preset,
     changes: Changes = None,
@@ -124,14 +124,14 @@ def train(
     look(port_base, run)
     recipe = recipe_of(preset, changes, workers)
     with services(port_base):
-        weights = flow("train", "train_run")(str(data), str(run), recipe, place(address, workers))
+        weights = flow("train", "train_run")(data, str(run), recipe, place(address, workers))
     tell({"run": str(run), "weights": weights}, as_json)
 
 
 def evaluate(
     run: RunFolder,
     data: Annotated[
-        str, typer.Argument(metavar="[DATA]", help="The data: if they have moved, or of an imported RUN.")
+        str, typer.Argument(metavar="[DATA]", help="Its data, folder or address: if moved, or of an imported RUN.")
     ] = "",
     solvers: Annotated[
         str, typer.Option(help="Solvers with fixed steps, e.g. euler,midpoint,rk4. Default: the recipe's.")

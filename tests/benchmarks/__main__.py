@@ -14,7 +14,7 @@ import torch
 from tests.benchmarks.adaptive import adaptive
 from tests.benchmarks.data import packing
 from tests.benchmarks.noise import randomness
-from tests.benchmarks.readers import mixing, readers, resuming
+from tests.benchmarks.readers import elastic, mixing, readers, resuming
 from tests.benchmarks.sampling import likelihood, sampling
 from tests.benchmarks.timing import Row
 from tests.benchmarks.training import training
@@ -26,6 +26,7 @@ def main(names: list[str]) -> None:
         benches: dict[str, Callable[[], Iterator[Row]]] = {
             "readers": lambda: readers(Path(folder)),
             "resuming": resuming,
+            "elastic": elastic,
             "mixing": mixing,
             "training": lambda: training(Path(folder)),
             "packing": lambda: packing(Path(folder)),

@@ -102,11 +102,12 @@ class ResBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over all pixels; qkv holds head after head, q, k, v inside each (ADM's legacy order)."""
+    """Self-attention over all pixels; qkv holds head after head, q, k, v inside each, unless `new_order`: q, k, v after
+    one another, the heads inside each."""
 
-    def __init__(self, channels: int, head_channels: int) -> None:
+    def __init__(self, channels: int, heads: int, new_order: bool = False) -> None:
         super().__init__()
-        self.heads = channels // head_channels
+        self.heads, self.new_order = heads, new_order
         self.norm = GroupNorm32(channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = zeroed(nn.Conv1d(channels, channels, 1))
@@ -116,7 +117,10 @@ class AttentionBlock(nn.Module):
         # As pixels by channels: a view of channels_last memory, and a 1x1 convolution is then one matrix product.
         h = self.norm(x).permute(0, 2, 3, 1).reshape(batch, height * width, channels)
         h = F.linear(h, self.qkv.weight[:, :, 0], self.qkv.bias)
-        q, k, v = h.view(batch, height * width, self.heads, 3, -1).permute(3, 0, 2, 1, 4)
+        if self.new_order:
+            q, k, v = h.view(batch, height * width, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        else:
+            q, k, v = h.view(batch, height * width, self.heads, 3, -1).permute(3, 0, 2, 1, 4)
         h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, height * width, channels)
         h = F.linear(h, self.proj_out.weight[:, :, 0], self.proj_out.bias)
         return x + h.view(batch, height, width, channels).permute(0, 3, 1, 2)
@@ -134,9 +138,10 @@ class Stage(nn.ModuleList):
 class UNet(nn.Module):
     """ADM's network; `attention_resolutions` are in pixels, `time_scale` multiplies t before its sinusoids.
 
-    Peers' weights keep their scale: 1 where t ran over [0, 1], 1000 for guided-diffusion.
+    `heads`, where given, is their number at every level, in place of `head_channels`. Peers' weights keep their scale:
+    1 where t ran over [0, 1], 1000 for guided-diffusion; and their order inside qkv, which no shape shows.
 
-    Raises: SettingsError if image_size, channels or head_channels do not fit together.
+    Raises: SettingsError if image_size, channels and heads do not fit together.
     """
 
     def __init__(
@@ -154,9 +159,12 @@ class UNet(nn.Module):
         in_channels: int = 3,
         out_channels: int = 3,
         time_scale: float = 30.0,
+        heads: int | None = None,
+        resample_conv: bool = True,
+        new_attention_order: bool = False,
     ) -> None:
         super().__init__()
-        check_sizes(image_size, channels, multiples, attention_resolutions, head_channels)
+        check_sizes(image_size, channels, multiples, attention_resolutions, head_channels, heads)
         self.channels, self.classes, self.time_scale = channels, classes, time_scale
         emb = 4 * channels
         self.time_embed = nn.Sequential(nn.Linear(channels, emb), nn.SiLU(), nn.Linear(emb, emb))
@@ -165,13 +173,15 @@ class UNet(nn.Module):
         block = partial(ResBlock, emb=emb, dropout=dropout, scale_shift=scale_shift)
         widths = [channels * multiple for multiple in multiples]
 
+        def attention(width: int) -> AttentionBlock:
+            return AttentionBlock(width, heads or width // head_channels, new_attention_order)
+
         def level_blocks(level: int, entering: int) -> list[nn.Module]:
             attends = image_size >> level in attention_resolutions
-            attention = [AttentionBlock(widths[level], head_channels)] if attends else []
-            return [block(entering, widths[level]), *attention]
+            return [block(entering, widths[level]), *([attention(widths[level])] if attends else [])]
 
         def resized(width: int, resize: type) -> nn.Module:
-            return block(width, width, resize=resize) if updown_blocks else resize(width, conv=True)
+            return block(width, width, resize=resize) if updown_blocks else resize(width, conv=resample_conv)
 
         width = widths[0]
         self.input_blocks = nn.ModuleList([Stage([nn.Conv2d(in_channels, width, 3, padding=1)])])
@@ -183,7 +193,7 @@ class UNet(nn.Module):
             if level < len(widths) - 1:
                 self.input_blocks.append(Stage([resized(width, Downsample)]))
                 skips.append(width)
-        self.middle_block = Stage([block(width, width), AttentionBlock(width, head_channels), block(width, width)])
+        self.middle_block = Stage([block(width, width), attention(width), block(width, width)])
         self.output_blocks = nn.ModuleList()
         for level in reversed(range(len(widths))):
             for index in range(blocks + 1):
@@ -218,7 +228,12 @@ class UNet(nn.Module):
 
 
 def check_sizes(
-    image_size: int, channels: int, multiples: Sequence[int], attention_resolutions: Sequence[int], head_channels: int
+    image_size: int,
+    channels: int,
+    multiples: Sequence[int],
+    attention_resolutions: Sequence[int],
+    head_channels: int,
+    heads: int | None = None,
 ) -> None:
     """Refuses sizes that the network cannot halve, group or cut into heads, each in one sentence."""
     divisor = 2 ** (len(multiples) - 1)
@@ -240,7 +255,9 @@ def check_sizes(
         )
     widths = {channels * m for m, size in zip(multiples, sizes, strict=True) if size in attention_resolutions}
     for width in sorted(widths | {channels * multiples[-1]}):
-        if width % head_channels:
+        if heads and width % heads:
+            raise SettingsError(f"{heads} heads do not divide a level of {width}", where="model.heads")
+        if not heads and width % head_channels:
             raise SettingsError(
                 f"heads of {head_channels} channels do not divide a level of {width}", where="model.head_channels"
             )
@@ -272,12 +289,29 @@ class UNetSettings(Settings):
     head_channels: int = Field(
         64, ge=1, le=1024, title="Head channels", description="channels of one attention head, 1 to 1024"
     )
+    heads: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        title="Heads",
+        description="at every level, in place of head channels, 1 to 64; empty = by head channels",
+    )
+    new_attention_order: bool = Field(
+        False,
+        title="New attention order",
+        description="q, k, v of all heads after one another, as some peers' weights have them",
+    )
     dropout: float = Field(0.0, ge=0.0, lt=1.0, title="Dropout", description="probability, 0 to below 1")
     scale_shift: bool = Field(
         True, title="Scale and shift", description="the embedding scales and shifts each block, instead of being added"
     )
     updown_blocks: bool = Field(
         True, title="Up/down blocks", description="sizes change inside residual blocks, instead of in convolutions"
+    )
+    resample_conv: bool = Field(
+        True,
+        title="Resampling convolutions",
+        description="without up/down blocks, sizes change in convolutions, instead of by repetition and mean alone",
     )
     time_scale: float = Field(
         30.0,

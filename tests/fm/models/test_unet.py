@@ -73,6 +73,69 @@ def test_names_and_shapes_are_those_of_adm() -> None:
     assert "label_emb.weight" not in plain
 
 
+def settings_of(peer: dict) -> dict:
+    """What our network is built of where torchcfm's is built of `peer`."""
+    return {
+        "image_size": peer["dim"][-1],
+        "channels": peer["num_channels"],
+        "multiples": peer["channel_mult"],
+        "blocks": peer["num_res_blocks"],
+        "attention_resolutions": [int(size) for size in peer["attention_resolutions"].split(",")],
+        "head_channels": peer.get("num_head_channels", 1),
+        "heads": None if "num_head_channels" in peer else peer.get("num_heads", 1),
+        "scale_shift": peer.get("use_scale_shift_norm", False),
+        "updown_blocks": peer.get("resblock_updown", False),
+        "new_attention_order": peer.get("use_new_attention_order", False),
+        "classes": peer["num_classes"] if peer.get("class_cond") else None,
+        "in_channels": peer["dim"][0],
+        "out_channels": peer["dim"][0] * (2 if peer.get("learn_sigma") else 1),
+        "time_scale": 1.0,
+    }
+
+
+# The last two are torchcfm's recipe for CIFAR-10 and guided-diffusion's for ImageNet 64, with fewer channels.
+TORCHCFM = {
+    "defaults": {},
+    "heads": {"num_heads": 4, "channel_mult": (2, 2), "attention_resolutions": "16,8"},
+    "new order": {"num_heads": 2, "use_new_attention_order": True, "use_scale_shift_norm": True},
+    "classes": {"class_cond": True, "num_classes": 5, "num_head_channels": 16},
+    "learnt sigma": {"learn_sigma": True, "dim": (1, 16, 16), "resblock_updown": True},
+    "cifar10": {"dim": (3, 32, 32), "channel_mult": (1, 2, 2, 2), "num_res_blocks": 2, "num_heads": 4,
+                "num_head_channels": 64, "attention_resolutions": "16", "dropout": 0.1, "num_channels": 64},
+    "imagenet64": {"dim": (3, 64, 64), "channel_mult": (1, 2, 3, 4), "num_res_blocks": 3, "num_head_channels": 32,
+                   "attention_resolutions": "32,16,8", "use_scale_shift_norm": True, "resblock_updown": True,
+                   "use_new_attention_order": True, "class_cond": True, "num_classes": 1000},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TORCHCFM)
+def test_torchcfm_s_weights_load_strictly_and_give_its_outputs(name: str) -> None:
+    from torchcfm.models.unet import UNetModel
+
+    small = {"dim": (3, 16, 16), "num_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 2)}
+    peer = {**small, "attention_resolutions": "8", **TORCHCFM[name]}
+    theirs, ours = random_weights(UNetModel(**peer)).eval(), UNet(**settings_of(peer)).eval()
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    x, t = torch.randn(2, *peer["dim"]), torch.rand(2)
+    y = torch.tensor([1, 4]) if peer.get("class_cond") else None
+    with torch.no_grad():
+        expected, found = theirs(t, x, y), ours(x, t, y)
+    assert expected.std() > 0.05
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_without_convolutions_sizes_change_by_mean_and_repetition() -> None:
+    """As flow_matching's example for CIFAR-10 has it, and torchcfm's class does not hand through."""
+    from torchcfm.models.unet.unet import UNetModel
+
+    theirs = random_weights(UNetModel(16, 3, 32, 3, 1, (2,), channel_mult=(1, 2), conv_resample=False)).eval()
+    ours = UNet(16, **SMALL, heads=1, scale_shift=False, updown_blocks=False, resample_conv=False, time_scale=1.0)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    x, t = torch.randn(2, 3, 16, 16), torch.rand(2)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x, t), theirs(t, x), rtol=0, atol=1e-5 * float(theirs(t, x).abs().max()))
+
+
 @pytest.mark.parametrize("both", [True, False])
 def test_output_is_zero_at_the_start_and_shaped_like_x(both: bool) -> None:
     net = UNet(16, **SMALL, scale_shift=both, updown_blocks=both)
@@ -81,7 +144,7 @@ def test_output_is_zero_at_the_start_and_shaped_like_x(both: bool) -> None:
 
 
 def test_attention_is_the_formula_with_q_k_v_head_by_head() -> None:
-    block = random_weights(AttentionBlock(64, head_channels=16)).double()
+    block = random_weights(AttentionBlock(64, heads=4)).double()
     x = torch.randn(2, 64, 4, 4, dtype=torch.float64)
     qkv = F.conv1d(block.norm(x).flatten(2), block.qkv.weight, block.qkv.bias)
     heads = []
@@ -151,6 +214,7 @@ def test_memory_layout_changes_rounding_only() -> None:
         ({"channels": 48}, "48 channels are not a multiple of 32"),
         ({"attention_resolutions": (10,)}, "no level of the network is 10 px wide; its levels are 16, 8 px"),
         ({"head_channels": 48}, "heads of 48 channels do not divide a level of 64"),
+        ({"heads": 3}, "3 heads do not divide a level of 64"),
     ],
 )
 def test_sizes_that_do_not_fit_are_one_sentence(change: dict, sentence: str) -> None:

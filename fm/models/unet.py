@@ -6,6 +6,7 @@ sinusoids, and the label -1 stands for "no label" (its embedding is zero), which
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Literal, TypeVar
 
@@ -195,7 +196,8 @@ class UNet(nn.Module):
 
     def embed(self, t: Tensor, y: Tensor | None) -> Tensor:
         """Embedding of time and label (batch, 4 channels): float32 under autocast too; bf16 rounds t > 0.998 to 1."""
-        with torch.autocast(t.device.type, enabled=False):
+        kind = t.device.type
+        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
             t = t.to(next(self.time_embed.parameters()).dtype)
             emb = self.time_embed(time_embedding(self.time_scale * t, self.channels))
             if y is not None and self.classes is not None:

@@ -1,0 +1,50 @@
+"""Counts of parameters and operations, against counts by hand."""
+
+import pytest
+import torch
+from torch import nn
+
+from fm.models import MLP, UNet
+from fm.models.cost import Cost, cost
+
+
+def test_a_network_of_matrix_products_by_hand() -> None:
+    net = MLP(3 * 4 * 4, width=8, depth=2)
+    parameters = (49 * 8 + 8) + (8 * 8 + 8) + (8 * 48 + 48)
+    assert cost(net, 4) == Cost(parameters, 2 * (49 * 8 + 8 * 8 + 8 * 48))
+
+
+def by_hand(net: nn.Module, size: int) -> int:
+    """Multiply-adds of every layer from the shapes that pass it in a real forward, and of attention's two products."""
+    products = []
+
+    def count(layer: nn.Module, _: object, out: torch.Tensor) -> None:
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            products.append(out[0].numel() * layer.weight[0].numel())
+
+    def attends(layer: nn.Module, inputs: tuple[torch.Tensor, ...], _: object) -> None:
+        pixels = inputs[0].shape[2] * inputs[0].shape[3]
+        products.append(pixels * (layer.qkv.weight.numel() + layer.proj_out.weight.numel()))
+        products.append(2 * pixels**2 * inputs[0].shape[1])
+
+    for layer in net.modules():
+        layer.register_forward_hook(attends if hasattr(layer, "qkv") else count)
+    net(torch.zeros(1, 3, size, size), torch.zeros(1))
+    return 2 * sum(products)
+
+
+def test_a_u_net_by_the_shapes_of_its_layers() -> None:
+    net = UNet(16, 32, (1, 2), 1, (8,), 16, classes=4)
+    found = cost(net, 16)
+    assert found == Cost(sum(p.numel() for p in net.parameters()), by_hand(net, 16))
+
+
+def test_weights_stay_where_they_are() -> None:
+    with torch.device("meta"):
+        published = UNet(32, 256, (1, 2, 2, 2), 3, (16, 8), 64)
+    found = cost(published, 32)
+    assert found.parameters / 1e6 == pytest.approx(228.15, abs=0.0051)
+    net = MLP(3, 8, 1)
+    before = [p.data_ptr() for p in net.parameters()]
+    cost(net, 1)
+    assert before == [p.data_ptr() for p in net.parameters()] and all(p.device.type == "cpu" for p in net.parameters())

@@ -168,15 +168,15 @@ def check_memory(
     need = footprint(parameters, settings, workers, held.of(settings) if held else 0)
     if need.with_images(images) <= free:
         return
-    ways = list(_ways(parameters, held, settings, workers, free)) or ["take a smaller network, or more memory"]
-    if workers_here(workers) > 1 and torch.device(device).type == "cpu":
-        ways.append("fewer workers on this machine")
+    ways = list(_ways(parameters, held, settings, workers, free))
+    if torch.device(device).type == "cpu":
+        ways += _fewer_workers(parameters, held, settings, workers, free)
     of_images = f" and {need.image * images / GIB:.1f} GiB for {images} images at once" if held else ""
     raise SettingsError(
         f"needs {need.fixed / GIB:.1f} GiB for weights, gradients, optimiser and averages{of_images}, "
         f"and {free / GIB:.1f} GiB are free for each of {workers} workers",
         where="training",
-        mend=", or ".join(ways),
+        mend=", or ".join(ways) or "take a smaller network, or more memory",
     )
 
 
@@ -199,3 +199,17 @@ def _ways(parameters: int, held: Activations | None, settings: Training, workers
             words.append(f"training.micro_batch_images={images}")
         yield "set " + " and ".join(words)
         return
+
+
+def _fewer_workers(
+    parameters: int, held: Activations | None, settings: Training, workers: int, free: int
+) -> Iterator[str]:
+    """The most workers that would fit, where all share the memory of this machine."""
+    image = held.of(settings) if held else 0
+    for fewer in range(workers - 1, 0, -1) if workers_here(workers) == workers else ():
+        if (
+            footprint(parameters, settings, fewer, image).with_images(at_once(settings, fewer))
+            <= free * workers // fewer
+        ):
+            yield f"take {fewer} worker" + ("s" if fewer > 1 else "")
+            return

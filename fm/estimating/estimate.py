@@ -24,6 +24,7 @@ EXPECTED_NFE = {
     "FM w/ Diffusion": 188,
     "FM w/ OT": 134,
 }
+BUSY = 1.3  # times its processor's seconds: what a step takes longer than that is not its own
 LEAST_NFE = 14  # two steps and the choice of the first
 
 
@@ -95,6 +96,7 @@ def estimate(recipe: Recipe, data: Data, workers: int, disk: dict[str, tuple[int
             "evaluation_unit": evaluation[0].unit,
             "images": images,
             "step_s": found.step_s,
+            "step_cpu_s": found.step_cpu_s,
             "sample_evaluation_s": found.sample_s,
             "likelihood_evaluation_s": found.likelihood_s,
             "peak_bytes": found.peak_bytes,
@@ -148,6 +150,8 @@ def _training(recipe: Recipe, found: Measured, workers: int) -> tuple[Part, int]
         steps = math.ceil(limit / found.step_s)
     carried = "" if found.step_images == found.share_images else f", carried on from {found.step_images} a worker"
     words = f"{steps:,} steps of {settings.batch_images} images, {in_time(found.step_s)} each"
+    if found.step_s > BUSY * found.step_cpu_s / settings.threads and not _on_gpu(found):
+        carried += f"; {in_time(found.step_cpu_s)} of them on its core: other work is in the way"
     words += f" (mean of {found.steps}{carried})" + (", by its time limit" if seconds == limit else "")
     per_worker = 1 if _on_gpu(found) else settings.threads
     unit = "GPU-hours" if _on_gpu(found) else "core-hours"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -80,6 +80,7 @@ class Measured:
     step_images: int  # of them, in the steps that were measured
     steps: int
     step_s: float  # of a whole share
+    step_cpu_s: float  # of the processor in it: much less, where other work is in the way
     sample_s: float  # one evaluation of the network for one sample
     likelihood_s: float  # one evaluation with its divergence for one image
     features_s: float  # of one image
@@ -149,7 +150,8 @@ def _measured(job: Job, world: World, device: str) -> dict[str, Any]:
     parameters = sum(p.numel() for p in model.parameters())
     need = footprint(parameters, settings, job.workers, activations(model, shape).of(settings))
     share = -(-settings.batch_images // job.workers)
-    steps = partial(_steps, build, dataset, recipe, world, device)
+    cpu: list[float] = []
+    steps = partial(_steps, build, dataset, recipe, world, device, cpu)
     images, times, step_s = carried(steps, share, lambda seconds: max(world.gather(seconds)))
     peak = torch.cuda.max_memory_allocated() if job.cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     peak += need.image * max(0, at_once(settings, job.workers) - min(images, at_once(settings, job.workers)))
@@ -159,6 +161,7 @@ def _measured(job: Job, world: World, device: str) -> dict[str, Any]:
         "step_images": images,
         "steps": len(times),
         "step_s": step_s,
+        "step_cpu_s": mean(cpu) * step_s / mean(times),
         "footprint": need,
         "peak_bytes": peak,
     }
@@ -186,12 +189,13 @@ def _steps(
     recipe: Recipe,
     world: World,
     device: str,
+    cpu: list[float],
     images: int,
     budget_s: float,
 ) -> list[float]:
-    """Seconds of each step of the loop with `images` on every worker; the first, which builds up, is left out.
+    """Seconds of each step of the loop with `images` on every worker, and in `cpu` those of the processor.
 
-    The loop is left in the middle: no checkpoint is written.
+    The first step, which builds up, is left out; the loop is left in the middle: no checkpoint is written.
     """
     real = images * world.size == recipe.training.batch_images
     changes: dict[str, Any] = {
@@ -206,17 +210,23 @@ def _steps(
     batches_from = stream_of(dataset, settings, world, is_conditional(model), device)
     with tempfile.TemporaryDirectory() as nothing_there:
         events = train(model, objective, settings, batches_from, Store(nothing_there), world, device=device)
-        reports = (1 / e.images_per_s * settings.batch_images for e in events if isinstance(e, Progress))
+        reports = (_costs(e, settings.batch_images) for e in events if isinstance(e, Progress))
         _, second = islice(reports, 2)
-        count = min(60, max(1, int(budget_s / max(world.gather(second)))))
-        times = [second, *islice(reports, count)]
-    return times[-count:]
+        count = min(60, max(1, int(budget_s / max(world.gather(second[0])))))
+        costs = [second, *islice(reports, count)][-count:]
+    cpu[:] = [later - earlier for (_, earlier), (_, later) in pairwise(costs)] or [costs[0][0]]
+    return [seconds for seconds, _ in costs]
+
+
+def _costs(report: Progress, images: int) -> tuple[float, float]:
+    """Seconds of the step that was reported, and the processor's since the process began."""
+    return images / report.images_per_s, time.process_time()
 
 
 def _evaluations(
     recipe: Recipe, model: nn.Module, objective: Any, shape: tuple[int, ...], dataset: Any
 ) -> dict[str, float]:
-    """Seconds for one sample, image or cell; on a CPU and one thread, as the evaluation's tasks work."""
+    """A core's seconds for one sample, image or cell: the evaluation's tasks have a core each."""
     settings = recipe.evaluation
     classes = tuple(dataset.classes) if recipe.class_conditional else None
     flow, features = Flow(model, objective, shape, classes), load_features(settings.features)
@@ -240,7 +250,7 @@ def _evaluations(
 
 
 def _each(work: Callable[[int], Any], most: int) -> float:
-    """Seconds that work(most) takes, for each image."""
+    """A core's seconds in work(most), for each image."""
     if most < 1:
         return 0.0
     work(1)
@@ -254,9 +264,9 @@ def _each(work: Callable[[int], Any], most: int) -> float:
 
 
 def _timed(work: Callable[[], Any]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,10 +24,14 @@ from fm.errors import CheckpointError, nearest
 from fm.files import patiently, read_json, sha256, sync_folder, write_json
 from fm.lineage import differences, digest
 from fm.optimizer import Adam
+from fm.parallel import World
+from fm.sharding import fill, is_sharded, whole
 
 FORMAT = 2
 STATE = "state.json"
 BEST = "best.json"
+
+Files = dict[str, dict[str, Tensor]]  # tensors by file and name
 
 
 class Damaged(CheckpointError):
@@ -45,6 +49,10 @@ class Snapshot(Protocol):
     def numbers(self) -> dict[str, Any]: ...
 
 
+def _each(files: Files) -> Iterator[tuple[str, str, Tensor]]:
+    return ((file, name, tensor) for file, tensors in files.items() for name, tensor in tensors.items())
+
+
 @dataclass
 class State:
     """All that a training continues from."""
@@ -56,11 +64,37 @@ class State:
     seconds: float = 0.0  # of training, over all resumes
     tally: dict[str, Any] = field(default_factory=dict)  # sums since the last report
     micro_batch_images: int | None = None  # most that fitted into a worker's memory; None = its whole share
+    gathered: Files | None = None  # of a sharded state its whole tensors
 
-    def tensors(self) -> dict[str, dict[str, Tensor]]:
+    def tensors(self) -> Files:
         """The live tensors, by file and name; restoring copies into them."""
+        if self.gathered is not None:
+            return self.gathered
         averages = {name: ema.weights for name, ema in self.averages.items()}
         return {"model": self.model.state_dict(), **averages, "optimizer": self.optimizer.tensors()}
+
+    def whole(self, first: bool) -> "State":
+        """The state to save or restore: itself, or if it is sharded a copy of whole tensors on the CPU (collective).
+
+        Only the first rank keeps the copies: it alone reads and writes.
+        """
+        live = self.tensors()
+        if not any(map(is_sharded, live["model"].values())):
+            return self
+        gathered: Files = {file: {} for file in live}
+        for file, name, tensor in _each(live):
+            value = whole(tensor)
+            if first:
+                gathered[file][name] = value.to("cpu", copy=True)
+        return replace(self, gathered=gathered)
+
+    def share(self, restored: "State", world: World) -> None:
+        """Gives every rank what the first one restored (collective): numbers and tensors."""
+        self.set_numbers(world.once(restored.numbers))
+        if restored is self:
+            return world.share(tensor for _, _, tensor in _each(self.tensors()))
+        for file, name, tensor in _each(self.tensors()):
+            fill(tensor, restored.tensors()[file].get(name))
 
     def numbers(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("images_seen", "seconds", "tally", "micro_batch_images")}
@@ -147,10 +181,10 @@ class Store:
             self.newest = writing.result()
         return self.newest
 
-    def _write_patiently(self, files: dict[str, dict[str, Tensor]], numbers: dict[str, Any]) -> Saved:
+    def _write_patiently(self, files: Files, numbers: dict[str, Any]) -> Saved:
         return patiently(lambda: self._write(files, numbers), "a checkpoint", self.folder, CheckpointError)
 
-    def _write(self, files: dict[str, dict[str, Tensor]], numbers: dict[str, Any]) -> Saved:
+    def _write(self, files: Files, numbers: dict[str, Any]) -> Saved:
         """Under a temporary name, synced to the disk, then renamed; then those that are not to be kept go."""
         target = self.folder / f"{numbers['images_seen']:012d}"
         part = target.with_name(f".{target.name}.{os.getpid()}.part")
@@ -325,7 +359,7 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _copy_into(live: dict[str, dict[str, Tensor]], stored: dict[str, dict[str, Tensor]], folder: Path) -> None:
+def _copy_into(live: Files, stored: Files, folder: Path) -> None:
     """Copies in place, after all names and shapes were compared: memory layout and devices stay as they are."""
     differ = list(differing(live, stored))
     if differ:
@@ -336,7 +370,7 @@ def _copy_into(live: dict[str, dict[str, Tensor]], stored: dict[str, dict[str, T
                 tensor.copy_(stored[file][name])
 
 
-def differing(live: dict[str, dict[str, Tensor]], stored: dict[str, dict[str, Tensor]]) -> Iterator[str]:
+def differing(live: Files, stored: Files) -> Iterator[str]:
     """In words, each name or shape that is not the same in both, by file and name."""
     if odd := sorted(live.keys() ^ stored.keys()):
         yield f"{', '.join(odd)} {'is' if len(odd) == 1 else 'are'} on one side only"

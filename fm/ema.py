@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from fm.sharding import local
+
 
 def decay(halflife_kimg: float, ramp: float, images_seen: int, batch_images: int) -> float:
     """The share of the old average that one step keeps; `images_seen` includes the step's own images.
@@ -34,7 +36,7 @@ class Ema:
         """Moves the average towards the model's weights after a step of `batch_images` that ended at `images_seen`."""
         share = 1 - decay(self.halflife_kimg, self.ramp, images_seen, batch_images)
         for name, parameter in model.named_parameters():
-            self.weights[name].lerp_(parameter, share)
+            local(self.weights[name]).lerp_(local(parameter), share)
         for name, buffer in model.named_buffers():
             if name in self.weights:
                 self.weights[name].copy_(buffer)

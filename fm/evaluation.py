@@ -4,7 +4,7 @@ What is measured is decided here; where cells run, and how often a failed one is
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -19,7 +19,7 @@ from fm.files import atomic
 from fm.flow import Drawn, Flow
 from fm.likelihood import Likelihood
 from fm.lineage import code_digest, digest
-from fm.metrics import DISTANCES, FEATURES, Features, jackknife
+from fm.metrics import DISTANCES, FEATURES, Estimate, Features, jackknife
 from fm.noise import uniforms
 from fm.pixels import to_pixels
 from fm.plugins import named
@@ -325,12 +325,17 @@ def _draw(flow: Flow, cell: Cell, reference: Reference) -> Drawn:
 
 def _distances(features: Tensor, cell: Cell, reference: Reference) -> Row:
     row: Row = {}
-    for distance in cell.distances:
+    found = distances_of(cell.distances, features, reference.heldout[: cell.reference_images])
+    for distance, estimate in found.items():
         name = f"{distance}_{reference.features}"
-        heldout = reference.heldout[: cell.reference_images]
-        row[name], row[f"{name}_low"], row[f"{name}_high"] = jackknife(DISTANCES[distance], features, heldout)
+        row[name], row[f"{name}_low"], row[f"{name}_high"] = estimate
         row[f"{name}_floor"] = reference.floor(distance, cell)
     return row
+
+
+def distances_of(names: Sequence[str], features: Tensor, heldout: Tensor) -> dict[str, Estimate]:
+    """The named distances of two sets of features, each with its interval."""
+    return {name: jackknife(DISTANCES[name], features, heldout) for name in names}
 
 
 def _likelihood(flow: Flow, cell: Cell, reference: Reference) -> Row:

@@ -7,22 +7,24 @@ import torch
 from fm.errors import SettingsError
 
 
-def most_that_fit(work: Callable[[int], None], most: int) -> int:
-    """The first of `most`, its half, its quarter and so on at which work(images) does not run out of memory.
+def most_that_fit(work: Callable[[int], None], most: int, least: int = 1) -> int:
+    """The first of `most`, its half, its quarter and so on to `least` at which work(images) has memory enough.
 
     `work` is run again after each failure, so it starts anew whatever it adds up.
 
-    Raises: SettingsError if even one image is too much.
+    Raises: SettingsError if even `least` is too much.
     """
     images = most
     while not _fits(work, images):
-        if images == 1:
+        if images <= least:
+            count = "a single image" if images == 1 else f"{images} images"
+            fewer = "" if images == 1 else "set training.micro_batch_images lower, "
             raise SettingsError(
-                "the network does not fit into memory with a single image",
+                f"the network does not fit into memory with {count}",
                 where="training",
-                mend="take a smaller network, or a device with more memory",
+                mend=f"{fewer}set training.checkpoint_activations=true, or take a smaller network or a larger device",
             )
-        images = -(-images // 2)
+        images = max(least, -(-images // 2))
     return images
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fm.parallel import Gradients
+from fm.sharding import sharded_as
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 
@@ -32,13 +33,15 @@ class Adam:
         torch.sqrt(self.exp_avg_sq, out=gradient)
         gradient.div_(math.sqrt(1 - BETA_2**number)).add_(EPSILON)
         torch.div(self.exp_avg, gradient, out=gradient)
-        for parameter, along in zip(self.parameters.values(), self.gradients.views(gradient), strict=True):
+        for parameter, along in zip(self.gradients.parameters, self.gradients.views(gradient), strict=True):
             parameter.add_(along, alpha=-rate / (1 - BETA_1**number))
 
     def tensors(self) -> dict[str, Tensor]:
         """The moments by parameter name, live: writing into them restores them."""
         return {
-            f"{kind}.{name}": view
+            f"{kind}.{name}": sharded_as(view, parameter)
             for kind in ("exp_avg", "exp_avg_sq")
-            for name, view in zip(self.parameters, self.gradients.views(getattr(self, kind)), strict=True)
+            for (name, parameter), view in zip(
+                self.parameters.items(), self.gradients.views(getattr(self, kind)), strict=True
+            )
         }

@@ -5,7 +5,7 @@ images and the same noise, so the pairs do not depend on ranks, micro-batches, o
 """
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -13,9 +13,12 @@ from torch import Tensor
 
 from fm import noise
 from fm.couplings import coupling
+from fm.data import batches
 from fm.errors import SettingsError
+from fm.parallel import World
 from fm.training import Training, data_at
 
+AHEAD = 2  # batches made while the network works
 Stream = Callable[[int], Iterator[Any]]
 
 
@@ -27,6 +30,23 @@ class Paired(NamedTuple):
     indices: Tensor
     positions: Tensor
     noises: Tensor
+
+
+def stream_of(
+    dataset: Any, settings: Training, world: World, conditional: bool, device: str | torch.device = "cpu"
+) -> Stream:
+    """What `fm.training.train` reads of a data set: this rank's shares of the global batches, with their noises."""
+    stream = partial(batches, dataset, seed=settings.seed, window_shards=settings.window_shards)
+    on_gpu = torch.device(device).type == "cuda"
+    ahead = AHEAD if on_gpu or not dataset.raw else 0  # copying alone is over before a thread has begun
+
+    def shares(start: int) -> Any:
+        return stream(settings.batch_images, world.rank, world.size, start=start, ahead=ahead, pin=on_gpu)
+
+    def blocks(start: int) -> Any:
+        return stream(settings.block_images, start=start)
+
+    return paired(shares, blocks, settings, conditional, device)
 
 
 def paired(

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fm.errors import UserError
+from fm.sharding import is_sharded, local, sharded_as
 
 T = TypeVar("T")
 
@@ -93,18 +94,20 @@ def parts(count: int, limit: int | None) -> list[slice]:
 class Gradients:
     """The gradients of all parameters as views of one flat buffer, with named signals (name -> numbers) in its tail.
 
-    Every parameter keeps its view for life: only `zero` clears it.
+    Every parameter keeps its view for life: only `zero` clears it. Of sharded parameters (`fm.sharding`) the buffer
+    holds this rank's parts, which the backward pass has summed over the ranks already.
     """
 
     def __init__(self, model: nn.Module, world: World, signals: Mapping[str, int]) -> None:
         self.world = world
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        trained = [p for p in model.parameters() if p.requires_grad]
+        self.parameters, self.sharded = [local(p) for p in trained], any(map(is_sharded, trained))
         count, like = sum(p.numel() for p in self.parameters), self.parameters[0]
         self.buffer = torch.zeros(count + sum(signals.values()), dtype=like.dtype, device=like.device)
         self.flat, self.tail = self.buffer[:count], self.buffer[count:]
         self.signals = dict(zip(signals, self.tail.split([*signals.values()]), strict=True))
-        for parameter, view in zip(self.parameters, self.views(self.flat), strict=True):
-            parameter.grad = view
+        for parameter, view in zip(trained, self.views(self.flat), strict=True):
+            parameter.grad = sharded_as(view, parameter)
 
     def views(self, flat: Tensor) -> list[Tensor]:
         """A flat buffer cut into the parameters' shapes and strides, so that all work on them is elementwise."""
@@ -123,13 +126,17 @@ class Gradients:
     def reduce(self) -> dict[str, list[float]]:
         """Sums gradients and signals over ranks -> the signals; a non-finite gradient anywhere is then everywhere."""
         if self.world.size > 1:
-            dist.all_reduce(self.buffer)
+            dist.all_reduce(self.tail if self.sharded else self.buffer)
         sums = iter(self.tail.tolist())
         return {name: list(islice(sums, len(signal))) for name, signal in self.signals.items()}
 
     def clip(self, limit: float | None) -> float:
         """Scales the gradients to a joint norm of at most `limit` -> the norm before."""
         norm = torch.linalg.vector_norm(self.flat)
+        if self.sharded:
+            squares = norm.square()
+            dist.all_reduce(squares)
+            norm = squares.sqrt()
         if limit is not None:
             self.flat.mul_((limit / (norm + 1e-6)).clamp(max=1.0))
         return norm.item()

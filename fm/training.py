@@ -21,6 +21,7 @@ from fm.ema import averages, in_words
 from fm.errors import Diverged, SettingsError, member
 from fm.memory import keep_freed
 from fm.microbatch import most_that_fit
+from fm.models.blocks import blocks, recompute_activations
 from fm.objectives import Objective, drop_labels
 from fm.optimizer import Adam
 from fm.parallel import ALONE, Gradients, World, parts
@@ -28,6 +29,7 @@ from fm.pixels import to_unit
 from fm.progress import TENTHS, Clock, Progress, Started, by_tenth, due
 from fm.schedules import SCHEDULES
 from fm.settings import Settings
+from fm.sharding import shard
 from fm.times import AnyTimes, Uniform, stratified
 
 
@@ -115,6 +117,14 @@ class Training(Settings):
     keep_every_images: int | None = Field(
         None, ge=1, title="Keep every", description="images between checkpoints kept for good, from 1; empty = none"
     )
+    checkpoint_activations: bool = Field(
+        False,
+        title="Checkpoint activations",
+        description="the backward pass computes blocks anew: less memory, slower",
+    )
+    fsdp: bool = Field(
+        False, title="FSDP", description="each worker holds a shard of weights, averages and optimiser, not the whole"
+    )
     threads: int = Field(
         1,
         ge=1,
@@ -164,13 +174,23 @@ def train(
     check(settings, world)
     torch.set_num_threads(settings.threads)
     keep_freed()
-    model.to(device).train()
+    placed(model.train(), settings, world, device)
     gradients = Gradients(model, world, signals={"losses": 2 * TENTHS, "leave": 1, "written": 1})
     state = State(model, Adam(model, gradients), averages(model, settings.ema_halflife_kimg, settings.ema_ramp))
-    world.once(lambda: store.restore_newest_good(state))
-    state.set_numbers(world.once(state.numbers))
-    world.share(tensor for file in state.tensors().values() for tensor in file.values())
+    restored = state.whole(world.first)
+    world.once(lambda: store.restore_newest_good(restored))
+    state.share(restored, world)
     return steps(state, gradients, objective, settings, batches_from, store, world, stop)
+
+
+def placed(model: nn.Module, settings: Training, world: World, device: str | torch.device) -> None:
+    """The network on the device, whole or this rank's shards of it."""
+    if settings.checkpoint_activations:
+        recompute_activations(model)
+    if settings.fsdp and world.size > 1:
+        shard(model, blocks(model), device)
+    else:
+        model.to(device)
 
 
 def check(settings: Training, world: World) -> None:
@@ -182,6 +202,12 @@ def check(settings: Training, world: World) -> None:
             f"a batch of {settings.batch_images} images cannot be shared by {world.size} workers",
             where="training.batch_images",
             mend="use a larger batch or fewer workers",
+        )
+    if settings.fsdp and settings.batch_images % world.size:
+        raise SettingsError(
+            f"with FSDP {world.size} workers take equal shares, and {settings.batch_images} images have none",
+            where="training.batch_images",
+            mend=f"choose a multiple of {world.size}, or other workers",
         )
     if len(set(settings.ema_halflife_kimg)) < len(settings.ema_halflife_kimg):
         raise SettingsError("two half-lives are the same", where="training.ema_halflife_kimg", mend="leave one out")
@@ -225,7 +251,8 @@ def steps(
     while state.images_seen < settings.total_images and not leave:
         rate = settings.rate(state.images_seen)
         batch = next(batches)
-        micro_batch = most_that_fit(partial(accumulate, batch), micro_batch)
+        # Shards are gathered by all ranks together: none may try a smaller part alone.
+        micro_batch = most_that_fit(partial(accumulate, batch), micro_batch, micro_batch if gradients.sharded else 1)
         if not started:  # the first step has shown what fits: from here on all hold the same, whoever has less memory
             micro_batch, started = min(world.gather(micro_batch)), True
             yield start(state, settings, store, world, micro_batch)
@@ -251,10 +278,12 @@ def steps(
             writing = False
         if saving:
             state.seconds = clock.seconds()
-            world.once(lambda: store.begin(state))
+            whole = state.whole(world.first)
+            world.once(partial(store.begin, whole))
             writing = True
     state.seconds = clock.seconds()
-    yield world.once(lambda: store.save(state))
+    whole = state.whole(world.first)
+    yield world.once(lambda: store.save(whole))
 
 
 def start(state: State, settings: Training, store: Store, world: World, micro_batch: int) -> Started:

@@ -11,14 +11,15 @@ from typing import Any
 import torch
 
 from fm.checkpoints import Store
-from fm.data import ShardedImages, batches
+from fm.data import ShardedImages
 from fm.errors import CheckpointError, Diverged
 from fm.evaluation import Cell, Evaluation, Reference, evaluate, measure_reference
 from fm.files import in_turn, read_json
 from fm.flow import Flow
+from fm.footprint import fitting
 from fm.leaving import told_to_leave
 from fm.metrics import Features, load_features
-from fm.pairing import paired
+from fm.pairing import stream_of
 from fm.parallel import World
 from fm.progress import Progress, Started
 from fm.recipe import Recipe, load, untrained
@@ -26,28 +27,17 @@ from fm.records import Recorder
 from fm.results import Row, write_row
 from fm.training import is_conditional, train
 
-AHEAD = 2  # batches made while the network works
-
 
 def training(config: dict[str, Any]) -> None:
     """One rank's training, until it is done or told to leave by SIGTERM or a file at `leave`; rank 0 keeps records."""
     recipe, run, world = Recipe.parse(config["recipe"]), Path(config["run"]), World.current()
     settings, dataset = recipe.training, ShardedImages(config["data"], "train", cache=os.environ.get("FM_CACHE"))
-    model, objective = recipe.build(dataset.shape, len(dataset.classes) or None)
+    build = partial(recipe.build, dataset.shape, len(dataset.classes) or None)
+    model, objective = fitting(build, dataset.shape, settings, world.size, _device())
     order = settings.order(dataset.sizes).fingerprint()  # found here too: other versions must not mean another order
     identity = recipe.training_values(), dataset.digest
     store = Store(run, *identity, settings.keep, order, settings.keep_every_images)
-    on_gpu = _device() == "cuda"
-    ahead = AHEAD if on_gpu or not dataset.raw else 0  # copying alone is over before a thread has begun
-    stream = partial(batches, dataset, seed=settings.seed, window_shards=settings.window_shards)
-
-    def shares(start: int) -> Any:
-        return stream(settings.batch_images, world.rank, world.size, start=start, ahead=ahead, pin=on_gpu)
-
-    def blocks(start: int) -> Any:
-        return stream(settings.block_images, start=start)
-
-    batches_from = paired(shares, blocks, settings, is_conditional(model), _device())
+    batches_from = stream_of(dataset, settings, world, is_conditional(model), _device())
     with told_to_leave(config.get("leave")) as stop:
         events = train(model, objective, settings, batches_from, store, world, stop, _device())
         if world.first:

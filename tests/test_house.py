@@ -117,6 +117,11 @@ def test_every_command_has_help_an_example_and_a_line_in_the_readme(name: str) -
         (["evaluate", RUN, "--set", "training.seed=7"], "only evaluation.* may change after the training"),
         (["demo2d", "--data", "two_moon"], "error: --data: unknown distribution 'two_moon'; did you mean 'two_moons'?"),
         (["demo2d", f"{RUN}/recipe.json"], f"error: {RUN}/recipe.json: no folder can be made or written here"),
+        (
+            ["train", "--preset", "tiny", "--estimate"],
+            "error: DATA: is missing; name a folder that `fm prepare`",
+        ),
+        (["train", "nowhere", "run", "--preset", "tiny", "--estimate"], "error: nowhere: no prepared data set here"),
         (["up", "--port-base", "1"], "error: --port-base: 1 is out of range"),
         (["pipeline", "photos:", "run", "--preset", "demo", "--wrkers", "2"], "No such option: --wrkers"),
     ],

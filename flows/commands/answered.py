@@ -28,3 +28,22 @@ def summarise(run: Path, page: Path, as_json: bool) -> None:
     typer.echo(f"\n{text_table(rows)}\n{table_note(rows)}\n\nreport: {page.resolve().as_uri()}\n\nworth trying next:")
     for command, what in next_commands(run, Recipe.load(run)):
         typer.echo(f"  {command:<60} {what}")
+
+
+def estimate_training(data: str, manifest: Any, recipe: Any, workers: int, as_json: bool) -> None:
+    from fm.estimating.estimate import estimate, of_folder
+
+    recipe = recipe.model_copy(update={"data": manifest.settings})  # the data say themselves how they were prepared
+    _tell_estimate(estimate(recipe, of_folder(data, manifest), workers, {}), as_json)
+
+
+def estimate_pipeline(source: str, recipe: Any, workers: int, as_json: bool) -> None:
+    from fm.data import open_source
+    from fm.estimating.estimate import estimate, of_source
+
+    data, size = of_source(open_source(source), recipe.data)
+    _tell_estimate(estimate(recipe, data, workers, {"DATA": size}), as_json)
+
+
+def _tell_estimate(found: Any, as_json: bool) -> None:
+    typer.echo(json.dumps(found.values) if as_json else found.text())

@@ -24,6 +24,9 @@ PortBase = Annotated[int | None, typer.Option(help="Use ports N, N+1, ... instea
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of one training and its results.")]
 Data = Annotated[str, typer.Argument(metavar="DATA", help="Folder that `fm prepare` filled, or its address.")]
+Estimating = Annotated[
+    bool, typer.Option("--estimate", help="Measure a few steps and say what it will cost; start and write nothing.")
+]
 Source = Annotated[
     str, typer.Argument(metavar="SOURCE", help="A folder of pictures, a WebDataset tar, or photos: (built in).")
 ]

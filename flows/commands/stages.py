@@ -11,12 +11,13 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.commands.answered import summarise, tell
+from flows.commands.answered import estimate_pipeline, estimate_training, summarise, tell
 from flows.commands.asked import (
     Address,
     AsJson,
     Changes,
     Data,
+    Estimating,
     PortBase,
     Preset,
     RunFolder,
@@ -65,8 +66,11 @@ def pipeline(
     workers: Workers = 2,
     port_base: PortBase = None,
     as_json: AsJson = False,
+    estimate: Estimating = False,
 ) -> None:
     """Pictures in, report out: prepare, train, evaluate, report. What is done already is not done again."""
+    if estimate:
+        return estimate_pipeline(source, recipe_of(preset, changes, workers), workers, as_json)
     look(port_base, run, source)
     recipe = recipe_of(preset, changes, workers)
     with services(port_base):
@@ -108,19 +112,27 @@ def prepare(
 
 
 def train(
-    data: Data,
-    run: RunFolder,
     preset: Preset,
+    data: Data = "",
+    run: RunFolder = Path(),
     changes: Changes = None,
     address: Address = "",
     workers: Workers = 2,
     port_base: PortBase = None,
     as_json: AsJson = False,
+    estimate: Estimating = False,
 ) -> None:
     """Train a network on prepared data; started again, it continues."""
     from fm.data import load_manifest
 
-    load_manifest(data)
+    if not data:
+        mend = "name a folder that `fm prepare` filled; `fm pipeline SOURCE RUN --estimate` needs none"
+        raise SettingsError("is missing", "DATA", mend)
+    manifest = load_manifest(data)
+    if estimate:
+        return estimate_training(data, manifest, recipe_of(preset, changes, workers), workers, as_json)
+    if run == Path():
+        raise SettingsError("is missing", "RUN", "name a folder for this training, e.g. runs/mine")
     look(port_base, run)
     recipe = recipe_of(preset, changes, workers)
     with services(port_base):

@@ -13,6 +13,7 @@ import torch
 
 from tests.benchmarks.adaptive import adaptive
 from tests.benchmarks.data import packing
+from tests.benchmarks.estimating import estimating
 from tests.benchmarks.noise import randomness
 from tests.benchmarks.readers import elastic, mixing, readers, resuming
 from tests.benchmarks.sampling import likelihood, sampling
@@ -29,6 +30,7 @@ def main(names: list[str]) -> None:
             "elastic": elastic,
             "mixing": mixing,
             "training": lambda: training(Path(folder)),
+            "estimating": lambda: estimating(Path(folder)),
             "packing": lambda: packing(Path(folder)),
             "randomness": randomness,
             "sampling": sampling,

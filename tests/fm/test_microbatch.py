@@ -23,6 +23,16 @@ def test_halved_until_it_fits(room: int, tried: list[int]) -> None:
     assert most_that_fit(work, 12) == tried[-1] and calls == tried
 
 
+def test_none_goes_below_the_least() -> None:
+    def work(images: int) -> None:
+        if images > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    assert most_that_fit(work, 12, least=4) == 4
+    with pytest.raises(SettingsError, match=r"with 6 images; set training.micro_batch_images lower, set"):
+        most_that_fit(work, 12, least=6)
+
+
 def test_no_room_for_one_is_the_users_and_other_errors_are_not_memory() -> None:
     def full(images: int) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -1,0 +1,249 @@
+"""From what was measured to what a whole run costs: time and core-hours of each part, memory, disk; as a table."""
+
+import heapq
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from fm.data import Manifest, Preparation, Source
+from fm.errors import DataError
+from fm.estimating.measuring import Data, Measured, measure
+from fm.evaluation import Cell, Evaluation, cells
+from fm.flow import Flow
+from fm.footprint import free_bytes, workers_here
+from fm.recipe import Recipe
+from fm.tableaux import tableau
+
+# Evaluations that dopri5 takes at a tolerance of 1e-5: means of the three data sets of Table 1 of the paper.
+EXPECTED_NFE = {
+    "DDPM": 267,
+    "Score Matching": 287,
+    "ScoreFlow": 408,
+    "FM w/ Diffusion": 188,
+    "FM w/ OT": 134,
+}
+BUSY = 1.3  # times its processor's seconds: what a step takes longer than that is not its own
+LEAST_NFE = 14  # two steps and the choice of the first
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the work: its time on the clock, and how long cores or GPUs are busy with it in all."""
+
+    name: str
+    seconds: float
+    busy_s: float
+    unit: str  # "core-hours" or "GPU-hours"
+    words: str  # what it is the product of
+
+    @property
+    def hours(self) -> float:
+        return self.busy_s / 3600
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will cost: parts in the order of the work, memory of a worker, bytes on disk by folder."""
+
+    title: str
+    parts: tuple[Part, ...]
+    peak_bytes: int
+    free_bytes: int
+    memory: str
+    disk: dict[str, tuple[int, str]]
+    values: dict[str, Any]
+
+    def text(self) -> str:
+        """An aligned table."""
+        lines = [("", "time", "busy", "")]
+        lines += [(p.name, in_time(p.seconds), f"{p.hours:.3g} {p.unit}", p.words) for p in self.parts]
+        lines.append(("memory", in_bytes(self.peak_bytes), f"{in_bytes(self.free_bytes)} free", self.memory))
+        lines += [(f"disk, {name}", in_bytes(size), "", words) for name, (size, words) in self.disk.items()]
+        widths = [max(len(line[column]) for line in lines) for column in range(3)]
+        table = [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d}".rstrip() for a, b, c, d in lines]
+        return "\n".join([self.title, *table])
+
+
+def estimate(recipe: Recipe, data: Data, workers: int, disk: dict[str, tuple[int, str]]) -> Estimate:
+    """The whole training and evaluation of the recipe, from its start; `disk` are bytes of folders besides RUN.
+
+    Raises: SettingsError if the training does not fit into memory, with what would; as the work itself does.
+    """
+    found = measure(recipe, data, workers)
+    training, images = _training(recipe, found, workers)
+    evaluation = _evaluation(recipe, found, data)
+    held, free = found.footprint, free_bytes("cuda" if _on_gpu(found) else "cpu", workers_here(workers))
+    parts = {name: getattr(held, name) for name in ("weights", "gradients", "optimiser", "averages")}
+    memory = ", ".join(f"{name} {in_bytes(size)}" for name, size in parts.items())
+    checkpoint, kept = _checkpoint_bytes(recipe, held.weights, workers), _kept(recipe, images)
+    disk = {"RUN": (checkpoint * kept, f"{kept} checkpoints of {in_bytes(checkpoint)}"), **disk}
+    where = f"{found.processes} of {workers} workers at work" if found.processes < workers else f"{workers} workers"
+    return Estimate(
+        f"{recipe.name}: measured in {found.seconds:.0f} s on {found.device}, {where}; nothing was trained or written",
+        (training, *evaluation),
+        found.peak_bytes,
+        free,
+        f"each worker's peak; {memory}, {in_bytes(held.image)} an image",
+        disk,
+        {
+            "training_s": training.seconds,
+            "training_hours": training.hours,
+            "evaluation_s": evaluation[0].seconds,
+            "evaluation_hours": evaluation[0].hours,
+            "training_unit": training.unit,
+            "evaluation_unit": evaluation[0].unit,
+            "images": images,
+            "step_s": found.step_s,
+            "step_cpu_s": found.step_cpu_s,
+            "sample_evaluation_s": found.sample_s,
+            "likelihood_evaluation_s": found.likelihood_s,
+            "peak_bytes": found.peak_bytes,
+            **{f"{name}_bytes": size for name, size in parts.items()},
+            "image_bytes": held.image,
+            "free_bytes": free,
+            "disk_bytes": {name: size for name, (size, _) in disk.items()},
+            "parts": {part.name: {"seconds": part.seconds, "hours": part.hours} for part in evaluation[1:]},
+            "measured_s": found.seconds,
+        },
+    )
+
+
+def of_folder(folder: str, manifest: Manifest) -> Data:
+    """A prepared data set.
+
+    Raises: DataError if it holds nothing to train on.
+    """
+    if "train" not in manifest.splits:
+        raise DataError("no training images", folder, "prepare it anew, from more pictures")
+    return Data(folder, manifest.splits["train"].images, manifest.shape, len(manifest.classes))
+
+
+def of_source(source: Source, settings: Preparation) -> tuple[Data, tuple[int, str]]:
+    """What stands for a source that is not prepared yet, and the bytes of its shards, with their words.
+
+    Raises: DataError if the source cannot be listed.
+    """
+    items = source.items()
+    labels = {item.label for item in items if item.label is not None}
+    images = max(1, len(items))
+    size = images * sample_bytes(settings, labelled=bool(labels))
+    words = f"{images:,} pictures" + (" as raw pixels; as PNG less" if settings.encoding == "png" else "")
+    return Data("", images, settings.shape, len(labels)), (size, words)
+
+
+def sample_bytes(settings: Preparation, labelled: bool) -> int:
+    """Of one sample in a tar and its index: headers and contents in blocks of 512."""
+    pixels = 128 + math.prod(settings.shape)
+    members = [pixels, 400, *([8] if labelled else [])]
+    return sum(512 + 512 * math.ceil(member / 512) for member in members) + 24
+
+
+def _training(recipe: Recipe, found: Measured, workers: int) -> tuple[Part, int]:
+    """The training, and the images that it will see."""
+    settings = recipe.training
+    steps = math.ceil(settings.total_images / settings.batch_images)
+    limit = settings.max_seconds or math.inf
+    seconds = min(steps * found.step_s, limit)
+    if seconds == limit:
+        steps = math.ceil(limit / found.step_s)
+    carried = "" if found.step_images == found.share_images else f", carried on from {found.step_images} a worker"
+    words = f"{steps:,} steps of {settings.batch_images} images, {in_time(found.step_s)} each"
+    if found.step_s > BUSY * found.step_cpu_s / settings.threads and not _on_gpu(found):
+        carried += f"; {in_time(found.step_cpu_s)} of them on its core: other work is in the way"
+    words += f" (mean of {found.steps}{carried})" + (", by its time limit" if seconds == limit else "")
+    per_worker = 1 if _on_gpu(found) else settings.threads
+    unit = "GPU-hours" if _on_gpu(found) else "core-hours"
+    return Part("training", seconds, seconds * workers * per_worker, unit, words), steps * settings.batch_images
+
+
+def _evaluation(recipe: Recipe, found: Measured, data: Data) -> list[Part]:
+    """The whole, then its parts: the features that all cells share, and each cell, the untrained one last."""
+    settings, method = recipe.evaluation, _method(recipe)
+    reference = found.features_s * (settings.reference_images + min(data.images, settings.samples))
+    grid = cells(settings)
+    baseline = min(grid, key=lambda cell: cell.nfe or 1000)
+    parts = [Part("  reference", reference, reference, "core-hours", "features of real images, once")]
+    parts += [_cell(cell, settings, found, method) for cell in grid]
+    parts.append(_cell(baseline, settings, found, method, "  untrained, "))
+    slots = os.cpu_count() or 1
+    seconds = reference + makespan((part.seconds for part in parts[1:]), slots)
+    total = sum(part.busy_s for part in parts)
+    words = f"{len(grid) + 1} cells in {slots} slots of this machine, on its CPU"
+    return [Part("evaluation", seconds, total, "core-hours", words), *parts]
+
+
+def _cell(cell: Cell, settings: Evaluation, found: Measured, method: str, prefix: str = "  ") -> Part:
+    nfe, finer = (expected_nfe(cell, method, finer) for finer in (False, True))
+    sampling = cell.samples * (nfe * found.sample_s + found.features_s)
+    words = f"{cell.samples:,} samples x {nfe} evaluations of {in_time(found.sample_s)}"
+    likelihood = 0.0
+    if cell.nll_images and not tableau(cell.solver).one_way:
+        likelihood = cell.nll_images * cell.nll_k * (nfe + finer) * found.likelihood_s
+        words += f"; bits/dim: {cell.nll_images:,} images x K {cell.nll_k} x {nfe} + {finer} of "
+        words += in_time(found.likelihood_s)
+    seconds = sampling + likelihood + found.distances_s
+    return Part(prefix + str(cell), seconds, seconds, "core-hours", words)
+
+
+def expected_nfe(cell: Cell, method: str, finer: bool = False) -> int:
+    """Evaluations of one solve: the cell's own, or what a trained network of this method takes at that tolerance.
+
+    The steps of a method of order five grow with the fifth root of the tolerance; the start is Table 1 of the paper.
+    """
+    if cell.tolerance is None:
+        return (cell.nfe or 0) * (2 if finer else 1)
+    name = next((name for name in EXPECTED_NFE if method.startswith(name)), "FM w/ Diffusion")
+    tolerance = cell.tolerance / 10 if finer else cell.tolerance
+    return max(LEAST_NFE, round(EXPECTED_NFE[name] * (1e-5 / tolerance) ** 0.2))
+
+
+def _method(recipe: Recipe) -> str:
+    import torch
+
+    with torch.device("meta"):
+        model, objective = recipe.build(recipe.data.shape, None)
+    return Flow(model, objective, recipe.data.shape).method
+
+
+def makespan(seconds: Iterable[float], slots: int) -> float:
+    """When the last of the jobs is done, the longest begun first."""
+    free = [0.0] * slots
+    for job in sorted(seconds, reverse=True):
+        heapq.heappush(free, heapq.heappop(free) + job)
+    return max(free)
+
+
+def _on_gpu(found: Measured) -> bool:
+    return found.device != "CPU"
+
+
+def _checkpoint_bytes(recipe: Recipe, weights: int, workers: int) -> int:
+    """Whole, however many workers hold shards of it: weights, averages, two moments."""
+    whole = weights * (workers if recipe.training.fsdp else 1)
+    return whole * (3 + len(recipe.training.ema_halflife_kimg))
+
+
+def _kept(recipe: Recipe, images: int) -> int:
+    settings = recipe.training
+    saved = max(1, math.ceil(images / settings.save_images))
+    for_good = images // settings.keep_every_images if settings.keep_every_images else 0
+    return min(saved, settings.keep + for_good)
+
+
+def in_time(seconds: float) -> str:
+    """`83 ms`, `12 s`, `5.2 min`, `27 h`, `41 days`."""
+    for size, unit in ((172_800, "days"), (5400, "h"), (100, "min"), (1, "s")):
+        if seconds >= size:
+            scale = {"days": 86_400, "h": 3600, "min": 60, "s": 1}[unit]
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{1000 * seconds:.3g} ms"
+
+
+def in_bytes(size: float) -> str:
+    """`1.5 GiB`, in the largest unit of which there is one."""
+    for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if size >= 1024**power:
+            return f"{size / 1024**power:.3g} {unit}"
+    return f"{size:.0f} B"

@@ -1,0 +1,281 @@
+"""What this machine takes for a recipe's work: real training steps and evaluations, in as many processes as will run.
+
+All of it is the library's own: the loop, the stream of batches, sampling, likelihood, features, distances. Nothing is
+written but a file of results in a temporary folder.
+"""
+
+import os
+import pickle
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice, pairwise
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from numpy.typing import NDArray
+from torch import nn
+
+from fm.checkpoints import Store
+from fm.data import ShardedImages
+from fm.errors import UserError
+from fm.evaluation import distances_of
+from fm.flow import Flow
+from fm.footprint import Footprint, activations, at_once, fitting, footprint
+from fm.metrics import load_features
+from fm.pairing import stream_of
+from fm.parallel import World
+from fm.progress import Progress
+from fm.recipe import Recipe
+from fm.training import is_conditional, train
+
+BUDGET_S = 20.0  # for each thing that is measured; what takes longer is measured on fewer images and carried on
+NEVER = 10**15  # images
+
+
+class Stand:
+    """Random images in place of a data set that is not made yet: `images` of `shape`, in so many classes."""
+
+    raw = True
+
+    def __init__(self, images: int, shape: tuple[int, int, int], classes: int) -> None:
+        self.sizes, self.shape, self.classes = [images], shape, [str(i) for i in range(classes)]
+
+    def keep(self, shards: Any) -> None:
+        """There is nothing to close."""
+
+    def take(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        channels, height, width = self.shape
+        pixels = np.random.default_rng(0).integers(256, size=(len(indices), height, width, channels), dtype=np.uint8)
+        return pixels, indices % max(1, len(self.classes))
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a training reads: a prepared folder, or (its folder empty) what stands for one that is not made yet."""
+
+    folder: str
+    images: int
+    shape: tuple[int, int, int]
+    classes: int
+
+    def open(self) -> Any:
+        return ShardedImages(self.folder, "train") if self.folder else Stand(self.images, self.shape, self.classes)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds and bytes of one worker, the slowest one's."""
+
+    device: str
+    processes: int  # that worked at once
+    share_images: int  # of the global batch, each worker's
+    step_images: int  # of them, in the steps that were measured
+    steps: int
+    step_s: float  # of a whole share
+    step_cpu_s: float  # of the processor in it: much less, where other work is in the way
+    sample_s: float  # one evaluation of the network for one sample
+    likelihood_s: float  # one evaluation with its divergence for one image
+    features_s: float  # of one image
+    distances_s: float  # of one cell
+    footprint: Footprint
+    peak_bytes: int  # of the process while it trained, carried on to what the run holds at once
+    seconds: float  # that the measuring took
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the processes are told."""
+
+    recipe: Recipe
+    data: Data
+    workers: int
+    cuda: bool
+
+
+def measure(recipe: Recipe, data: Data, workers: int) -> Measured:
+    """Measures in as many of the workers' processes as this machine has slots for, all at once.
+
+    Raises: UserError, what any of them met; SettingsError if the training does not fit.
+    """
+    start, cuda = time.monotonic(), torch.cuda.is_available()
+    slots = torch.cuda.device_count() if cuda else max(1, (os.cpu_count() or 1) // recipe.training.threads)
+    processes = min(workers, slots)
+    with tempfile.TemporaryDirectory() as folder:
+        _together(processes, Job(recipe, data, workers, cuda), folder)
+        found = [pickle.loads(file.read_bytes()) for file in sorted(Path(folder).glob("found-*"))]
+    slowest = max(found, key=lambda one: one["step_s"])
+    return Measured(**slowest, processes=processes, seconds=time.monotonic() - start)
+
+
+def _together(processes: int, job: Job, folder: str) -> None:
+    """Fresh processes, as a run has them: what this one holds is not counted."""
+    try:
+        mp.start_processes(_work, (processes, job, folder), processes, start_method="spawn")
+    except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
+        if failed := sorted(Path(folder).glob("error-*")):
+            raise pickle.loads(failed[0].read_bytes()) from None
+        if isinstance(error, mp.ProcessExitedException):
+            what = f"a process that measured was ended ({error.signal_name or error.exit_code})"
+            raise UserError(what, "--estimate", "is the machine short of memory? take fewer workers") from None
+        raise
+
+
+def _work(rank: int, processes: int, job: Job, folder: str) -> None:
+    try:
+        if processes > 1:
+            meet, backend = f"file://{folder}/meet", "nccl" if job.cuda else "gloo"
+            dist.init_process_group(backend, init_method=meet, rank=rank, world_size=processes)
+        if job.cuda:
+            torch.cuda.set_device(rank)
+        found = _measured(job, World.current(), f"cuda:{rank}" if job.cuda else "cpu")
+        Path(folder, f"found-{rank}").write_bytes(pickle.dumps(found))
+    except UserError as error:
+        Path(folder, f"error-{rank}").write_bytes(pickle.dumps(error))
+        raise
+
+
+def _measured(job: Job, world: World, device: str) -> dict[str, Any]:
+    recipe, dataset = job.recipe, job.data.open()
+    settings, shape = recipe.training, tuple(dataset.shape)
+    build = partial(recipe.build, shape, len(dataset.classes) or None)
+    model, objective = fitting(build, shape, settings, job.workers, device)
+    parameters = sum(p.numel() for p in model.parameters())
+    need = footprint(parameters, settings, job.workers, activations(model, shape).of(settings))
+    share = -(-settings.batch_images // job.workers)
+    cpu: list[float] = []
+    steps = partial(_steps, build, dataset, recipe, world, device, cpu)
+    images, times, step_s = carried(steps, share, lambda seconds: max(world.gather(seconds)))
+    peak = torch.cuda.max_memory_allocated() if job.cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak += need.image * max(0, at_once(settings, job.workers) - min(images, at_once(settings, job.workers)))
+    measured = {
+        "device": torch.cuda.get_device_name() if job.cuda else "CPU",
+        "share_images": share,
+        "step_images": images,
+        "steps": len(times),
+        "step_s": step_s,
+        "step_cpu_s": mean(cpu) * step_s / mean(times),
+        "footprint": need,
+        "peak_bytes": peak,
+    }
+    return measured | _evaluations(recipe, model.cpu(), objective, shape, dataset)
+
+
+def carried(
+    work: Callable[[int, float], list[float]], most: int, agreed: Callable[[float], float] = lambda seconds: seconds
+) -> tuple[int, list[float], float]:
+    """Images, seconds of each repeat of work(images, budget) on as many as the budget allows, seconds for `most`.
+
+    Where `most` would take too long, time grows by a line through one image and those that it does allow.
+    """
+    one = agreed(min(work(1, 0.0)))
+    images = min(most, max(2, int(BUDGET_S / (4 * one))))
+    times = work(images, BUDGET_S / 2)
+    slope = (median(times) - one) / (images - 1) if images > 1 else 0.0
+    # Every step counts, the slow ones too: the run will meet as many.
+    return images, times, mean(times) + max(slope, 0.0) * (most - images)
+
+
+def _steps(
+    build: Callable[[], tuple[nn.Module, Any]],
+    dataset: Any,
+    recipe: Recipe,
+    world: World,
+    device: str,
+    cpu: list[float],
+    images: int,
+    budget_s: float,
+) -> list[float]:
+    """Seconds of each step of the loop with `images` on every worker, and in `cpu` those of the processor.
+
+    The first step, which builds up, is left out; the loop is left in the middle: no checkpoint is written.
+    """
+    real = images * world.size == recipe.training.batch_images
+    changes: dict[str, Any] = {
+        "batch_images": images * world.size,
+        "report_images": 1,
+        "total_images": NEVER,
+        "save_images": NEVER,
+    }
+    changes |= {"max_seconds": None, "coupling_block_images": recipe.training.coupling_block_images if real else None}
+    settings = recipe.training.model_copy(update=changes)
+    model, objective = build()
+    batches_from = stream_of(dataset, settings, world, is_conditional(model), device)
+    with tempfile.TemporaryDirectory() as nothing_there:
+        events = train(model, objective, settings, batches_from, Store(nothing_there), world, device=device)
+        reports = (_costs(e, settings.batch_images) for e in events if isinstance(e, Progress))
+        _, second = islice(reports, 2)
+        count = min(60, max(1, int(budget_s / max(world.gather(second[0])))))
+        costs = [second, *islice(reports, count)][-count:]
+    cpu[:] = [later - earlier for (_, earlier), (_, later) in pairwise(costs)] or [costs[0][0]]
+    return [seconds for seconds, _ in costs]
+
+
+def _costs(report: Progress, images: int) -> tuple[float, float]:
+    """Seconds of the step that was reported, and the processor's since the process began."""
+    return images / report.images_per_s, time.process_time()
+
+
+def _evaluations(
+    recipe: Recipe, model: nn.Module, objective: Any, shape: tuple[int, ...], dataset: Any
+) -> dict[str, float]:
+    """A core's seconds for one sample, image or cell: the evaluation's tasks have a core each."""
+    settings = recipe.evaluation
+    classes = tuple(dataset.classes) if recipe.class_conditional else None
+    flow, features = Flow(model, objective, shape, classes), load_features(settings.features)
+    images = torch.randint(256, (max(settings.batch, 8), *shape), dtype=torch.uint8)
+
+    def sampling(count: int) -> Any:
+        return flow.draw(count, batch=count, method="euler", nfe=2)
+
+    def likelihood(count: int) -> Any:
+        return flow.bits_per_dim(images[:count], batch=count, method="euler", nfe=2)
+
+    with _one_thread():
+        count = min(settings.samples, 2000), min(settings.reference_images, 2000)
+        sets = [features(images[:1]).expand(n, -1) + torch.randn(n, features(images[:1]).shape[1]) for n in count]
+        return {
+            "sample_s": _each(sampling, min(settings.batch, settings.samples)) / 2,
+            "likelihood_s": _each(likelihood, min(settings.batch, settings.nll_images)) / 2,
+            "features_s": _each(lambda count: features(images[:count]), 8),
+            "distances_s": _timed(lambda: distances_of(settings.distances, *sets)),
+        }
+
+
+def _each(work: Callable[[int], Any], most: int) -> float:
+    """A core's seconds in work(most), for each image."""
+    if most < 1:
+        return 0.0
+    work(1)
+
+    def repeated(images: int, budget_s: float) -> list[float]:
+        first = _timed(lambda: work(images))
+        count = min(10, int(budget_s / 4 / first))
+        return [_timed(lambda: work(images)) for _ in range(count)] or [first]
+
+    return carried(repeated, most)[2] / most
+
+
+def _timed(work: Callable[[], Any]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,108 @@
+"""From seconds of a step to those of a run: by hand, where it can be done by hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fm.data import Preparation, load_manifest, open_source, write_shards
+from fm.errors import DataError
+from fm.estimating import estimate as module
+from fm.estimating.estimate import estimate, expected_nfe, in_bytes, in_time, makespan, of_folder, of_source
+from fm.estimating.measuring import Data, Measured
+from fm.evaluation import Cell, cells
+from fm.footprint import footprint
+from fm.recipe import Recipe
+
+DATA = Data("", 500, (3, 16, 16), 0)
+CHANGES = ["training.total_images=6400", "evaluation.nll_k=2"]
+
+
+def found(recipe: Recipe, workers: int, **changes) -> Measured:
+    need = footprint(10**6, recipe.training, workers, image=1000)
+    values = {"device": "CPU", "processes": 2, "share_images": 32, "step_images": 32, "steps": 9, "step_s": 0.5}
+    values |= {"step_cpu_s": 0.48, "sample_s": 0.01, "likelihood_s": 0.03, "features_s": 0.02, "distances_s": 0.1}
+    values |= {"footprint": need, "peak_bytes": 5e8, "seconds": 7.0}
+    return Measured(**{**values, **changes})
+
+
+def estimated(monkeypatch: pytest.MonkeyPatch, *changes: str, workers: int = 2, **measured) -> module.Estimate:
+    recipe = Recipe.load("tiny", [*CHANGES, *changes])
+    monkeypatch.setattr(module, "measure", lambda recipe, data, workers: found(recipe, workers, **measured))
+    monkeypatch.setattr(module.os, "cpu_count", lambda: 2)
+    return estimate(recipe, DATA, workers, {"DATA": (2**20, "500 pictures")})
+
+
+def test_parts_are_products_and_the_whole_is_their_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = estimated(monkeypatch).values
+    assert values["training_s"] == 100 * 0.5 and values["training_hours"] == pytest.approx(2 * 50 / 3600)
+    parts = {name.strip(): part["seconds"] for name, part in values["parts"].items()}
+    reference, euler = 0.02 * (40 + 40), 40 * (4 * 0.01 + 0.02) + 10 * 2 * (4 + 8) * 0.03 + 0.1
+    assert parts["reference"] == pytest.approx(reference)
+    assert parts["euler 4"] == parts["untrained, euler 4"] == pytest.approx(euler)
+    dopri5 = 20 * (53 * 0.01 + 0.02) + 10 * 2 * (53 + 85) * 0.03 + 0.1
+    assert parts["dopri5 0.001"] == pytest.approx(dopri5)
+    assert values["evaluation_hours"] * 3600 == pytest.approx(sum(parts.values()))
+    assert values["evaluation_s"] == pytest.approx(reference + dopri5)  # two slots: the others are done by then
+    assert values["disk_bytes"] == {"RUN": 2 * 4 * 4_000_000, "DATA": 2**20}
+    json.dumps(values, allow_nan=False)
+
+
+def test_a_time_limit_ends_the_training_and_a_gpu_counts_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = estimated(monkeypatch, "training.max_seconds=20").values
+    assert (values["training_s"], values["images"]) == (20, 40 * 64)
+    monkeypatch.setattr(module, "free_bytes", lambda device, workers: 10**9)
+    changes = "training.threads=3", "training.fsdp=true"
+    values = estimated(monkeypatch, *changes, workers=4, device="H100", step_s=3.6).values
+    assert values["training_hours"] == pytest.approx(4 * 100 * 3.6 / 3600) and values["training_unit"] == "GPU-hours"
+    assert values["evaluation_unit"] == "core-hours" and values["disk_bytes"]["RUN"] == 2 * 4 * 4_000_000
+
+
+def test_the_table_is_aligned_and_says_what_was_carried_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    title, head, *lines = estimated(monkeypatch, step_images=8).text().splitlines()
+    assert title.startswith("tiny: measured in 7 s on CPU, 2 workers; nothing was trained")
+    assert "carried on from 8 a worker" in lines[0]
+    column = lines[0].index("100 steps")
+    assert head.index("busy") + 4 == column - 2 and all(line[column - 2 : column] in ("  ", "") for line in lines)
+    assert [line.split("  ")[0] for line in lines if line[0] != " "] == [
+        "training",
+        "evaluation",
+        "memory",
+        "disk, RUN",
+        "disk, DATA",
+    ]
+
+
+def test_expected_evaluations_are_those_of_table_1_and_grow_with_the_fifth_root() -> None:
+    exact = Cell(solver="dopri5", tolerance=1e-5)
+    assert [expected_nfe(exact, name) for name in ("FM w/ OT", "Score Matching (raw)", "Mine w/ x")] == [134, 287, 188]
+    assert expected_nfe(Cell(solver="dopri5", tolerance=1e-4), "FM w/ OT", finer=True) == 134
+    assert expected_nfe(Cell(solver="dopri5", tolerance=0.5), "FM w/ OT") == 15
+    assert [expected_nfe(Cell(solver="midpoint", nfe=8), "DDPM", finer) for finer in (False, True)] == [8, 16]
+
+
+def test_the_longest_jobs_begin_first() -> None:
+    assert makespan([1, 1, 3, 2], 2) == 4 and makespan([1, 2], 8) == 2
+
+
+def test_bytes_of_a_source_are_those_of_its_shards(tmp_path: Path) -> None:
+    source, settings = open_source("photos:?tiles=3"), Preparation(size=16)
+    data, (size, words) = of_source(source, settings)
+    manifest = write_shards(source, tmp_path, settings)
+    written = sum(f.stat().st_size for f in tmp_path.rglob("*") if f.suffix in (".tar", ".npy"))
+    assert size == pytest.approx(written, rel=0.15) and words == f"{manifest.images:,} pictures"
+    prepared = of_folder(str(tmp_path), load_manifest(tmp_path))
+    assert prepared.images == manifest.splits["train"].images <= data.images
+    assert (prepared.shape, prepared.classes) == (data.shape, data.classes)
+    with pytest.raises(DataError, match="no training images"):
+        of_folder("x", manifest.model_copy(update={"splits": {}}))
+
+
+def test_numbers_are_short() -> None:
+    seconds = (0.0123, 12.3, 600, 40_000, 10**6)
+    assert [in_time(s) for s in seconds] == ["12.3 ms", "12.3 s", "10 min", "11.1 h", "11.6 days"]
+    assert [in_bytes(n) for n in (12, 2048, 3.5 * 2**20, 2**34)] == ["12 B", "2 KiB", "3.5 MiB", "16 GiB"]
+
+
+def test_the_grid_of_every_preset_has_its_cost() -> None:
+    assert all(expected_nfe(cell, "FM w/ OT") > 0 for cell in cells(Recipe.load("demo").evaluation))

@@ -22,6 +22,7 @@ REASONS = {
     "unreadable": "the file cannot be read",
     "not-a-file": "a link or special member of an archive, never followed",
     "duplicate": "a second sample of the same name in one archive",
+    "damaged-archive": "an archive in the archive, damaged or cut short; its pictures before that are kept",
 }
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 256 * 1024**2

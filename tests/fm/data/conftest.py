@@ -28,6 +28,12 @@ def png():
 
 
 @pytest.fixture
+def noises():
+    """noises(count, seed, side) -> that many square noise pictures, uint8 (side, side, 3)."""
+    return lambda count, seed=0, side=8: [noise(1000 * seed + number, side, side) for number in range(count)]
+
+
+@pytest.fixture
 def folder(tmp_path, png):
     """60 pictures in three classes."""
     for number in range(60):

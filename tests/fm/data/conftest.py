@@ -2,6 +2,7 @@
 
 import io
 import logging
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,12 @@ from fm.data import Preparation, open_source, write_shards
 
 def noise(seed, width=24, height=20):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path_factory, monkeypatch):
+    """What sources unpack goes where pytest's own files go."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.getbasetemp()))
 
 
 @pytest.fixture

@@ -25,7 +25,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of one training and its results.")]
 DataFolder = Annotated[Path, typer.Argument(metavar="DATA", help="Folder that `fm prepare` filled.")]
 Source = Annotated[
-    str, typer.Argument(metavar="SOURCE", help="A folder of pictures, a WebDataset tar, or photos: (built in).")
+    str,
+    typer.Argument(metavar="SOURCE", help="A folder of pictures, tars, archives as downloaded, or photos: (built in)."),
 ]
 
 

@@ -138,4 +138,5 @@ def open_uri(rest: str) -> ImageNet:
         raise DataError(
             "its classes are in a file of their own", flat[0], f"put {DEVKIT}.tar.gz beside it or add `?labels=FILE`"
         )
-    return ImageNet(uri=readable(rest), paths=tuple(paths), labels=str(Path(labels).expanduser()) if labels else None)
+    uri = f"{SCHEME}:{rest}" if chosen else rest
+    return ImageNet(readable(uri), tuple(paths), str(Path(labels).expanduser()) if labels else None)

@@ -183,4 +183,5 @@ def open_uri(rest: str) -> Batches:
     if "names" not in chosen and not os.path.isfile(names):
         says = f"its labels are numbers of {CLSLOC}, which is not beside it"
         raise DataError(says, where, f"put it there, or write `npz:{where}?names=none` for numbers as names")
-    return Batches(readable(rest), tuple(paths), names=None if names == "none" else os.path.expanduser(names))
+    uri = f"{SCHEME}:{rest}" if chosen else rest
+    return Batches(readable(uri), tuple(paths), names=None if names == "none" else os.path.expanduser(names))

@@ -16,7 +16,7 @@ def prepare_data(source: str, data: str, settings: Preparation, place: Place = P
     """Downsamples and shards pictures into WebDataset tars with a manifest.
 
     Args:
-        source: Pictures: a folder with a folder for each class, a WebDataset tar, or photos: for built-in photographs.
+        source: Pictures: a folder with a folder for each class, tars, archives as downloaded, or photos: (built in).
         data: Folder for the shards, new or to be completed, relative to the project.
         settings: How pictures become shards.
         place: Where it runs. Changes no byte.

@@ -28,7 +28,8 @@ Estimating = Annotated[
     bool, typer.Option("--estimate", help="Measure a few steps and say what it will cost; start and write nothing.")
 ]
 Source = Annotated[
-    str, typer.Argument(metavar="SOURCE", help="A folder of pictures, a WebDataset tar, or photos: (built in).")
+    str,
+    typer.Argument(metavar="SOURCE", help="A folder of pictures, tars, archives as downloaded, or photos: (built in)."),
 ]
 
 

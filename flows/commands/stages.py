@@ -83,8 +83,10 @@ def prepare(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the shards.")] = Path(),
     size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 32,
     method: Annotated[
-        str, typer.Option(help="box: the whole picture squeezed; center-crop: short side, then centre.")
+        str, typer.Option(help="box, area, lanczos: the whole picture squeezed; center-crop: short side, then centre.")
     ] = "box",
+    exif: Annotated[str, typer.Option(help="ignore: pictures as stored; apply: turned as their EXIF says.")] = "ignore",
+    alpha: Annotated[str, typer.Option(help="drop: colours as stored; white: transparency over white.")] = "drop",
     encoding: Annotated[str, typer.Option(help="raw: fastest to read; png: smaller.")] = "raw",
     holdout: Annotated[float, typer.Option(help="Share held out as test split where the source has no splits.")] = 0.1,
     describe: Annotated[bool, typer.Option("--describe", help="Print what the source holds; prepare nothing.")] = False,
@@ -100,11 +102,13 @@ def prepare(
 
     look(port_base, out, source)
     if describe:
-        return tell(data.describe(data.open_source(source)).model_dump(mode="json"), as_json)
+        found = data.describe(data.open_source(source))
+        preset = presets.for_size(found.proposed_size or 0)
+        return tell(found.model_dump(mode="json") | {"proposed_preset": preset}, as_json)
     if out == Path():
         raise SettingsError("is missing", "OUT", "name a folder for the shards, e.g. data/mine")
     if not verify:
-        settings = _preparation(size=size, method=method, encoding=encoding, holdout=holdout)
+        settings = _preparation(size=size, method=method, exif=exif, alpha=alpha, encoding=encoding, holdout=holdout)
         with services(port_base):
             flow("prepare", "prepare_data")(source, str(out), settings, place(address, 1))
     manifest = data.verify(out)

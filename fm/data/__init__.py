@@ -8,11 +8,12 @@ from fm.data.manifest import Manifest, load_manifest, verify
 from fm.data.order import Order, order_of
 from fm.data.preparation import Preparation
 from fm.data.shards import inputs_digest, write_shards
-from fm.data.sources import Item, Source, open_source
+from fm.data.sources import Item, Listing, Source, open_source
 
 __all__ = [
     "Batch",
     "Item",
+    "Listing",
     "Manifest",
     "Order",
     "Preparation",

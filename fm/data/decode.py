@@ -1,13 +1,15 @@
-"""Bytes -> an upright RGB picture, or a rejection with a reason from a closed list.
+"""Bytes -> an RGB picture, or a rejection with a reason from a closed list.
 
-The rules: EXIF orientation is applied; transparency is laid over white; 16-bit grey is divided by 257 and rounded
-(Pillow's own conversion clips it to white); greyscale, palette, CMYK, YCbCr and HSV are converted by Pillow; of several
-frames the first counts; colour profiles are ignored.
+The rules: EXIF orientation is ignored or applied (of a TIFF Pillow always applies it), transparency is dropped or laid
+over white, as asked; 16-bit grey is divided by 257 and rounded (Pillow's own conversion clips it to white), of 16-bit
+colour Pillow gives the high byte; greyscale, palette, CMYK, YCbCr and HSV are converted by Pillow; the first of several
+frames counts; colour profiles are ignored. JPEGs are decoded whole, never at a reduced scale.
 """
 
 import io
 import warnings
 from contextlib import suppress
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -18,10 +20,12 @@ REASONS = {
     "truncated": "the picture ends early",
     "corrupt": "the picture's data is damaged",
     "too-large": "more than 100 million pixels or 256 MiB",
+    "too-narrow": "so narrow that with its short side enlarged it has more than 100 million pixels",
     "unsupported-mode": "pixels that have no stated conversion to RGB",
     "unreadable": "the file cannot be read",
     "not-a-file": "a link or special member of an archive, never followed",
     "duplicate": "a second sample of the same name in one archive",
+    "damaged-archive": "an archive in the archive, damaged or cut short; its pictures before that are kept",
 }
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 256 * 1024**2
@@ -39,8 +43,29 @@ class Rejected(Exception):
         self.reason = reason
 
 
-def decode(data: bytes) -> Image.Image:
-    """The upright RGB picture in the bytes of an image file, or of a uint8 (height, width, 3) `.npy`.
+class Header(NamedTuple):
+    """What a picture says of itself: (width, height) as stored, and its traits, names from TRAITS."""
+
+    size: tuple[int, int]
+    traits: frozenset[str]
+
+
+TRAITS = {
+    "exif-rotated": "its EXIF says that it is to be turned",
+    "alpha": "it has transparent parts",
+    "cmyk": "its colours are those of print",
+    "grey": "it has no colours",
+    "palette": "its colours are those of a palette",
+    "16-bit": "it has 16 bits a channel",
+    "colour-profile": "it brings a colour profile, which is ignored",
+}
+ORIENTATION = 0x0112
+
+
+def decode(data: bytes, exif: str = "ignore", alpha: str = "drop") -> Image.Image:
+    """The RGB picture in the bytes of an image file, or of a uint8 (height, width, 3) `.npy`.
+
+    exif: "ignore" or "apply" its orientation; alpha: "drop" transparency or lay it over "white".
 
     Raises: Rejected.
     """
@@ -48,7 +73,10 @@ def decode(data: bytes) -> Image.Image:
         raise Rejected("empty")
     if len(data) > MAX_BYTES:
         raise Rejected("too-large")
-    return to_rgb(_array(data) if data.startswith(b"\x93NUMPY") else _upright(_open(data)))
+    if data.startswith(b"\x93NUMPY"):
+        return _array(data)
+    image = _open(data)
+    return to_rgb(_upright(image) if exif == "apply" else image, alpha)
 
 
 def _array(data: bytes) -> Image.Image:
@@ -61,12 +89,34 @@ def _array(data: bytes) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
-def size_of(data: bytes) -> tuple[int, int]:
-    """(width, height) as stored, from the file's header alone.
+def header_of(data: bytes) -> Header:
+    """Size and traits, from the file's header alone.
 
     Raises: Rejected.
     """
-    return (_array(data) if data.startswith(b"\x93NUMPY") else _open(data, load=False)).size
+    if data.startswith(b"\x93NUMPY"):
+        return Header(_array(data).size, frozenset())
+    image = _open(data, load=False)
+    found = {
+        "exif-rotated": _orientation(image) > 1,
+        "alpha": image.has_transparency_data,
+        "cmyk": image.mode == "CMYK",
+        "grey": image.mode in ("1", "L", "LA", "I") or image.mode.startswith("I;"),
+        "palette": image.mode in ("P", "PA"),
+        "16-bit": image.mode.startswith("I;16")
+        or ";16" in str(getattr(image, "tile", "")),  # Pillow has no other mode of 16 bits
+        "colour-profile": bool(image.info.get("icc_profile")),
+    }
+    return Header(image.size, frozenset(trait for trait, there in found.items() if there))
+
+
+def _orientation(image: Image.Image) -> int:
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1  # Pillow would decode the whole picture to look behind it
+    with suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return int(image.getexif().get(ORIENTATION, 1))
+    return 1
 
 
 def _open(data: bytes, load: bool = True) -> Image.Image:
@@ -98,7 +148,7 @@ def _upright(image: Image.Image) -> Image.Image:
     return image
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, alpha: str = "drop") -> Image.Image:
     """The picture in RGB by the rules above.
 
     Raises: Rejected for a mode without a rule.
@@ -111,7 +161,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
     try:
         if image.has_transparency_data:
             over = image.convert("RGBA")
-            return Image.alpha_composite(Image.new("RGBA", over.size, "white"), over).convert("RGB")
+            if alpha == "white":
+                over = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
+            return over.convert("RGB")
         if image.mode in CONVERTED:
             return image.convert("RGB")
     except (ValueError, OSError):  # what Pillow raises where it knows no conversion

@@ -1,18 +1,25 @@
-"""What a source holds, without preparing it: counts, classes, splits, and the sizes of some of its pictures."""
+"""What a source holds, without preparing it: counts, classes, splits, the sizes and traits of some of its pictures, and
+the size that suits them."""
 
 from collections import Counter
 
 import numpy as np
 
-from fm.data.decode import Rejected, size_of
+from fm.data.decode import TRAITS, Header, Rejected, header_of
 from fm.data.sources import Item, Source
 from fm.settings import Settings
 
-LOOKED_AT = 200
+LOOKED_AT = 1000
+SIZES = (28, 32, 64, 128, 256)
+ADVICE = {
+    "exif-rotated": "`--exif apply` turns them upright; without it they stay as stored, as in the official sets",
+    "alpha": "`--alpha white` lays them over white; without it transparency is dropped, as in the official sets",
+}
 
 
 class Summary(Settings):
-    """Counts by split (`none` where the source has none) and class; widths and heights of the `looked_at` pictures."""
+    """Counts by split (`none` where the source has none) and class; of the `looked_at` pictures widths, heights and how
+    many have each trait; the size proposed; and what is worth a word."""
 
     source: str
     images: int
@@ -23,29 +30,60 @@ class Summary(Settings):
     smallest: tuple[int, int] | None
     median: tuple[int, int] | None
     largest: tuple[int, int] | None
+    traits: dict[str, int]
+    proposed_size: int | None
+    notes: tuple[str, ...]
 
 
 def describe(source: Source) -> Summary:
-    """The source's summary; up to 200 pictures, evenly spread over the sorted keys, are opened for their sizes."""
-    items = sorted(source.items(), key=lambda item: item.key)
-    looked_at = [items[i] for i in np.unique(np.linspace(0, len(items) - 1, LOOKED_AT).astype(int))] if items else []
-    sizes = sorted((size for item in looked_at if (size := _size(source, item))), key=lambda size: size[0] * size[1])
+    """The source's summary; up to 1,000 pictures, evenly spread over the keys, are opened for their headers."""
+    items = source.items()
+    splits = Counter(item.split or "none" for item in items)
+    classes = Counter(item.label for item in items if item.label is not None)
+    places = np.unique(np.linspace(0, len(items) - 1, LOOKED_AT).astype(int)).tolist() if items else []
+    headers = [header for place in places if (header := _header(source, items[place]))]
+    sizes = sorted((header.size for header in headers), key=lambda size: size[0] * size[1])
+    found = Counter(trait for header in headers for trait in header.traits)
+    traits = {trait: found[trait] for trait in TRAITS if found[trait]}
     return Summary(
         source=source.uri,
         images=len(items),
-        splits=dict(sorted(Counter(item.split or "none" for item in items).items())),
-        classes=dict(sorted(Counter(item.label for item in items if item.label is not None).items())),
-        looked_at=len(looked_at),
-        unreadable=len(looked_at) - len(sizes),
+        splits=dict(sorted(splits.items())),
+        classes=dict(sorted(classes.items())),
+        looked_at=len(places),
+        unreadable=len(places) - len(headers),
         smallest=sizes[0] if sizes else None,
         median=sizes[len(sizes) // 2] if sizes else None,
         largest=sizes[-1] if sizes else None,
+        traits=traits,
+        proposed_size=_proposed([min(size) for size in sizes]),
+        notes=(*_missing(source.expected(), splits), *_advice(traits, len(headers))),
     )
 
 
-def _size(source: Source, item: Item) -> tuple[int, int] | None:
-    """(width, height) from the file's header alone, None if it cannot be read."""
+def _proposed(sides: list[int]) -> int | None:
+    """The largest usual size that no more than half of the pictures fall short of; of smaller ones their own."""
+    if not sides:
+        return None
+    side = sorted(sides)[len(sides) // 2]
+    return max((size for size in SIZES if size <= side), default=side)
+
+
+def _missing(expected: dict[str, int], splits: Counter[str]) -> list[str]:
+    return [
+        f"{splits[split]:,} pictures in {split}, where {count:,} are due"
+        for split, count in expected.items()
+        if splits[split] != count
+    ]
+
+
+def _advice(traits: dict[str, int], looked_at: int) -> list[str]:
+    return [f"{traits[t]} of {looked_at}: {TRAITS[t]}; {ADVICE[t]}" for t in ADVICE if t in traits]
+
+
+def _header(source: Source, item: Item) -> Header | None:
+    """None if the picture cannot be read."""
     try:
-        return None if item.fault else size_of(source.read(item))
+        return None if item.fault else header_of(source.read(item))
     except Rejected:
         return None

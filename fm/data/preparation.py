@@ -20,8 +20,14 @@ class Preparation(Settings):
     method: str = Field(
         "box",
         title="Resize method",
-        description="box: the whole picture squeezed; center-crop: short side, then centre",
+        description="box, area, lanczos: the whole picture squeezed; center-crop: short side, then centre",
         json_schema_extra={"enum": [*RESIZE]},
+    )
+    exif: Literal["ignore", "apply"] = Field(
+        "ignore", title="EXIF orientation", description="ignore: as stored, like the official sets; apply: upright"
+    )
+    alpha: Literal["drop", "white"] = Field(
+        "drop", title="Transparency", description="drop: colours as stored, like the official sets; white: over white"
     )
     encoding: Literal["raw", "png"] = Field(
         "raw", title="Encoding", description="raw: pixels, fastest to read; png: smaller, decoded on every read"
@@ -55,7 +61,7 @@ def prepare(data: bytes, settings: Preparation) -> tuple[np.ndarray, tuple[int, 
 
     Raises: Rejected.
     """
-    picture = decode(data)
+    picture = decode(data, settings.exif, settings.alpha)
     return np.asarray(RESIZE[settings.method](picture, settings.size)), picture.size
 
 

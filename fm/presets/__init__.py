@@ -3,6 +3,7 @@
 Knows only names and text, so that a question about presets loads nothing heavy.
 """
 
+import tomllib
 from pathlib import Path
 
 from fm.errors import SettingsError, nearest
@@ -22,3 +23,9 @@ def file(name: str) -> Path:
     if name not in names():
         raise SettingsError(f"unknown preset {name!r}", mend=nearest(name, names()))
     return FOLDER / f"{name}.toml"
+
+
+def for_size(side: int) -> str | None:
+    """The preset of the largest images that are no larger than pictures of that side, if there is one."""
+    sizes = {name: tomllib.loads(file(name).read_text())["data"]["size"] for name in names()}
+    return max((name for name in sizes if sizes[name] <= side), key=sizes.__getitem__, default=None)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fm import presets
 from fm.data import ShardedImages
 
 
@@ -44,6 +45,7 @@ def test_describe_prepares_nothing(mixed: Path, command: Any) -> None:
     done = command("prepare", str(mixed), "--describe", "--json", cwd=mixed.parent)
     told = json.loads(done.stdout)
     assert (told["images"], told["classes"], told["unreadable"]) == (42, {"cats": 21, "dogs": 21}, 2)
+    assert (told["proposed_size"], told["proposed_preset"]) == (32, "demo") and presets.for_size(9) is None
     assert [p.name for p in mixed.parent.iterdir()] == ["mixed"]
 
 

@@ -1,7 +1,8 @@
 """Where pictures come from, addressed by URI: `photos:`, a folder, tars. A file in this folder is a member.
 
 A member's module has `SCHEME`, `open_uri(rest) -> Source`, and `fits(path) -> bool`: is a bare path such a source?
-A source lists its pictures and hands out their bytes; splitting, decoding and resizing are not its business.
+A source lists its pictures and hands out their bytes; splitting, decoding and resizing are not its business. Archives
+and batches are read where they lie, a picture at a time.
 """
 
 import importlib
@@ -9,29 +10,14 @@ import os
 import pkgutil
 import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from urllib.parse import parse_qsl
 
-from fm.errors import DataError, nearest
+from fm.data.listing import Item, Listing, listed
+from fm.errors import DataError, SettingsError, nearest
 
-
-@dataclass(frozen=True)
-class Item:
-    """One picture of a source. Strings from outside are only ever recorded, never used as a path to write to.
-
-    key: unique in the source, the same wherever it lies; label: class name or None; split: the source's own or None;
-    meta: facts for the sample's JSON; at: the source's own way to find it; fault: a reason of `fm.data.decode.REASONS`
-    to leave it out unread.
-    """
-
-    key: str
-    label: str | None = None
-    split: str | None = None
-    meta: dict[str, Any] = field(default_factory=dict)
-    at: tuple[Any, ...] = ()
-    fault: str = ""
+__all__ = ["Item", "Listing", "Source", "listed", "members", "open_source", "options", "readable"]
 
 
 class Source(ABC):
@@ -40,8 +26,8 @@ class Source(ABC):
     uri: str
 
     @abstractmethod
-    def items(self) -> list[Item]:
-        """Every picture, in any order.
+    def items(self) -> Listing:
+        """Every picture, in the order of the keys.
 
         Raises: DataError if the source cannot be listed.
         """
@@ -50,17 +36,36 @@ class Source(ABC):
     def read(self, item: Item) -> bytes:
         """The bytes of its image file (or of a uint8 (height, width, 3) `.npy`).
 
-        Raises: fm.data.decode.Rejected.
+        Raises: fm.data.decode.Rejected; DataError if the source itself cannot be read any more.
         """
 
     @abstractmethod
     def digest(self) -> str:
         """Identifies the content cheaply: names, sizes and times of files, not their bytes."""
 
+    def expected(self) -> dict[str, int]:
+        """How many pictures each split is known to have; nothing where nobody knows."""
+        return {}
+
 
 def readable(name: str) -> str:
     """A file's name as text that every format can hold: bytes that are not UTF-8 become `\\xNN`."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def options(rest: str, scheme: str, known: tuple[str, ...]) -> tuple[str, dict[str, str]]:
+    """`path?name=value` as path and options.
+
+    Raises: SettingsError for an option that is not known.
+    """
+    path, mark, query = rest.rpartition("?")
+    if not mark:
+        return rest, {}
+    found = dict(parse_qsl(query, keep_blank_values=True))
+    for name in found:
+        if name not in known:
+            raise SettingsError(f"unknown option {name!r}", where=f"{scheme}:{rest}", mend=nearest(name, known))
+    return path, found
 
 
 def members() -> dict[str, ModuleType]:

@@ -1,16 +1,18 @@
 """A folder of image files: `root/CLASS/**/name.jpg`, or `root/SPLIT/CLASS/...`, or flat and then without labels."""
 
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from fm.data.decode import EXTENSIONS, MAX_BYTES, Rejected
-from fm.data.sources import Item, Source, readable
+from fm.data.sources import Item, Listing, Source, listed, readable
 from fm.errors import DataError
 from fm.lineage import digest
 
 SCHEME = "folder"
+FOR_EVERYBODY = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG)
 SPLITS = {"train": "train", "test": "test", "val": "test", "valid": "test", "validation": "test"}
 
 
@@ -21,20 +23,20 @@ class Folder(Source):
     uri: str
     root: Path
 
-    def items(self) -> list[Item]:
-        found = [path.split("/") for path, _ in self._files()]
-        tops = {parts[0] for parts in found if len(parts) > 1}
-        splits = _splits(tops)
-        return [_item(parts, splits) for parts in found]
+    def items(self) -> Listing:
+        splits = _splits({path.partition("/")[0] for path, _ in self._files() if "/" in path})
+        return listed(_item(path, splits) for path, _ in self._files())
 
     def read(self, item: Item) -> bytes:
-        path = self.root / item.at[0]
+        path = self.root / (item.at[0] if item.at else item.key)
         try:
             if path.stat().st_size > MAX_BYTES:
                 raise Rejected("too-large")
             return path.read_bytes()
-        except OSError:
-            raise Rejected("unreadable") from None
+        except OSError as error:
+            if error.errno in FOR_EVERYBODY:
+                raise Rejected("unreadable") from None
+            raise DataError(f"cannot be read ({error.strerror})", where=readable(str(path))) from None
 
     def digest(self) -> str:
         return digest(SCHEME, [(path, info.st_size, info.st_mtime_ns) for path, info in sorted(self._files())])
@@ -73,12 +75,12 @@ def _splits(tops: set[str]) -> dict[str, str]:
     return {top: "val" if "test" in tops and top not in ("train", "test") else SPLITS[top] for top in tops}
 
 
-def _item(parts: list[str], splits: dict[str, str]) -> Item:
-    path = "/".join(parts)
-    parts = [readable(part) for part in parts]
+def _item(path: str, splits: dict[str, str]) -> Item:
+    key = readable(path)
+    parts = key.split("/")
     split = splits.get(parts[0]) if len(parts) > 1 else None
     folders = parts[1:-1] if split else parts[:-1]
-    return Item(key="/".join(parts), label=folders[0] if folders else None, split=split, at=(path,))
+    return Item(key, label=folders[0] if folders else None, split=split, at=() if key == path else (path,))
 
 
 def fits(path: str) -> bool:

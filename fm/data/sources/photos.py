@@ -10,15 +10,14 @@ import io
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from urllib.parse import parse_qsl
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from fm.data.order import words
-from fm.data.sources import Item, Source
-from fm.errors import DataError, SettingsError, nearest
+from fm.data.sources import Item, Listing, Source, listed, options
+from fm.errors import DataError, SettingsError
 from fm.files import sha256
 from fm.lineage import digest
 
@@ -62,8 +61,8 @@ class Photos(Source):
     uri: str
     tiles: int
 
-    def items(self) -> list[Item]:
-        items = []
+    def items(self) -> Listing:
+        items: list[Item] = []
         for name, photograph in PHOTOGRAPHS.items():
             area = photograph.inside or (0, 0, *_size(name))
             held = held_cells(area, photograph.lattice)
@@ -71,7 +70,7 @@ class Photos(Source):
                 for number in range(len(SIDES)):
                     share = (count + number) // len(SIDES)
                     items += _tiles(name, split, SIDES[number], share, area, held)
-        return items
+        return listed(items)
 
     def read(self, item: Item) -> bytes:
         file = io.BytesIO()
@@ -163,12 +162,11 @@ def fits(path: str) -> bool:
 
 
 def open_uri(rest: str) -> Photos:
-    options = dict(parse_qsl(rest.removeprefix("?"), keep_blank_values=True))
     uri = f"{SCHEME}:{rest}"
-    for name in options:
-        if name != "tiles":
-            raise SettingsError(f"unknown option {name!r}", where=uri, mend=nearest(name, ["tiles"]))
-    tiles = options.get("tiles", str(TILES))
-    if rest and not (options and tiles.isdecimal() and 1 <= int(tiles) <= 100_000):
+    path, chosen = options(rest, SCHEME, ("tiles",))
+    tiles = chosen.get("tiles", str(TILES))
+    if path or (rest and not chosen):
+        raise SettingsError("has no folders or files", where=uri, mend="write `photos:` or `photos:?tiles=300`")
+    if not (tiles.isdecimal() and 1 <= int(tiles) <= 100_000):
         raise SettingsError("tiles is not a number from 1 to 100,000", where=uri, mend="write `photos:?tiles=300`")
     return Photos(uri=uri, tiles=int(tiles))

@@ -1,6 +1,8 @@
 """Small sources on disk, and one prepared data set for the tests that only read."""
 
 import io
+import logging
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,12 @@ def noise(seed, width=24, height=20):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
+@pytest.fixture(autouse=True)
+def temporary(tmp_path_factory, monkeypatch):
+    """What sources unpack goes where pytest's own files go."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.getbasetemp()))
+
+
 @pytest.fixture
 def png():
     """png(seed, width, height) -> bytes of a noise picture."""
@@ -24,6 +32,12 @@ def png():
         return file.getvalue()
 
     return make
+
+
+@pytest.fixture
+def noises():
+    """noises(count, seed, side) -> that many square noise pictures, uint8 (side, side, 3)."""
+    return lambda count, seed=0, side=8: [noise(1000 * seed + number, side, side) for number in range(count)]
 
 
 @pytest.fixture
@@ -42,3 +56,24 @@ def photos(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("photos")
     write_shards(open_source("photos:?tiles=24"), root, Preparation(size=16, shard_images=50))
     return root
+
+
+@pytest.fixture(scope="session")
+def s3():
+    """An S3-compatible server with an empty bucket: its file system; `s3://bucket/...` leads there while it runs."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server.start()
+    patch = pytest.MonkeyPatch()
+    patch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
+    for name, value in (("ACCESS_KEY_ID", "any"), ("SECRET_ACCESS_KEY", "any"), ("DEFAULT_REGION", "us-east-1")):
+        patch.setenv(f"AWS_{name}", value)
+    import s3fs
+
+    fs = s3fs.S3FileSystem()
+    fs.mkdir("bucket")
+    yield fs
+    patch.undo()
+    server.stop()

@@ -1,4 +1,6 @@
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fm.data import decode as decoding
-from fm.data.decode import REASONS, Rejected, decode, size_of
+from fm.data.decode import REASONS, TRAITS, Rejected, decode, header_of
 
 
 def file_of(image, format="PNG", **options):
@@ -16,8 +18,8 @@ def file_of(image, format="PNG", **options):
     return file.getvalue()
 
 
-def colour(data):
-    pixels = np.asarray(decode(data))
+def colour(data, **options):
+    pixels = np.asarray(decode(data, **options))
     assert pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8
     return tuple(pixels[0, 0].tolist())
 
@@ -38,12 +40,17 @@ def test_modes_by_their_stated_rules():
     assert colour(file_of(Image.new("CMYK", (6, 4), (0, 255, 255, 0)), "TIFF")) == (255, 0, 0)
 
 
-def test_transparency_lies_over_white():
-    assert colour(file_of(Image.new("RGBA", (6, 4), (0, 0, 0, 0)))) == (255, 255, 255)
-    assert colour(file_of(Image.new("LA", (6, 4), (0, 51)))) == (204, 204, 204)
+def test_transparency_is_dropped_or_lies_over_white():
     palette = Image.new("P", (6, 4), 0)
     palette.putpalette([0, 0, 255] * 256)
-    assert colour(file_of(palette, transparency=0)) == (255, 255, 255)
+    for data, stored, over_white in [
+        (file_of(Image.new("RGBA", (6, 4), (9, 8, 7, 0))), (9, 8, 7), (255, 255, 255)),
+        (file_of(Image.new("LA", (6, 4), (0, 51))), (0, 0, 0), (204, 204, 204)),
+        (file_of(palette, transparency=0), (0, 0, 255), (255, 255, 255)),
+        (file_of(palette, transparency=bytes([0])), (0, 0, 255), (255, 255, 255)),
+        (file_of(Image.new("RGB", (6, 4), (9, 8, 7)), transparency=(9, 8, 7)), (9, 8, 7), (255, 255, 255)),
+    ]:
+        assert colour(data) == stored and colour(data, alpha="white") == over_white
 
 
 @pytest.mark.parametrize(("level", "due"), [(0, 0), (65_535, 255), (257 * 100, 100), (257 * 100 + 129, 101)])
@@ -51,17 +58,72 @@ def test_sixteen_bits_are_divided_by_257(level, due):
     assert colour(file_of(Image.fromarray(np.full((4, 6), level, np.uint16)))) == (due, due, due)
 
 
-def test_exif_orientation_is_applied():
+def turned(format, **options):
+    """Black left, white right; by its EXIF black is above."""
     pixels = np.zeros((4, 6, 3), np.uint8)
     pixels[:, 3:] = 255
     exif = Image.Exif()
     exif[0x0112] = 6  # turn a quarter clockwise to see it upright
-    upright = decode(file_of(Image.fromarray(pixels), exif=exif))
+    return file_of(Image.fromarray(pixels), format, exif=exif, **options)
+
+
+def test_exif_orientation_is_ignored_or_applied():
+    stored, upright = decode(turned("PNG")), decode(turned("PNG"), exif="apply")
+    assert stored.size == (6, 4) and np.asarray(stored)[:, 0].max() == 0 and np.asarray(stored)[:, -1].min() == 255
+    assert decode(turned("TIFF")).size == (4, 6)  # Pillow's doing
     assert upright.size == (4, 6) and np.asarray(upright)[0].max() == 0 and np.asarray(upright)[-1].min() == 255
 
 
+def test_traits_come_from_the_header():
+    from PIL import ImageCms
+
+    grey, rgb = Image.new("L", (6, 4), 77), Image.new("RGB", (6, 4))
+    colour_16 = Image.fromarray(np.zeros((4, 6), np.uint16))
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    due = {
+        "exif-rotated": [turned("JPEG"), turned("PNG"), turned("WEBP", lossless=True)],
+        "alpha": [file_of(rgb.convert("RGBA")), file_of(rgb, transparency=(0, 0, 0))],
+        "cmyk": [file_of(Image.new("CMYK", (6, 4)), "JPEG"), file_of(Image.new("CMYK", (6, 4)), "TIFF")],
+        "grey": [file_of(grey), file_of(grey, "JPEG"), file_of(Image.new("1", (6, 4)))],
+        "palette": [file_of(rgb.convert("P")), file_of(rgb.convert("P"), "GIF")],
+        "colour-profile": [file_of(rgb, "JPEG", icc_profile=profile), file_of(rgb, icc_profile=profile)],
+    }
+    for trait, files in due.items():
+        assert trait in TRAITS
+        for data in files:
+            assert header_of(data) == ((6, 4), {trait}), trait
+    assert header_of(file_of(colour_16)).traits == header_of(file_of(colour_16, "TIFF")).traits == {"16-bit", "grey"}
+    assert header_of(file_of(rgb, "JPEG")) == ((6, 4), frozenset())
+
+
+def sixteen_bit_colour(pixels):
+    """A PNG of 16 bits in three channels, which Pillow cannot write."""
+    height, width, _ = pixels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+
+
+def test_sixteen_bit_colour():
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint16)
+    data = sixteen_bit_colour(pixels * 257)
+    assert (np.asarray(decode(data)) == pixels).all() and header_of(data).traits == {"16-bit"}
+
+
+def test_cmyk_as_photoshop_writes_it():
+    """Adobe's CMYK JPEGs are inverted, as ImageNet's 22 are; Pillow turns them back."""
+    data = file_of(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=100)
+    assert b"Adobe" in data and np.abs(np.array(colour(data)) - (255, 0, 0)).max() <= 3
+
+
 def test_sizes_come_from_the_header_alone(png):
-    assert size_of(png(0)[:100]) == (24, 20)
+    assert header_of(png(0)[:100]) == ((24, 20), frozenset())
 
 
 def test_a_png_is_a_png_whatever_it_is_called(png):
@@ -99,9 +161,6 @@ def test_reasons(png, monkeypatch):
 
 def test_a_picture_that_lies_about_its_size_is_not_decoded():
     """A PNG header of 60,000 x 60,000 pixels and no data for them."""
-    import struct
-    import zlib
-
     body = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
     assert reason(bomb + b"\x00\x00\x00\x00IDAT\x35\xaf\x06\x1e") == "too-large"
@@ -122,7 +181,7 @@ def test_damage_is_a_picture_or_a_reason_and_nothing_else(whole, data):
     at = data.draw(st.integers(0, len(whole) - 1))
     patch = data.draw(st.binary(max_size=12))
     damaged = whole[:at] + patch + whole[at + data.draw(st.integers(0, 20)) :]
-    for attempt in (decode, size_of):
+    for attempt in (decode, lambda data: decode(data, "apply", "white"), header_of):
         try:
             attempt(damaged)
         except Rejected as rejected:

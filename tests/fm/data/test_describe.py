@@ -1,4 +1,11 @@
+import io
+
+import pytest
+from PIL import Image
+
 from fm.data import describe, open_source
+from fm.data.describe import LOOKED_AT
+from tests.fm.data import forms
 
 
 def test_photos():
@@ -6,6 +13,7 @@ def test_photos():
     assert summary.images == 8 * 7 and summary.splits == {"train": 48, "test": 8}
     assert set(summary.classes.values()) == {7} and len(summary.classes) == 8
     assert summary.smallest == (48, 48) and summary.largest == (96, 96) and summary.unreadable == 0
+    assert summary.proposed_size == 64 and summary.traits == {} and summary.notes == ()
 
 
 def test_a_folder_with_a_bad_file(folder):
@@ -19,3 +27,38 @@ def test_a_folder_with_a_bad_file(folder):
 def test_a_prepared_data_set(photos):
     summary = describe(open_source(photos))
     assert summary.splits == {"train": 192, "test": 32} and summary.median == (16, 16) and summary.unreadable == 0
+
+
+def test_traits_are_counted_and_what_can_be_done_is_said(folder):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for number in range(3):
+        Image.new("RGB", (40, 300)).save(folder / "a" / f"turned-{number}.jpg", exif=exif)
+    Image.new("RGBA", (40, 300)).save(folder / "a" / "clear.png")
+    Image.new("CMYK", (40, 300)).save(folder / "a" / "print.jpg")
+    summary = describe(open_source(folder))
+    assert summary.traits == {"exif-rotated": 3, "alpha": 1, "cmyk": 1} and next(iter(summary.traits)) == "exif-rotated"
+    turned, clear = summary.notes
+    assert (
+        turned.startswith("3 of 65: its EXIF says that it is to be turned; `--exif apply`") and "--alpha white" in clear
+    )
+
+
+@pytest.mark.parametrize(("side", "due"), [(9, 9), (28, 28), (63, 32), (64, 64), (400, 256)])
+def test_the_size_proposed(tmp_path, side, due):
+    for number, sides in enumerate([(side, side), (side, 500), (600, side), (3, 3)]):
+        Image.new("RGB", sides).save(tmp_path / f"{number}.png")
+    assert describe(open_source(tmp_path)).proposed_size == due
+
+
+def test_counts_that_fall_short_are_said(tmp_path, noises):
+    forms.imagenet_train(tmp_path / "ILSVRC2012_img_train.tar", {"n01": noises(2)})
+    assert describe(open_source(tmp_path)).notes == ("2 pictures in train, where 1,281,167 are due",)
+
+
+def test_only_some_pictures_of_many_are_opened(tmp_path):
+    file = io.BytesIO()
+    Image.new("RGB", (5, 4)).save(file, "PNG")
+    forms.tar(tmp_path / "x.tar", [(f"{number}.png", file.getvalue()) for number in range(LOOKED_AT + 500)])
+    summary = describe(open_source(tmp_path))
+    assert (summary.images, summary.looked_at, summary.median) == (LOOKED_AT + 500, LOOKED_AT, (5, 4))

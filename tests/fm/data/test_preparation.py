@@ -23,7 +23,17 @@ def test_encodings_are_lossless(encoding, png):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"size": 3}, {"size": 2000}, {"holdout": 0}, {"holdout": 1.0}, {"shard_images": 0}, {"encoding": "jpg"}]
+    "wrong",
+    [
+        {"size": 3},
+        {"size": 2000},
+        {"holdout": 0},
+        {"holdout": 1.0},
+        {"shard_images": 0},
+        {"encoding": "jpg"},
+        {"exif": "turn"},
+        {"alpha": "black"},
+    ],
 )
 def test_ranges(wrong):
     with pytest.raises(pydantic.ValidationError):
@@ -36,4 +46,20 @@ def test_an_unknown_method_names_the_nearest():
 
 
 def test_the_form_shows_the_methods_as_choices():
-    assert Preparation.model_json_schema()["properties"]["method"]["enum"] == ["box", "center-crop"]
+    assert Preparation.model_json_schema()["properties"]["method"]["enum"] == ["box", "center-crop", "area", "lanczos"]
+
+
+def test_what_is_asked_of_exif_and_transparency_is_done():
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.zeros((8, 8, 4), np.uint8)
+    pixels[:, 4:] = (9, 9, 9, 255)
+    Image.fromarray(pixels).save(file, "PNG", exif=exif)
+    found = {
+        (turn, alpha): prepare(file.getvalue(), Preparation(size=8, exif=turn, alpha=alpha))[0][..., 0]
+        for turn in ("ignore", "apply")
+        for alpha in ("drop", "white")
+    }
+    for alpha, clear in (("drop", 0), ("white", 255)):
+        due = np.tile(np.repeat([clear, 9], 4), (8, 1))
+        assert (found["ignore", alpha] == due).all() and (found["apply", alpha] == due.T).all()

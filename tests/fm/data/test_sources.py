@@ -1,14 +1,18 @@
+import hashlib
 import pickle
 
+import numpy as np
 import pytest
 
-from fm.data import Source, open_source
+from fm.data import Preparation, ShardedImages, Source, open_source, write_shards
+from fm.data.preparation import prepare
 from fm.data.sources import members, readable
 from fm.errors import DataError
+from tests.fm.data import forms
 
 
 def test_every_member_joins():
-    assert {"folder", "photos", "tars"} <= set(members())
+    assert {"folder", "photos", "tars", "imagenet", "npz", "cifar10"} <= set(members())
     for module in members().values():
         assert callable(module.open_uri) and module.fits("no such path, surely") is False
 
@@ -27,7 +31,7 @@ def test_sources_are_picklable_and_stable(uri, folder, photos):
     ("uri", "words"),
     [
         ("photo:", "unknown kind of source 'photo'; did you mean 'photos'"),
-        ("s3://bucket/x", "unknown kind of source 's3'; known: folder, photos, tars"),
+        ("nowhere://bucket/x", "nowhere://bucket/x/\\*.tar: cannot be read .ValueError: Protocol not known: nowhere"),
         ("no/such/folder", "no/such/folder: no such file or folder"),
         ("folder:no/such", "no such folder"),
         ("tars:no/such", "no tar files there"),
@@ -49,3 +53,37 @@ def test_an_empty_folder_and_a_file_that_is_no_source(tmp_path):
 
 def test_names_that_are_not_utf_8():
     assert readable("caf\udce9") == "caf\\xe9" and readable("café") == "café"
+
+
+def contents(source, out):
+    """(class name, digest of the image) of every prepared picture, and the class names in the labels' order."""
+    write_shards(source, out, Preparation(size=16))
+    data = ShardedImages(out)
+    return sorted((data.classes[label], hashlib.sha256(image).hexdigest()) for image, label in data), data.classes
+
+
+def test_the_same_photographs_in_every_form_are_the_same_data_set(tmp_path, s3):
+    """As folder, tar of tars, batches, WebDataset here and in S3, and CIFAR's two archives."""
+    names, pictures = {"cat": 3, "astronaut": 1, "coffee": 2}, {}
+    tiles = open_source("photos:?tiles=6")
+    for item in tiles.items():
+        if item.label in names and item.split == "train":
+            pixels, _ = prepare(tiles.read(item), Preparation(size=32))
+            pictures.setdefault(item.label, []).append(pixels)
+    here = [
+        forms.folder(tmp_path / "folder", pictures),
+        forms.imagenet_train(tmp_path / "x.tar", pictures),
+        forms.downsampled(tmp_path / "npz", pictures, names),
+        forms.downsampled(tmp_path / "npz-small", pictures, names, save=np.savez_compressed),
+        forms.downsampled_pickles(tmp_path / "pickles", pictures, names),
+        forms.webdataset(tmp_path / "web", pictures),
+        forms.cifar10(tmp_path / "cifar-10-binary.tar.gz", pictures, pictures, binary=True),
+        forms.cifar10(tmp_path / "cifar-10-python.tar.gz", pictures, pictures, binary=False),
+    ]
+    s3.put(str(tmp_path / "web"), "s3://bucket/same", recursive=True)
+    due, classes = contents(open_source(here[0]), tmp_path / "out-0")
+    assert len(set(due)) == 18 and classes == ["astronaut", "cat", "coffee"]
+    for number, form in enumerate([*here[1:], "s3://bucket/same"], start=1):
+        found, classes = contents(open_source(form), tmp_path / f"out-{number}")
+        assert classes == ["astronaut", "cat", "coffee"]
+        assert found == (due if "cifar" not in str(form) else sorted(2 * due)), form  # train and test alike there

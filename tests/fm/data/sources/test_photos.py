@@ -108,7 +108,7 @@ def test_no_network_is_needed(tmp_path, monkeypatch):
         ("photos:?tiles=0", "tiles is not a number from 1"),
         ("photos:?tiles=many", "tiles is not a number from 1"),
         ("photos:?tiles=", "tiles is not a number from 1"),
-        ("photos:cats", "photos:cats: unknown option 'cats'; known: tiles"),
+        ("photos:cats", "photos:cats: has no folders or files; write `photos:`"),
     ],
 )
 def test_bad_options(uri, words):

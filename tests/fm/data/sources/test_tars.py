@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from fm.data import Preparation, ShardedImages, open_source, write_shards
 from fm.data.decode import REASONS
+from fm.data.sources import tars
 from fm.errors import DataError
 
 
@@ -119,3 +120,41 @@ def test_a_damaged_tar_is_read_or_refused(tmp_path, png, data):
         assert item.fault in ("", *REASONS)
         if not item.fault:
             assert isinstance(source.read(item), bytes)
+
+
+def test_tars_in_s3_are_the_same_data_set(tmp_path, png, s3):
+    for number in range(3):
+        members = [(f"{n}.{ending}", data) for n in range(4) for ending, data in (("png", png(n)), ("cls", b"cat"))]
+        path = make(tmp_path / "in" / f"x-{number:03d}.tar", *members, link("l.png", "0.png"))
+        s3.put(str(path), f"s3://bucket/in/{path.name}")
+    here = write_shards(open_source(tmp_path / "in"), tmp_path / "here", Preparation(size=8))
+    there = write_shards(open_source("s3://bucket/in"), tmp_path / "there", Preparation(size=8))
+    assert here.digest == there.digest and here.images == 12 and here.rejected == {"not-a-file": 3}
+    assert len(open_source("s3://bucket/in/x-{000..001}.tar").items()) == 10
+    source = open_source("tars:s3://bucket/in/x-*.tar")
+    (first, digest) = source.items()[0], source.digest()
+    make(tmp_path / "cut.tar", ("a.png", png(0, 99, 99)))
+    s3.pipe("s3://bucket/in/x-000.tar", (tmp_path / "cut.tar").read_bytes()[:9000])
+    assert source.digest() != digest
+    with pytest.raises(
+        DataError, match=r"s3://bucket/in/x-000.tar: is not a whole tar archive \(member a.png ends early"
+    ):
+        source.items()
+    s3.rm("s3://bucket/in/x-000.tar")
+    with pytest.raises(DataError, match="no such file"):  # no picture of it is quietly left out
+        source.read(first)
+
+
+def test_a_damaged_header_in_the_middle_is_not_the_end(tmp_path, png):
+    whole = make(tmp_path / "x.tar", ("a.png", png(0)), ("b.png", png(1))).read_bytes()
+    second = whole.index(b"b.png")
+    (tmp_path / "x.tar").write_bytes(whole[:second] + b"?" + whole[second + 1 :])
+    with pytest.raises(DataError, match="bad checksum"):
+        open_source(tmp_path / "x.tar").items()
+
+
+def test_a_signature_stays_out_of_the_manifest(monkeypatch):
+    monkeypatch.setattr(tars, "find", lambda address: [address])
+    source = open_source("https://host/x-{0..1}.tar?signature=1")
+    assert source.uri == "https://host/x-{0..1}.tar"
+    assert source.paths == ("https://host/x-0.tar?signature=1", "https://host/x-1.tar?signature=1")

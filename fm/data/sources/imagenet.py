@@ -1,0 +1,142 @@
+"""ImageNet as it is downloaded: `ILSVRC2012_img_train.tar`, a tar of 1,000 tars, and `ILSVRC2012_img_val.tar`, read in
+place, here or at any address; or any tar of tars, each of which is a class.
+
+The validation pictures get their classes from `ILSVRC2012_devkit_t12.tar.gz` beside them, or from the FILE of
+`imagenet:FOLDER?labels=FILE`.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from fm.data.addresses import is_address
+from fm.data.anywhere import find, opened, read_range, stamp
+from fm.data.decode import EXTENSIONS, MAX_BYTES, Rejected
+from fm.data.sources import Item, Listing, Source, listed, options, readable
+from fm.data.tarwalk import Damaged, Member, walk
+from fm.data.wnids import DEVKIT, beside, validation_labels
+from fm.errors import DataError
+from fm.lineage import digest
+
+SCHEME = "imagenet"
+TRAIN, VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+COUNTS = {TRAIN: ("train", 1_281_167), VALIDATION: ("test", 50_000)}
+
+
+@dataclass(frozen=True)
+class ImageNet(Source):
+    """A tar of tars is the split train, a plain one the split test, whose classes stand in the file `labels`.
+
+    Classes are the names of the inner tars. An inner tar that is damaged is one rejected item, beside those of its
+    pictures that are whole. An item's `at` is the number of the outer tar, offset and length.
+    """
+
+    uri: str
+    paths: tuple[str, ...]
+    labels: str | None
+
+    def items(self) -> Listing:
+        return listed(self._items())
+
+    def read(self, item: Item) -> bytes:
+        number, offset, length = item.at
+        if length > MAX_BYTES:
+            raise Rejected("too-large")
+        return read_range(self.paths[number], offset, length)
+
+    def digest(self) -> str:
+        names = [(readable(PurePosixPath(path).name), *stamp(path)) for path in self.paths]
+        return digest(SCHEME, names, self._labels() if self.labels else None)
+
+    def expected(self) -> dict[str, int]:
+        return dict(COUNTS[name] for path in self.paths if (name := PurePosixPath(path).name) in COUNTS)
+
+    def _labels(self) -> list[str]:
+        return validation_labels(Path(self.labels)) if self.labels else []
+
+    def _items(self) -> Iterator[Item]:
+        for number, path in enumerate(self.paths):
+            with opened(path) as file:
+                try:
+                    members = walk(file, 0, stamp(path)[0])
+                    yield from self._validation(members, number) if _is_flat(path) else _train(file, members, number)
+                except Damaged as error:
+                    raise DataError(f"{error}", where=readable(path), mend="download it again") from None
+
+    def _validation(self, members: Iterator[Member], number: int) -> Iterator[Item]:
+        pictures = sorted(member for member in members if _is_picture(member))
+        labels = self._labels()
+        if len(pictures) != len(labels):
+            says = f"{len(labels):,} labels in {self.labels} for {len(pictures):,} pictures"
+            raise DataError(says, where=readable(self.paths[number]), mend="download it again")
+        for member, label in zip(pictures, labels, strict=True):
+            yield _item(member, f"val/{readable(member.name)}", label, "test", number)
+
+
+def _train(file: IO[bytes], members: Iterator[Member], number: int) -> Iterator[Item]:
+    for inner in members:
+        name = readable(inner.name)
+        if not name.endswith(".tar"):
+            continue
+        label = PurePosixPath(name).stem
+        try:
+            for member in walk(file, inner.offset, inner.offset + inner.length) if inner.plain else ():
+                if _is_picture(member):
+                    yield _item(member, f"{label}/{readable(member.name)}", label, "train", number)
+        except Damaged:
+            yield Item(name, split="train", at=(number, inner.offset, inner.length), fault="damaged-archive")
+
+
+def _item(member: Member, key: str, label: str, split: str, number: int) -> Item:
+    at = (number, member.offset, member.length)
+    return Item(key, label, split, at=at, fault="" if member.plain else "not-a-file")
+
+
+def _is_picture(member: Member) -> bool:
+    return PurePosixPath(member.name).suffix.lower() in EXTENSIONS
+
+
+def _is_flat(path: str) -> bool:
+    """Whether a tar's first file is anything but a tar.
+
+    Raises: DataError if it is no tar.
+    """
+    with opened(path) as file:
+        try:
+            first = next(walk(file, 0, stamp(path)[0]), None)
+        except Damaged as error:
+            raise DataError(f"is not a whole tar archive ({error})", readable(path), "download it again") from None
+    return first is None or not first.name.endswith(".tar")
+
+
+def _find(rest: str) -> list[str]:
+    if rest.endswith(".tar"):
+        return find(rest)
+    return [path for name in COUNTS for path in find(os.path.join(rest, name))]
+
+
+def fits(path: str) -> bool:
+    if is_address(path):
+        return PurePosixPath(path).name in COUNTS
+    with suppress(DataError):
+        found = _find(path)
+        return any(os.path.basename(one) in COUNTS or not _is_flat(one) for one in found)
+    return False
+
+
+def open_uri(rest: str) -> ImageNet:
+    where, chosen = options(rest, SCHEME, ("labels",))
+    paths = _find(where)
+    if not paths:
+        raise DataError(f"no {TRAIN} or {VALIDATION} there", where=where)
+    flat = [path for path in paths if _is_flat(path)]
+    labels = chosen.get("labels") or (beside(Path(flat[0]).parent) if flat else None)
+    if flat and labels is None:
+        raise DataError(
+            "its classes are in a file of their own", flat[0], f"put {DEVKIT}.tar.gz beside it or add `?labels=FILE`"
+        )
+    uri = f"{SCHEME}:{rest}" if chosen else rest
+    return ImageNet(readable(uri), tuple(paths), str(Path(labels).expanduser()) if labels else None)

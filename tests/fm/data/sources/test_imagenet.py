@@ -1,0 +1,130 @@
+import io
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from fm.data import Preparation, open_source, write_shards
+from fm.data.decode import REASONS, Rejected
+from fm.data.sources import imagenet
+from fm.errors import DataError, SettingsError
+from tests.fm.data import forms
+
+IDS = {"n03": 1, "n01": 2, "n02": 3}
+
+
+@pytest.fixture
+def pictures(noises):
+    return {name: noises(4, seed=number) for name, number in IDS.items()}
+
+
+def pixels(source, item):
+    return np.asarray(Image.open(io.BytesIO(source.read(item)))).tobytes()
+
+
+def test_training_and_validation_archives_as_downloaded(tmp_path, pictures, noises):
+    others = {name: noises(3, seed=number + 50) for name, number in IDS.items()}
+    forms.imagenet_train(tmp_path / imagenet.TRAIN, pictures)
+    forms.imagenet_validation(tmp_path, others, IDS)
+    source = open_source(tmp_path)
+    found = {split: {} for split in ("train", "test")}
+    for item in source.items():
+        found[item.split].setdefault(item.label, set()).add(pixels(source, item))
+    for split, due in (("train", pictures), ("test", others)):
+        assert found[split] == {name: {picture.tobytes() for picture in arrays} for name, arrays in due.items()}
+    assert source.items()[0].key == "n01/n01_0.JPEG" and source.items()[-1].key == "val/ILSVRC2012_val_00000009.JPEG"
+    assert source.expected() == {"train": 1_281_167, "test": 50_000}
+    manifest = write_shards(source, tmp_path / "out", Preparation(size=4))
+    assert manifest.classes == ("n01", "n02", "n03") and {k: v.images for k, v in manifest.splits.items()} == {
+        "train": 12,
+        "test": 9,
+    }
+
+
+def test_any_tar_of_tars_is_known(tmp_path, pictures, s3):
+    path = forms.imagenet_train(tmp_path / "flowers.tar", pictures)
+    source = open_source(path)
+    assert {item.label for item in source.items()} == set(IDS) and source.expected() == {}
+    s3.put(str(path), "s3://bucket/flowers.tar")
+    far = open_source("imagenet:s3://bucket/flowers.tar")
+    assert far.items() == source.items() and far.read(far.items()[5]) == source.read(source.items()[5])
+    assert not isinstance(open_source(forms.webdataset(tmp_path / "w", pictures) / "x-000000.tar"), imagenet.ImageNet)
+
+
+def test_the_labels_of_the_validation_pictures(tmp_path, pictures):
+    forms.imagenet_validation(tmp_path, pictures, IDS)
+    listing, digest = open_source(tmp_path).items(), open_source(tmp_path).digest()
+    kit = tmp_path / "ILSVRC2012_devkit_t12.tar.gz"
+    kit.rename(tmp_path / "kit.tar.gz")
+    with pytest.raises(
+        DataError, match=r"classes are in a file of their own; put ILSVRC2012_devkit_t12.tar.gz beside it"
+    ):
+        open_source(tmp_path)
+    source = open_source(f"imagenet:{tmp_path}?labels={tmp_path}/kit.tar.gz")
+    assert source.items() == listing and source.digest() == digest
+    (tmp_path / "list.txt").write_text("n01\n" * 11)
+    with pytest.raises(DataError, match=r"11 labels in .*list.txt for 12 pictures"):
+        open_source(f"imagenet:{tmp_path}?labels={tmp_path}/list.txt").items()
+    with pytest.raises(SettingsError, match="unknown option 'label'; did you mean 'labels'"):
+        open_source(f"imagenet:{tmp_path}?label=x")
+    with pytest.raises(DataError, match=r"no ILSVRC2012_img_train.tar or"):
+        open_source(f"imagenet:{tmp_path}/none")
+
+
+def test_a_damaged_inner_archive_costs_its_own_rest_alone(tmp_path, pictures):
+    def packed(start, name):
+        return forms.tar_bytes([(f"{start}_{i}.JPEG", forms.png(p)) for i, p in enumerate(pictures[name])])
+
+    cut = 512 * 5
+    forms.tar(
+        tmp_path / "in" / "x.tar",
+        [
+            ("n01.tar", packed("n01", "n01")),
+            ("n02.tar", packed("n02", "n02")[:cut]),
+            ("n03.tar", b"<html>404</html>" * 60),
+            ("../n04.tar", packed("../x", "n03")),
+            ("n01.tar", packed("n01", "n03")),
+            ("notes.txt", b"nothing"),
+        ],
+    )
+    manifest = write_shards(open_source(f"imagenet:{tmp_path}/in/x.tar"), tmp_path / "out", Preparation(size=4))
+    whole = cut // (512 + -(-len(forms.png(pictures["n02"][0])) // 512) * 512)
+    assert manifest.rejected == {"damaged-archive": 2, "duplicate": 4} and manifest.images == 4 + whole + 4
+    assert manifest.classes == ("n01", "n02", "n04")
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "out"}
+
+
+def test_a_cut_outer_archive_is_refused(tmp_path, pictures):
+    path = forms.imagenet_train(tmp_path / imagenet.TRAIN, pictures)
+    path.write_bytes(path.read_bytes()[:15_000])
+    with pytest.raises(
+        DataError, match=r"ILSVRC2012_img_train.tar: member n0\d.tar ends early at byte 15,000; download it again"
+    ):
+        open_source(path).items()
+    path.write_text("<html>" * 200)
+    with pytest.raises(DataError, match=r"is not a whole tar archive .*; download it again"):
+        open_source(path)
+
+
+@given(st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+def test_damage_anywhere_is_a_list_or_one_sentence(tmp_path, pictures, data):
+    content = forms.imagenet_train(tmp_path / "whole.tar", pictures).read_bytes()
+    at = data.draw(st.integers(0, 6000) | st.sampled_from([0, 124, 156, 512, 636, 668]))
+    patch = data.draw(st.binary(min_size=1, max_size=20))
+    path = tmp_path / imagenet.TRAIN
+    path.write_bytes(content[:at] + patch + content[at + data.draw(st.integers(0, 600)) :])
+    try:
+        source = imagenet.open_uri(str(path))
+        items = source.items()
+    except DataError as error:
+        assert "download it again" in str(error) or "classes are in a file" in str(error)
+        return
+    for item in items:
+        assert item.fault in ("", *REASONS)
+        try:
+            source.read(item)
+        except Rejected as rejected:
+            assert rejected.reason in REASONS

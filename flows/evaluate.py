@@ -20,7 +20,7 @@ def evaluate_run(run: str, data: str = "", evaluation: Evaluation | None = None,
 
     Args:
         run: Folder of a training, relative to the project.
-        data: The data it was trained on, if they have moved since.
+        data: Folder or address of the data it was trained on, if they have moved since.
         evaluation: What is measured; none for what the training's recipe says.
         place: Where it runs. Changes no number beyond rounding.
     """
@@ -28,7 +28,7 @@ def evaluate_run(run: str, data: str = "", evaluation: Evaluation | None = None,
     recipe.check()
     with opened(run, recipe) as folder, cluster.session(place), tracking.tracked(folder, recipe) as copy:
         if data:
-            on_data(folder, Path(data), load_manifest(data))
+            on_data(folder, data, load_manifest(data))
         saved = trained(folder)
         rows = evaluate(folder, recipe, saved, copy)
         return str(report(folder, recipe, saved, rows, copy))

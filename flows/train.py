@@ -1,7 +1,5 @@
 """One stage: shards -> trained network."""
 
-from pathlib import Path
-
 from prefect import flow
 
 from fm.data import load_manifest
@@ -17,7 +15,7 @@ def train_run(data: str, run: str, recipe: Recipe, place: Place = Place()) -> st
     """Trains a network on prepared data, from its newest good checkpoint.
 
     Args:
-        data: Folder that prepare filled, relative to the project.
+        data: Folder that prepare filled, relative to the project, or its address (s3://bucket/data).
         run: Folder of this training and its results, new or to be continued, relative to the project.
         recipe: Everything that may change a number. The values shown are those of the preset.
         place: Where it runs. Changes no number beyond rounding.
@@ -26,4 +24,4 @@ def train_run(data: str, run: str, recipe: Recipe, place: Place = Place()) -> st
     recipe = recipe.model_copy(update={"data": manifest.settings})  # the data say themselves how they were prepared
     recipe.check(place.workers)
     with opened(run, recipe) as folder, cluster.session(place), tracking.tracked(folder, recipe) as copy:
-        return train(Path(data), manifest, folder, recipe, copy).weights
+        return train(data, manifest, folder, recipe, copy).weights

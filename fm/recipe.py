@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import nn
 
 from fm import plugins, presets
-from fm.data import Manifest, Preparation
+from fm.data import Manifest, Preparation, settled
 from fm.data.plane import Points
 from fm.errors import NumericalError, SettingsError, UserError, nearest
 from fm.evaluation import Evaluation, cells
@@ -197,12 +197,12 @@ def _is_trained(run: Path) -> bool:
     return any((run / "checkpoints").glob("[0-9]*"))
 
 
-def on_data(run: Path, data: Path, manifest: Manifest, order: str = "") -> None:
+def on_data(run: Path, data: str | Path, manifest: Manifest, order: str = "") -> None:
     """Notes in RUN/data.json what it is trained on, where that lies now, and the fingerprint of the data's order.
 
     Raises: SettingsError if RUN was trained on other data.
     """
-    facts: dict[str, Any] = {"data": str(data.resolve()), "digest": manifest.digest, "source": manifest.source}
+    facts: dict[str, Any] = {"data": settled(data), "digest": manifest.digest, "source": manifest.source}
     images = {name: split.images for name, split in manifest.splits.items()}
     facts |= {"shape": list(manifest.shape), "classes": list(manifest.classes), "images": images}
     _note(run, facts, order)

@@ -59,6 +59,11 @@ class Place(Settings):
         title="GPUs",
         description="auto: one GPU for each worker where the cluster has them; none: CPUs.",
     )
+    cache: str = Field(
+        default="",
+        title="Cache folder",
+        description="Of each machine, for shards from an address and PNG decoded once. Empty: as FM_CACHE says there.",
+    )
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,8 @@ def _start() -> Any:
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "error"}
     if address == "local":
         options |= {"num_cpus": max(os.cpu_count() or 1, _place.workers), "include_dashboard": False}
+    if _place.cache:
+        options["runtime_env"] = {"env_vars": {"FM_CACHE": _place.cache}}
     try:
         ray.init(**options)
     except Exception as error:  # Ray raises bare ones too
@@ -165,18 +172,17 @@ def attended(
         except BaseException as error:
             future.set_exception(error)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
+    threading.Thread(target=run, daemon=True).start()
     try:
-        while thread.is_alive():
-            thread.join(every_s)
+        while wait([future], every_s).not_done:  # not Thread.join: a signal there takes the thread for ended
             tick()
+        tick()
     except Exception:
         raise
     except BaseException:
         if leave:
             leave()
-            thread.join(LEAVE_S)
+            wait([future], LEAVE_S)
         raise
     return future.result()
 

@@ -1,5 +1,6 @@
 """What runs inside Ray's workers. It imports fm alone: Prefect would cost each worker two seconds of its start."""
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -30,7 +31,7 @@ from fm.training import is_conditional, train
 def training(config: dict[str, Any]) -> None:
     """One rank's training, until it is done or told to leave by SIGTERM or a file at `leave`; rank 0 keeps records."""
     recipe, run, world = Recipe.parse(config["recipe"]), Path(config["run"]), World.current()
-    settings, dataset = recipe.training, ShardedImages(config["data"], split="train")
+    settings, dataset = recipe.training, ShardedImages(config["data"], "train", cache=os.environ.get("FM_CACHE"))
     build = partial(recipe.build, dataset.shape, len(dataset.classes) or None)
     model, objective = fitting(build, dataset.shape, settings, world.size, _device())
     order = settings.order(dataset.sizes).fingerprint()  # found here too: other versions must not mean another order

@@ -8,7 +8,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from fm.checkpoints import Saved, Store, newest
-from fm.data import Manifest
+from fm.data import Manifest, settled
 from fm.lineage import digest
 from fm.recipe import Recipe, on_data
 from fm.records import read
@@ -17,7 +17,7 @@ from tasks.tracking import Tracking
 
 
 @task(name="train", cache_policy=NO_CACHE)
-def train(data: Path, manifest: Manifest, run: Path, recipe: Recipe, tracking: Tracking) -> Saved:
+def train(data: str | Path, manifest: Manifest, run: Path, recipe: Recipe, tracking: Tracking) -> Saved:
     """Trains RUN until its recipe is fulfilled, from its newest good checkpoint; nothing to do if that stands there."""
     order = recipe.training.order([shard.images for shard in manifest.splits["train"].shards]).fingerprint()
     on_data(run, data, manifest, order)
@@ -33,7 +33,7 @@ def train(data: Path, manifest: Manifest, run: Path, recipe: Recipe, tracking: T
         return saved
 
 
-def _fit(data: Path, manifest: Manifest, run: Path, recipe: Recipe, tracking: Tracking) -> Saved:
+def _fit(data: str | Path, manifest: Manifest, run: Path, recipe: Recipe, tracking: Tracking) -> Saved:
     progress = watching.Progress("train", f"train {recipe.name}")
     begun, start, last, told = newest(run), time.time(), 0, time.time()
 
@@ -49,10 +49,17 @@ def _fit(data: Path, manifest: Manifest, run: Path, recipe: Recipe, tracking: Tr
             progress.update(_done(recipe, rows[-1]), _line(recipe, rows[-1]))
         tracking.training()
 
-    config = {"recipe": recipe.model_dump(mode="json"), "data": str(data.resolve()), "run": str(run.resolve())}
+    config = {"recipe": recipe.model_dump(mode="json"), "data": settled(data), "run": str(run.resolve())}
     where = f"continues at {begun.images_seen:,} images seen" if begun else "starts"
     watching.say(f"train: {recipe.name} {where}; starting the workers on {manifest.splits['train'].images:,} images")
-    cluster.fit(on_workers.training, config, digest(recipe.training_digest(), manifest.digest), run, tick)
+    try:
+        cluster.fit(on_workers.training, config, digest(recipe.training_digest(), manifest.digest), run, tick)
+    except Exception:
+        raise
+    except BaseException:  # a signal: the workers were told to save and leave
+        if left := newest(run):
+            watching.say(f"train: left with a checkpoint at {left.images_seen:,} images seen; start again to go on")
+        raise
     saved = newest(run)
     if saved is None:
         raise RuntimeError("the training ended without a checkpoint")

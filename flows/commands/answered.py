@@ -30,11 +30,11 @@ def summarise(run: Path, page: Path, as_json: bool) -> None:
         typer.echo(f"  {command:<60} {what}")
 
 
-def estimate_training(data: Path, manifest: Any, recipe: Any, workers: int, as_json: bool) -> None:
+def estimate_training(data: str, manifest: Any, recipe: Any, workers: int, as_json: bool) -> None:
     from fm.estimating.estimate import estimate, of_folder
 
     recipe = recipe.model_copy(update={"data": manifest.settings})  # the data say themselves how they were prepared
-    _tell_estimate(estimate(recipe, of_folder(str(data), manifest), workers, {}), as_json)
+    _tell_estimate(estimate(recipe, of_folder(data, manifest), workers, {}), as_json)
 
 
 def estimate_pipeline(source: str, recipe: Any, workers: int, as_json: bool) -> None:

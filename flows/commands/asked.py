@@ -23,7 +23,7 @@ Workers = Annotated[int, typer.Option(min=1, help="Training processes.")]
 PortBase = Annotated[int | None, typer.Option(help="Use ports N, N+1, ... instead of 4200, 5000, 6379, 8265.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of one training and its results.")]
-DataFolder = Annotated[Path, typer.Argument(metavar="DATA", help="Folder that `fm prepare` filled.")]
+Data = Annotated[str, typer.Argument(metavar="DATA", help="Folder that `fm prepare` filled, or its address.")]
 Estimating = Annotated[
     bool, typer.Option("--estimate", help="Measure a few steps and say what it will cost; start and write nothing.")
 ]

@@ -16,7 +16,7 @@ from flows.commands.asked import (
     Address,
     AsJson,
     Changes,
-    DataFolder,
+    Data,
     Estimating,
     PortBase,
     Preset,
@@ -113,7 +113,7 @@ def prepare(
 
 def train(
     preset: Preset,
-    data: DataFolder = Path(),
+    data: Data = "",
     run: RunFolder = Path(),
     changes: Changes = None,
     address: Address = "",
@@ -125,7 +125,7 @@ def train(
     """Train a network on prepared data; started again, it continues."""
     from fm.data import load_manifest
 
-    if data == Path():
+    if not data:
         mend = "name a folder that `fm prepare` filled; `fm pipeline SOURCE RUN --estimate` needs none"
         raise SettingsError("is missing", "DATA", mend)
     manifest = load_manifest(data)
@@ -136,13 +136,15 @@ def train(
     look(port_base, run)
     recipe = recipe_of(preset, changes, workers)
     with services(port_base):
-        weights = flow("train", "train_run")(str(data), str(run), recipe, place(address, workers))
+        weights = flow("train", "train_run")(data, str(run), recipe, place(address, workers))
     tell({"run": str(run), "weights": weights}, as_json)
 
 
 def evaluate(
     run: RunFolder,
-    data: Annotated[str, typer.Argument(metavar="[DATA]", help="The data it was trained on, if they have moved.")] = "",
+    data: Annotated[
+        str, typer.Argument(metavar="[DATA]", help="Folder or address of its data, if they have moved.")
+    ] = "",
     solvers: Annotated[
         str, typer.Option(help="Solvers with fixed steps, e.g. euler,midpoint,rk4. Default: the recipe's.")
     ] = "",

@@ -1,5 +1,6 @@
 """From any source of pictures to exact batches: sources -> shards -> random access -> an endless, resumable stream."""
 
+from fm.data.addresses import settled
 from fm.data.batches import Batch, batches
 from fm.data.describe import Summary, describe
 from fm.data.images import ShardedImages
@@ -24,6 +25,7 @@ __all__ = [
     "load_manifest",
     "open_source",
     "order_of",
+    "settled",
     "verify",
     "write_shards",
 ]

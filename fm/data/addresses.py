@@ -1,5 +1,6 @@
 """Files at any address that fsspec knows (`s3://bucket/data`, `memory://data`, `file:///data`), read in pieces."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,17 @@ PIECE_BYTES = 8 * 1024**2
 
 def is_address(root: str | Path) -> bool:
     return "://" in str(root)
+
+
+def settled(root: str | Path) -> str:
+    """The folder or address as every process finds it, whatever its working folder."""
+    return str(root) if is_address(root) else str(Path(root).resolve())
+
+
+def node_cache() -> Path:
+    """This machine's folder for what lies at an address: FM_CACHE, or `flow-matching` where caches are kept."""
+    own = os.environ.get("FM_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "flow-matching"
 
 
 def read_pieces(address: str) -> Iterator[bytes]:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from fm.data.addresses import is_address, node_cache
 from fm.data.manifest import REPAIR, index_path, load_manifest, shards_of, tar_path
 from fm.data.order import groups
 from fm.data.staging import Staging
@@ -39,8 +40,9 @@ class ShardedImages:
     [i] -> (uint8 (height, width, channels), label, -1 where none). `sizes` the images of each shard, `labels` int64
     (n,), `classes` the label names, `shape` (channels, height, width), `digest` the whole data set's identity.
 
-    root is a folder or an address (`s3://bucket/data`), which needs a `cache` folder of this machine; a cache keeps PNG
-    samples decoded, too. `threads` decode PNG; `check` compares each shard's SHA-256 when it is opened.
+    root is a folder or an address (`s3://bucket/data`), whose shards are staged in `cache`, a folder of this machine:
+    FM_CACHE or `~/.cache/flow-matching` if unnamed. A named cache keeps PNG samples decoded, too. `threads` decode PNG;
+    `check` compares each shard's SHA-256 when it is opened.
 
     Raises: DataError if there is no data set, no such split, or files that do not match the manifest.
     """
@@ -60,7 +62,7 @@ class ShardedImages:
             )
         self.shape, self.digest = self.manifest.shape, self.manifest.digest
         self.classes = list(self.manifest.classes)
-        self._files = Staging(str(root), self.manifest, Path(cache) if cache else None, check)
+        self._files = Staging(str(root), self.manifest, _cache(root, cache), check)
         self._shards = [shard for _, shard in shards_of(self.manifest, split)]
         self.sizes = [shard.images for shard in self._shards]
         self._first = np.cumsum(self.sizes) - self.sizes
@@ -123,7 +125,7 @@ class ShardedImages:
     def _read(self, shard: int, opened: Opened, places: NDArray[np.int64]) -> NDArray[np.uint8]:
         channels, height, width = self.shape
         offsets = opened.offsets[places]
-        if self._raw:
+        if self.raw:
             return opened.rows[offsets].reshape(-1, height, width, channels)
         tar = opened.rows[:, 0]
         files = [tar[o : o + n].tobytes() for o, n in zip(offsets, opened.lengths[places], strict=True)]
@@ -134,7 +136,8 @@ class ShardedImages:
             raise DataError(f"shards/{name}.tar holds a damaged PNG ({error})", self._files.root, REPAIR) from None
 
     @property
-    def _raw(self) -> bool:
+    def raw(self) -> bool:
+        """Whether pixels lie on the disk as they are, so that reading is copying."""
         return self._files.decodes or self.manifest.settings.encoding == "raw"
 
     def _decode(self, files: list[bytes]) -> NDArray[np.uint8]:
@@ -155,13 +158,17 @@ class ShardedImages:
             offsets, lengths, labels = self._files.index(self._shards[shard]).T.copy()
             if self._files.decodes:
                 offsets = np.arange(len(labels)) * size
-            rows = np.lib.stride_tricks.sliding_window_view(_map(path), size if self._raw else 1)
+            rows = np.lib.stride_tricks.sliding_window_view(_map(path), size if self.raw else 1)
             opened = self._open[shard] = Opened(rows, offsets, lengths, labels)
         return opened
 
     def __getstate__(self) -> dict[str, Any]:
         """Without its maps, each of which would carry a whole tar, and its threads."""
         return {name: value for name, value in self.__dict__.items() if name != "_pool"} | {"_open": {}}
+
+
+def _cache(root: str | Path, named: str | Path | None) -> Path | None:
+    return Path(named) if named else node_cache() if is_address(root) else None
 
 
 def _map(path: Path) -> NDArray[np.uint8]:

@@ -29,19 +29,14 @@ HASH_BYTES = 32
 class Staging:
     """The shards of the data set at `root`, as files of this machine.
 
-    check: the SHA-256 of samples is compared whenever they are opened, not only when they are staged.
-
-    Raises: DataError if root is an address and there is no cache folder.
+    cache: needed where root is an address. check: the SHA-256 of samples is compared whenever they are opened, not only
+    when they are staged.
     """
 
     root: str
     manifest: Manifest
     cache: Path | None = None
     check: bool = False
-
-    def __post_init__(self) -> None:
-        if self.remote and self.cache is None:
-            raise DataError("is an address, whose shards need a folder here", self.root, "name a cache folder")
 
     @property
     def remote(self) -> bool:

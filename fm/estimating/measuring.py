@@ -45,6 +45,8 @@ NEVER = 10**15  # images
 class Stand:
     """Random images in place of a data set that is not made yet: `images` of `shape`, in so many classes."""
 
+    raw = True
+
     def __init__(self, images: int, shape: tuple[int, int, int], classes: int) -> None:
         self.sizes, self.shape, self.classes = [images], shape, [str(i) for i in range(classes)]
 
@@ -67,7 +69,9 @@ class Data:
     classes: int
 
     def open(self) -> Any:
-        return ShardedImages(self.folder, "train") if self.folder else Stand(self.images, self.shape, self.classes)
+        if not self.folder:
+            return Stand(self.images, self.shape, self.classes)
+        return ShardedImages(self.folder, "train", cache=os.environ.get("FM_CACHE"))
 
 
 @dataclass(frozen=True)

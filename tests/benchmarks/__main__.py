@@ -15,7 +15,7 @@ from tests.benchmarks.adaptive import adaptive
 from tests.benchmarks.data import packing
 from tests.benchmarks.estimating import estimating
 from tests.benchmarks.noise import randomness
-from tests.benchmarks.readers import mixing, readers, resuming
+from tests.benchmarks.readers import elastic, mixing, readers, resuming
 from tests.benchmarks.sampling import likelihood, sampling
 from tests.benchmarks.timing import Row
 from tests.benchmarks.training import training
@@ -27,6 +27,7 @@ def main(names: list[str]) -> None:
         benches: dict[str, Callable[[], Iterator[Row]]] = {
             "readers": lambda: readers(Path(folder)),
             "resuming": resuming,
+            "elastic": elastic,
             "mixing": mixing,
             "training": lambda: training(Path(folder)),
             "estimating": lambda: estimating(Path(folder)),

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from fm.data import Order, Preparation, ShardedImages, batches, open_source, order_of, write_shards
+from fm.data.batches import share
 from tests.benchmarks.timing import Row
 
 BATCH, ROUNDS = 256, 5
@@ -198,6 +199,51 @@ def grain_at(length: int, position: int) -> None:
     iterator = iter(grain.experimental.ElasticIterator(shuffled, BATCH, grain.sharding.ShardOptions(0, 1)))
     iterator.set_state({"global_next_index": position})
     next(iterator)
+
+
+def elastic() -> Iterator[Row]:
+    """The share of 50 global batches of 256 that hold the samples which one worker's hold, at 2, 3 and 7 workers."""
+    length, worlds = 1000, (2, 3, 7)
+    orders: dict[str, Callable[[int], list[set[int]]]] = {"ours": lambda world: _ours(length, world)}
+    orders["ranks strided over one permutation, as EDM2's sampler"] = lambda world: _strided(length, world)
+    if importlib.util.find_spec("grain"):
+        orders["grain's ElasticIterator"] = lambda world: _grain(length, world)
+    found = {name: [_same(at, world) for world in worlds] for name, at in orders.items()}
+    for name, shares in found.items():
+        if name != "ours":
+            for world, mine, theirs in zip(worlds, found["ours"], shares, strict=True):
+                ours = f"global batches of {world} workers equal to those of one: {mine:.0%}"
+                said = "refuses" if theirs is None else f"{theirs:.0%}"
+                yield ours, f"{name}: {said}", mine / theirs if theirs else float("inf")
+
+
+def _same(at: Callable[[int], list[set[int]]], world: int) -> float | None:
+    try:
+        return float(np.mean([here == due for here, due in zip(at(world), at(1), strict=True)]))
+    except ValueError:
+        return None
+
+
+def _ours(length: int, world: int) -> list[set[int]]:
+    order = order_of([length], 0)
+    shares = [share(BATCH, rank, world) for rank in range(world)]
+    return [{i for s in shares for i in order.at(step * BATCH + np.asarray(s)).tolist()} for step in range(50)]
+
+
+def _strided(length: int, world: int) -> list[set[int]]:
+    """One endless order, of which rank r takes every world-th from the r-th on, BATCH // world a step."""
+    each, epochs = BATCH // world, 50 * BATCH // length + 2
+    stream = np.concatenate([np.random.RandomState(epoch).permutation(length) for epoch in range(epochs)])
+    return [set(stream[step * each * world : (step + 1) * each * world].tolist()) for step in range(50)]
+
+
+def _grain(length: int, world: int) -> list[set[int]]:
+    import grain
+
+    data = grain.MapDataset.range(length).seed(0).shuffle().repeat()
+    options = [grain.sharding.ShardOptions(rank, world) for rank in range(world)]
+    ranks = [iter(grain.experimental.ElasticIterator(data, BATCH, option)) for option in options]
+    return [{int(i) for rank in ranks for i in np.ravel(next(rank))} for _ in range(50)]
 
 
 def mixing() -> Iterator[Row]:

@@ -1,4 +1,4 @@
-"""Deaths and bad storage in the middle of a run: `python -m tests.drills [ranks] [worker] [driver]`; all if unnamed.
+"""Deaths and bad storage in the middle of a run: `python -m tests.drills`, or only some: ranks, worker, driver, leave.
 
 Each drill trains, disturbs, and compares with a run that nothing disturbed: images lost, seconds to recover, final
 weights equal to the last bit or not. Exit code 1 if a drill fails.

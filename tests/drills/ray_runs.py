@@ -89,7 +89,18 @@ def driver(run: Path, data: Path, undisturbed: str) -> Result:
     return disturbed("flow process killed, started again", run, data, undisturbed, strike)
 
 
-DRILLS = {"worker": worker, "driver": driver}
+def leave(run: Path, data: Path, undisturbed: str) -> Result:
+    """SIGTERM to the flow's process, as a scheduler or Prefect's cancel sends it; the user starts the command again."""
+
+    def strike(process: subprocess.Popen) -> subprocess.Popen:
+        process.terminate()
+        process.wait(timeout=60)
+        return start(run, data)
+
+    return disturbed("SIGTERM to the flow process, started again", run, data, undisturbed, strike)
+
+
+DRILLS = {"worker": worker, "driver": driver, "leave": leave}
 
 
 def drills(names: list[str], base: Path) -> Iterator[Result]:

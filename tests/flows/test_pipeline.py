@@ -22,7 +22,8 @@ from fm.results import Row, read_rows
 def test_run_and_data_are_laid_out_as_agreed(finished: Path) -> None:
     for name in ("recipe.json", "data.json", "records/train.jsonl", "report.html", "report/samples.png"):
         assert (finished / name).is_file(), name
-    assert [p.name for p in sorted((finished / "checkpoints").iterdir())] == ["000000000960", "000000001920"]
+    there = ["000000000960", "000000001920", "best.json"]
+    assert [p.name for p in sorted((finished / "checkpoints").iterdir())] == there
     assert Recipe.load(finished) == Recipe.load("tiny")
     data = Path(read_json(finished / "data.json")["data"])
     assert data.parent == finished.parent / "data"

@@ -79,14 +79,21 @@ def test_a_signal_lets_the_work_end_in_order() -> None:
     told, ended = threading.Event(), threading.Event()
 
     def work() -> None:
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)  # heard while the main thread waits
         assert told.wait(5)
+        time.sleep(0.2)
         ended.set()
 
-    def interrupted() -> None:
+    def interrupted(*_: Any) -> None:
         raise SystemExit(143)
 
-    with pytest.raises(SystemExit):
-        cluster.attended(work, tick=interrupted, every_s=0.05, leave=told.set)
+    before = signal.signal(signal.SIGTERM, interrupted)
+    try:
+        with pytest.raises(SystemExit):
+            cluster.attended(work, leave=told.set)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert ended.is_set()
 
 

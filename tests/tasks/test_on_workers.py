@@ -1,6 +1,8 @@
+import shutil
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,6 +11,7 @@ from fm.checkpoints import newest
 from fm.data import Preparation, open_source, write_shards
 from fm.errors import CheckpointError, Diverged
 from fm.evaluation import cells
+from fm.files import read_json
 from fm.recipe import Recipe, on_data, opened
 from fm.records import read
 from tasks import on_workers
@@ -62,6 +65,26 @@ def test_a_file_tells_to_leave_and_the_next_start_goes_on_without_gap_or_double(
     (start,) = read(records, after=-1, name="starts")
     assert start["restored"] == "resumed at 0 images" and start["micro_batch_images"] == 64
     assert start["averages"] == {"ema": "half-life 500 kimg, 0.999911 a step"}
+
+
+@pytest.mark.parametrize("encoding", ["raw", "png"])
+def test_data_at_an_address_train_the_same_weights(tmp_path: Path, encoding: str, monkeypatch: Any) -> None:
+    config = prepared(tmp_path)
+    on_workers.training(config)
+    here, address = tmp_path / "here", f"memory://{tmp_path.name}"
+    manifest = write_shards(open_source(str(tmp_path / "pictures")), here, Preparation(size=16, encoding=encoding))
+    fsspec.filesystem("memory").put(str(here), address, recursive=True)
+    shutil.rmtree(here)
+    monkeypatch.setenv("FM_CACHE", str(tmp_path / "cache"))
+    with opened(tmp_path / "far", Recipe.load(Path(config["run"]))) as run:
+        on_data(run, address, manifest)
+    on_workers.training(config | {"data": address, "run": str(run)})
+    assert read_json(run / "data.json")["data"] == address
+    near, far = newest(config["run"]), newest(run)
+    assert near is not None and far is not None and near.weights == far.weights
+    assert [f.suffix for f in (tmp_path / "cache").rglob("train-000000.*")].count(
+        {"raw": ".tar", "png": ".raw"}[encoding]
+    )
 
 
 def test_a_divergence_is_recorded_with_its_images_and_the_last_good_checkpoint(tmp_path: Path) -> None:

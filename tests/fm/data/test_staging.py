@@ -118,8 +118,9 @@ def test_no_room_is_one_sentence(address, tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"tar: cannot be written .No space left on device.; make room or name another"):
         ShardedImages(address, cache=tmp_path)[0]
     assert files(tmp_path) == []
-    with pytest.raises(DataError, match=r"^memory://data: is an address.*name a cache folder$"):
-        ShardedImages(address)
+    monkeypatch.setenv("FM_CACHE", str(tmp_path / "full"))
+    with pytest.raises(DataError, match=r"/full/.*No space left on device"):
+        ShardedImages(address)[0]
     with pytest.raises(DataError, match=r"^memory://nothing/manifest.json: no such file$"):
         load_manifest("memory://nothing")
 

@@ -1,5 +1,6 @@
 """A plain network of fully connected layers, for 2-D problems (Lipman et al. 2023: 5 layers of 512) and for tests."""
 
+from contextlib import nullcontext
 from itertools import pairwise
 from math import prod
 from typing import Literal
@@ -26,7 +27,9 @@ class MLP(nn.Module):
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """x (batch, ...), t (batch,) or scalar, y (batch,) int, -1 = no label -> like x."""
         h = torch.cat([x.flatten(1), t.reshape(-1, 1).expand(len(x), 1).to(x.dtype)], dim=1)
-        with torch.autocast(x.device.type, enabled=False):  # bf16 rounds t > 0.998 to 1
+        kind = x.device.type
+        # bf16 rounds t > 0.998 to 1; the meta device, where networks are counted, has no autocast.
+        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
             h = self.hidden[0](h)
             if y is not None and self.classes is not None:
                 h = h + self.label_emb(y.clamp(min=0)) * (y >= 0)[:, None]

@@ -19,6 +19,7 @@ from fm.parallel import World
 from fm.training import Training, data_at
 
 AHEAD = 2  # batches made while the network works
+
 Stream = Callable[[int], Iterator[Any]]
 
 
@@ -36,9 +37,9 @@ def stream_of(
     dataset: Any, settings: Training, world: World, conditional: bool, device: str | torch.device = "cpu"
 ) -> Stream:
     """What `fm.training.train` reads of a data set: this rank's shares of the global batches, with their noises."""
-    stream = partial(batches, dataset, seed=settings.seed, window_shards=settings.window_shards)
     on_gpu = torch.device(device).type == "cuda"
     ahead = AHEAD if on_gpu or not dataset.raw else 0  # copying alone is over before a thread has begun
+    stream = partial(batches, dataset, seed=settings.seed, window_shards=settings.window_shards)
 
     def shares(start: int) -> Any:
         return stream(settings.batch_images, world.rank, world.size, start=start, ahead=ahead, pin=on_gpu)

@@ -69,7 +69,9 @@ class Data:
     classes: int
 
     def open(self) -> Any:
-        return ShardedImages(self.folder, "train") if self.folder else Stand(self.images, self.shape, self.classes)
+        if not self.folder:
+            return Stand(self.images, self.shape, self.classes)
+        return ShardedImages(self.folder, "train", cache=os.environ.get("FM_CACHE"))
 
 
 @dataclass(frozen=True)
@@ -215,9 +217,9 @@ def _steps(
         reports = (_costs(e, settings.batch_images) for e in events if isinstance(e, Progress))
         _, second = islice(reports, 2)
         count = min(60, max(1, int(budget_s / max(world.gather(second[0])))))
-        costs = [second, *islice(reports, count)][-count:]
-    cpu[:] = [later - earlier for (_, earlier), (_, later) in pairwise(costs)] or [costs[0][0]]
-    return [seconds for seconds, _ in costs]
+        costs = [second, *islice(reports, count)]
+    cpu[:] = [later - earlier for (_, earlier), (_, later) in pairwise(costs)]
+    return [seconds for seconds, _ in costs[1:]]
 
 
 def _costs(report: Progress, images: int) -> tuple[float, float]:

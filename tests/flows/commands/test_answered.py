@@ -23,7 +23,7 @@ def test_an_estimate_is_a_table_or_json_and_leaves_nothing(
     monkeypatch.setattr("fm.estimating.estimate.measure", lambda recipe, data, workers: found(recipe, workers))
     write_shards(open_source("photos:?tiles=3"), tmp_path / "data", Preparation(size=16))
     before = sorted(tmp_path.rglob("*"))
-    stages.train("tiny", tmp_path / "data", estimate=True)
+    stages.train("tiny", str(tmp_path / "data"), estimate=True)
     assert "30 steps of 64 images" in capsys.readouterr().out
     stages.pipeline("photos:?tiles=3", tmp_path / "run", "tiny", estimate=True, as_json=True)
     told = json.loads(capsys.readouterr().out)

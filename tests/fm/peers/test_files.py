@@ -74,7 +74,7 @@ def test_the_row_of_no_label_is_left_out_where_it_is_zero() -> None:
 
 def test_heads_first_leaves_the_attention_what_it_is() -> None:
     torch.manual_seed(0)
-    block = AttentionBlock(64, head_channels=16).double()
+    block = AttentionBlock(64, heads=4).double()
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     x = torch.randn(2, 64, 4, 4, dtype=torch.float64)

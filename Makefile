@@ -31,7 +31,8 @@ demo: $(READY)  ## the whole pipeline on real photographs, about 6 minutes; ends
 
 test: $(READY)  ## lint, types, import contracts and every test but the slow ones (pytest -m slow)
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check -q . && $(VENV)/bin/mypy && $(VENV)/bin/lint-imports --no-logo
-	@$(PY) -m pytest
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --dist loadfile -m "not services and not browser and not slow"
+	@$(PY) -m pytest -m "(services or browser) and not slow"
 
 drills: $(READY)  ## kill processes in the middle of the work and look at what is left
 	@$(PY) -m tests.drills

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from fm.ema import Ema
 from fm.errors import CheckpointError, nearest
-from fm.files import patiently, read_json, sha256, sync_folder, write_json
+from fm.files import patiently, sha256, sync_folder, write_json
 from fm.lineage import differences, digest
 from fm.optimizer import Adam
 from fm.parallel import World
@@ -182,11 +183,17 @@ class Store:
         return self.newest
 
     def _write_patiently(self, files: Files, numbers: dict[str, Any]) -> Saved:
-        return patiently(lambda: self._write(files, numbers), "a checkpoint", self.folder, CheckpointError)
-
-    def _write(self, files: Files, numbers: dict[str, Any]) -> Saved:
-        """Under a temporary name, synced to the disk, then renamed; then those that are not to be kept go."""
         target = self.folder / f"{numbers['images_seen']:012d}"
+        patiently(lambda: self._write(target, files, numbers), "a checkpoint", self.folder, CheckpointError)
+        with suppress(OSError):  # those that storage keeps for now go after the next one
+            for old in self._outdated():
+                shutil.rmtree(old, ignore_errors=True)
+        return _saved(target, read_info(target))
+
+    def _write(self, target: Path, files: Files, numbers: dict[str, Any]) -> None:
+        """Under a temporary name, synced to the disk, then renamed; a try before this one may have come that far."""
+        if target.exists():
+            return sync_folder(self.folder)
         part = target.with_name(f".{target.name}.{os.getpid()}.part")
         try:
             part.mkdir(parents=True, exist_ok=True)
@@ -200,9 +207,6 @@ class Store:
             sync_folder(self.folder)
         finally:
             shutil.rmtree(part, ignore_errors=True)
-        for old in self._outdated():
-            shutil.rmtree(old, ignore_errors=True)
-        return _saved(target, info)
 
     def _outdated(self) -> list[Path]:
         found = _newest_first(self.folder)
@@ -210,8 +214,8 @@ class Store:
         if self.keep_every_images:
             first_of = {int(folder.name) // self.keep_every_images: folder for folder in found}  # the oldest stands
             kept |= {folder for multiple, folder in first_of.items() if multiple > 0}
-        if (self.folder / BEST).exists():
-            kept.add(self.folder / read_json(self.folder / BEST)["checkpoint"])
+        if best := _best(self.folder):
+            kept.add(self.folder / best["checkpoint"])
         return [folder for folder in found if folder not in kept]
 
     def restore_newest_good(self, state: State) -> None:
@@ -223,12 +227,12 @@ class Store:
             shutil.rmtree(torn, ignore_errors=True)
         damaged: dict[Path, str] = {}
         found = _newest_whole(self.folder, (), damaged)
-        for folder in damaged:
-            _set_aside(folder)
-        if found is None and damaged:
+        if found is None and damaged:  # they stay as they are: the next start must not take this RUN for a new one
             raise CheckpointError(
                 f"no checkpoint is whole{_because(damaged)}", where=str(self.folder), mend="start in a new RUN"
             )
+        for folder in damaged:
+            _set_aside(folder)
         if found is None:
             self.restored = "started at 0 images"
             return
@@ -257,14 +261,24 @@ def newest(run: Path | str) -> Saved | None:
 def mark_best(run: Path | str, saved: Saved, value: float, measure: str) -> bool:
     """Keeps a checkpoint, in place of the one kept so, if its `value` is the lowest by this `measure` -> whether it is.
 
-    What is measured how is the caller's business; a value by another measure gives way.
+    What is measured how is the caller's business; a value by another measure gives way. A checkpoint that a training
+    has removed meanwhile is not kept.
     """
-    file = Path(run) / "checkpoints" / BEST
-    before = read_json(file) if file.exists() else {}
-    if before.get("measure") == measure and before["value"] <= value:
+    folder = Path(run) / "checkpoints"
+    best = _best(folder)
+    if (best and best["measure"] == measure and best["value"] <= value) or not (folder / saved.path.name).exists():
         return False
-    write_json(file, {"checkpoint": saved.path.name, "measure": measure, "value": value})
+    write_json(folder / BEST, {"checkpoint": saved.path.name, "measure": measure, "value": value})
     return True
+
+
+def _best(checkpoints: Path) -> dict[str, Any] | None:
+    """What `mark_best` wrote; None if nothing, or if it can no longer be read: the next evaluation writes it anew."""
+    try:
+        best = json.loads((checkpoints / BEST).read_text())
+        return {"checkpoint": str(best["checkpoint"]), "measure": best["measure"], "value": float(best["value"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def load_weights(run: Path | str, weights: str = "ema") -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -277,8 +291,12 @@ def load_weights(run: Path | str, weights: str = "ema") -> tuple[dict[str, Tenso
     """
     damaged: dict[Path, str] = {}
     checkpoints, file = Path(run) / "checkpoints", "ema" if weights == "best" else weights
-    only = read_json(checkpoints / BEST)["checkpoint"] if weights == "best" else ""
-    found = _newest_whole(checkpoints, (file,), damaged, only)
+    best = _best(checkpoints) if weights == "best" else None
+    only = best["checkpoint"] if best else ""
+    found = _newest_whole(checkpoints, (file,), damaged, only) if best or weights != "best" else None
+    if found is None and weights == "best":
+        what = f"no best checkpoint{_because(damaged)}"
+        raise CheckpointError(what, where=str(run), mend="`fm evaluate RUN` names one; the newest is weights='ema'")
     if found is None:
         raise CheckpointError(
             f"no whole checkpoint{_because(damaged)}", where=str(run), mend="train first, with `fm train DATA RUN`"

@@ -48,6 +48,7 @@ def averages(model: nn.Module, halflives_kimg: Sequence[float], ramp: float) -> 
     return {name: Ema(model, halflife, ramp) for name, halflife in zip(names, halflives_kimg, strict=True)}
 
 
-def in_words(halflife_kimg: float, batch_images: int) -> str:
-    """`half-life 500 kimg, 0.999911 a step`: what other trainings state as the decay, once the ramp is over."""
-    return f"half-life {halflife_kimg:g} kimg, {decay(halflife_kimg, 0.0, 0, batch_images):.6g} a step"
+def in_words(halflife_kimg: float, ramp: float, batch_images: int) -> str:
+    """`half-life 500 kimg, 0.999911 a step from 5000 kimg on`: what others state as the decay, and the ramp's end."""
+    after = f" from {halflife_kimg / ramp:g} kimg on" if ramp and halflife_kimg else ""
+    return f"half-life {halflife_kimg:g} kimg, {decay(halflife_kimg, 0.0, 0, batch_images):.6g} a step{after}"

@@ -33,6 +33,8 @@ from fm.settings import Settings
 from fm.training import Training
 from fm.training import check as check_training
 
+KEPT_AND_TOLD = {"keep", "keep_every_images", "report_images", "save_images"}  # of a training: they change no number
+
 
 class Recipe(Settings):
     """Everything that may change a number: data, network, path, objective, training, evaluation."""
@@ -95,7 +97,8 @@ class Recipe(Settings):
         return digest(self.training_values())
 
     def training_values(self) -> dict[str, Any]:
-        return self.model_dump(mode="json", exclude={"name", "data", "evaluation"})
+        values = self.model_dump(mode="json", exclude={"name", "data", "evaluation"})
+        return values | {"training": {k: v for k, v in values["training"].items() if k not in KEPT_AND_TOLD}}
 
     @property
     def plugins(self) -> str:
@@ -154,7 +157,7 @@ def load(run: str | Path, device: str = "cpu", weights: str = "ema") -> Flow:
     from fm.checkpoints import load_weights
 
     run = Path(run)
-    recipe, data = recorded(run), read_json(run / "data.json")
+    recipe, data = recorded(run), facts_of(run)
     model, objective = recipe.build(tuple(data["shape"]), len(data["classes"]) or None)
     state, info = load_weights(run, weights)
     model.load_state_dict(state)
@@ -163,7 +166,7 @@ def load(run: str | Path, device: str = "cpu", weights: str = "ema") -> Flow:
 
 def untrained(run: str | Path) -> Flow:
     """The RUN's network as it was before its first step: the baseline that every distance is shown against."""
-    recipe, data = Recipe.load(run), read_json(Path(run) / "data.json")
+    recipe, data = Recipe.load(run), facts_of(run)
     model, objective = recipe.build(tuple(data["shape"]), len(data["classes"]) or None)
     info = {"weights": untrained_weights(recipe), "images_seen": 0, "method": "untrained"}
     return _flow(recipe, model, objective, data, info)
@@ -212,6 +215,18 @@ def _is_trained(run: Path) -> bool:
     return any((run / "checkpoints").glob("[0-9]*"))
 
 
+def facts_of(run: Path | str) -> dict[str, Any]:
+    """RUN/data.json: what it was trained on (`data` its place, `digest`, `shape`, `classes`, `order`).
+
+    Raises: UserError if the file is not there or is no longer what was written.
+    """
+    file = Path(run) / "data.json"
+    facts = read_json(file)
+    if not isinstance(facts, dict) or not {"data", "digest", "shape", "classes"} <= facts.keys():
+        raise UserError("is not what was written there", str(file), "restore it from a copy")
+    return facts
+
+
 def on_data(run: Path, data: str | Path, manifest: Manifest, order: str = "") -> None:
     """Notes in RUN/data.json what it is trained on, where that lies now, and the fingerprint of the data's order.
 
@@ -242,13 +257,16 @@ def on_import(run: Path, shape: tuple[int, ...], classes: int, facts: dict[str, 
 def _note(run: Path, facts: dict[str, Any], order: str) -> None:
     """Writes RUN/data.json; who names no order (an evaluation) keeps the one that is there."""
     file = run / "data.json"
-    there = read_json(file) if file.exists() else {}
+    there = facts_of(run) if file.exists() else {}
     if "imported" in there:
         facts = _scored_on(run, there, facts, order)
     elif there and _is_trained(run) and there["digest"] != facts["digest"]:
         raise SettingsError(
             f"was trained on data {there['digest']}, not {facts['digest']}", str(run), "choose another RUN folder"
         )
+    if order and _is_trained(run) and there.get("order", order) not in ("", order):
+        what = f"was trained in the order {there['order']}, not {order}"
+        raise SettingsError(what, str(run), "choose another RUN folder, or the version that wrote it")
     facts["order"] = order or there.get("order", "")
     if there != facts:
         write_json(file, facts)
@@ -271,7 +289,7 @@ def _scored_on(run: Path, there: dict[str, Any], facts: dict[str, Any], order: s
 def _read(where: str | Path) -> tuple[dict[str, Any], str]:
     path = presets.file(where) if where in presets.names() else Path(where)
     if path.is_dir():
-        return read_json(path / "recipe.json"), str(path / "recipe.json")
+        return _table(path / "recipe.json"), str(path / "recipe.json")
     if path.suffix != ".toml":
         if path.suffix or "/" in str(where):
             raise UserError("no such RUN or recipe file", where=str(where))
@@ -282,6 +300,13 @@ def _read(where: str | Path) -> tuple[dict[str, Any], str]:
         raise UserError("no such recipe file", where=str(where)) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"is not TOML ({error})", where=str(where)) from None
+
+
+def _table(file: Path) -> dict[str, Any]:
+    values = read_json(file)
+    if not isinstance(values, dict):
+        raise SettingsError("is not a recipe", str(file), "restore it from a copy")
+    return values
 
 
 def _pair(change: str) -> tuple[str, Any]:

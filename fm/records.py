@@ -40,9 +40,10 @@ class Recorder:
             os.fsync(file.fileno())
             self.bytes = file.tell()
 
-    def cut(self, images_seen: int) -> None:
-        """Drops the rows past `images_seen`: a run resumed from there writes them again."""
-        kept = b"".join(line for line, row in _rows(self.path) if row["images_seen"] <= images_seen)
+    def cut(self, images_seen: int) -> int:
+        """Drops the rows past `images_seen`, which a resumed run writes again -> the damaged lines, dropped too."""
+        lines = list(_lines(self.path))
+        kept = b"".join(line for line, row in lines if row and row["images_seen"] <= images_seen)
 
         def replace() -> None:
             with atomic(self.path) as file:
@@ -51,24 +52,34 @@ class Recorder:
         if len(kept) < self.bytes:
             patiently(replace, "the records", self.path)
         self.bytes = len(kept)
+        return sum(row is None for _, row in lines)
 
 
 def read(root: Path | str, after: int = 0, name: str = "train") -> list[dict[str, Any]]:
-    """The rows past `after` images seen, in the order written; none if nothing was recorded yet."""
-    return [row for _, row in _rows(_file(root, name)) if row["images_seen"] > after]
+    """The rows past `after` images seen, in the order written, damaged lines left out; none if nothing was recorded."""
+    return [row for _, row in _lines(_file(root, name)) if row and row["images_seen"] > after]
 
 
 def _file(root: Path | str, name: str) -> Path:
     return Path(root) / f"{name}.jsonl"
 
 
-def _rows(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
+    """Each whole line with its row, None for one that is no longer what was written."""
     if not path.exists():
         return
     with open(path, "rb") as file:
         for line in file:
             if line.endswith(b"\n"):
-                yield line, json.loads(line)
+                yield line, _row(line)
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+        return row if isinstance(row["images_seen"], int) and isinstance(row["time"], int | float) else None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _whole(path: Path) -> int:

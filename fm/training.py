@@ -288,7 +288,7 @@ def steps(
 
 def start(state: State, settings: Training, store: Store, world: World, micro_batch: int) -> Started:
     halflives = zip(state.averages, settings.ema_halflife_kimg, strict=True)
-    stated = {name: in_words(halflife, settings.batch_images) for name, halflife in halflives}
+    stated = {name: in_words(halflife, settings.ema_ramp, settings.batch_images) for name, halflife in halflives}
     return Started(state.images_seen, store.restored, world.size, micro_batch, stated)
 
 

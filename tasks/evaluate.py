@@ -11,10 +11,9 @@ from fm.checkpoints import Saved, mark_best, newest
 from fm.data import Manifest
 from fm.errors import CheckpointError, DataError
 from fm.evaluation import FEWEST, cells, row_key
-from fm.files import read_json
 from fm.lineage import digest
 from fm.metrics import load_features
-from fm.recipe import Recipe, untrained_weights
+from fm.recipe import Recipe, facts_of, untrained_weights
 from fm.results import Row, bits_text, distance_text, distances, existing_row, read_row
 from tasks import cluster, on_workers, watching
 from tasks.on_workers import Job
@@ -79,7 +78,7 @@ def keep_if_best(run: Path, recipe: Recipe, saved: Saved, rows: list[Row]) -> No
 
 def _jobs(run: Path, recipe: Recipe, saved: Saved) -> list[Job]:
     """The grid on the trained weights, and one cell on the untrained ones, with the keys of their rows."""
-    settings, data = recipe.evaluation, read_json(run / "data.json")["digest"]
+    settings, data = recipe.evaluation, facts_of(run)["digest"]
     if not data:
         what = "was imported, and on what data it is to be measured is not said"
         raise DataError(what, str(run), "name them: `fm evaluate RUN DATA`")

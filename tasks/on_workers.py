@@ -14,7 +14,7 @@ from fm.checkpoints import Store
 from fm.data import ShardedImages
 from fm.errors import CheckpointError, Diverged
 from fm.evaluation import Cell, Evaluation, Reference, evaluate, measure_reference
-from fm.files import in_turn, read_json
+from fm.files import in_turn
 from fm.flow import Flow
 from fm.footprint import fitting
 from fm.leaving import told_to_leave
@@ -22,7 +22,7 @@ from fm.metrics import Features, load_features
 from fm.pairing import stream_of
 from fm.parallel import World
 from fm.progress import Progress, Started
-from fm.recipe import Recipe, load, untrained
+from fm.recipe import Recipe, facts_of, load, untrained
 from fm.records import Recorder
 from fm.results import Row, write_row
 from fm.training import is_conditional, train
@@ -50,13 +50,14 @@ def training(config: dict[str, Any]) -> None:
 def record(events: Iterator[Any], store: Store, records: Path) -> None:
     """Keeps what a training tells: reports as `train`, each start as `starts`, and what ended it as `diverged`."""
     reports, starts = Recorder(records), Recorder(records, "starts")
-    reports.cut(store.images_seen)
+    damaged = reports.cut(store.images_seen)
+    lost = f"; {damaged} damaged lines of its records are lost" if damaged else ""
     try:
         for event in events:
             if isinstance(event, Progress):
                 reports.write(time=time.time(), **event.values())
             elif isinstance(event, Started):
-                starts.write(time=time.time(), **asdict(event))
+                starts.write(time=time.time(), **asdict(event) | {"restored": event.restored + lost})
     except Diverged as error:
         last = {"checkpoint": store.images_seen, "indices": error.indices, "error": str(error)}
         Recorder(records, "diverged").write(error.images_seen, time.time(), **last)
@@ -114,7 +115,7 @@ def _features(name: str) -> Features:
 @lru_cache(maxsize=1)
 def _reference(where: tuple[Path, Evaluation]) -> Reference:
     run, settings = where
-    data = read_json(run / "data.json")["data"]
+    data = facts_of(run)["data"]
     training, heldout = ShardedImages(data, "train"), ShardedImages(data, "test")
     with in_turn(run / "evaluations"):  # the first worker measures it and leaves it there for the others
         return measure_reference(training, heldout, _features(settings.features), settings, run / "evaluations")

@@ -11,11 +11,10 @@ from prefect.cache_policies import NO_CACHE
 from fm.checkpoints import Saved
 from fm.data import ShardedImages
 from fm.evaluation import Cell, cells
-from fm.files import read_json
 from fm.flow import Flow
 from fm.lineage import code_digest, digest
 from fm.pixels import to_pixels
-from fm.recipe import Recipe, load
+from fm.recipe import Recipe, facts_of, load
 from fm.records import read
 from fm.report import Pictures, kept, write_report
 from fm.results import Row, table
@@ -38,7 +37,7 @@ def report(run: Path, recipe: Recipe, saved: Saved, rows: list[Row], tracking: T
             watching.say(f"report: unchanged (same rows, records and weights; {page} verified by hash)")
         else:
             links = {"MLflow": tracking.url, "Prefect flow run": watching.flow_run_url()}
-            pictures = _pictures(load(run), read_json(run / "data.json")["data"], finest(recipe))
+            pictures = _pictures(load(run), facts_of(run)["data"], finest(recipe))
             shown = {"images seen": f"{saved.images_seen:,}", "weights": saved.weights, **_settings(recipe)}
             write_report(run, _title(run, recipe), rows, records, pictures, links, shown, next_commands(run, recipe))
             files = [page, *sorted((run / "report").glob("*.png")), run / "report" / "table.csv"]

@@ -30,6 +30,9 @@ def sample(
     solver: Annotated[str, typer.Option(help="How the ODE is solved.")] = "midpoint",
     nfe: Annotated[int | None, typer.Option(min=1, help="Network evaluations for a picture (fixed steps).")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the initial noise.")] = 0,
+    weights: Annotated[
+        str, typer.Option(help="ema: the first average; ema_50kimg: that of this half-life; best; model: no average.")
+    ] = "ema",
 ) -> None:
     """Draw pictures from a trained network."""
     existing(run)
@@ -46,7 +49,7 @@ def sample(
     from fm.recipe import load
     from fm.report import picture
 
-    flow, weaker = load(run), load(guide) if guide else None
+    flow, weaker = load(run, weights=weights), load(guide) if guide else None
     y = flow.labels_of(class_name, n) if class_name else None
     guided = {"guidance": guidance, "interval": between, "guide": weaker}
     images = flow.sample(n, seed, y=y, method=solver, nfe=nfe or (32 if fixed else None), **guided)

@@ -27,7 +27,7 @@ def main(names: list[str]) -> None:
         benches: dict[str, Callable[[], Iterator[Row]]] = {
             "readers": lambda: readers(Path(folder)),
             "resuming": resuming,
-            "elastic": elastic,
+            "elastic": lambda: elastic(Path(folder)),
             "mixing": mixing,
             "training": lambda: training(Path(folder)),
             "estimating": lambda: estimating(Path(folder)),

@@ -16,7 +16,6 @@ import numpy as np
 from PIL import Image
 
 from fm.data import Order, Preparation, ShardedImages, batches, open_source, order_of, write_shards
-from fm.data.batches import share
 from tests.benchmarks.timing import Row
 
 BATCH, ROUNDS = 256, 5
@@ -201,11 +200,13 @@ def grain_at(length: int, position: int) -> None:
     next(iterator)
 
 
-def elastic() -> Iterator[Row]:
+def elastic(folder: Path) -> Iterator[Row]:
     """The share of 50 global batches of 256 that hold the samples which one worker's hold, at 2, 3 and 7 workers."""
-    length, worlds = 1000, (2, 3, 7)
-    orders: dict[str, Callable[[int], list[set[int]]]] = {"ours": lambda world: _ours(length, world)}
-    orders["ranks strided over one permutation, as EDM2's sampler"] = lambda world: _strided(length, world)
+    write_shards(open_source("photos:?tiles=80"), folder / "elastic", Preparation(size=8, shard_images=100))
+    data = ShardedImages(folder / "elastic", "train")
+    length, worlds = len(data), (2, 3, 7)
+    orders: dict[str, Callable[[int], list[set[int]]]] = {"ours": lambda world: _ours(data, world)}
+    orders["EDM2's sampler and loop"] = lambda world: _strided(length, world)
     if importlib.util.find_spec("grain"):
         orders["grain's ElasticIterator"] = lambda world: _grain(length, world)
     found = {name: [_same(at, world) for world in worlds] for name, at in orders.items()}
@@ -224,14 +225,15 @@ def _same(at: Callable[[int], list[set[int]]], world: int) -> float | None:
         return None
 
 
-def _ours(length: int, world: int) -> list[set[int]]:
-    order = order_of([length], 0)
-    shares = [share(BATCH, rank, world) for rank in range(world)]
-    return [{i for s in shares for i in order.at(step * BATCH + np.asarray(s)).tolist()} for step in range(50)]
+def _ours(data: ShardedImages, world: int) -> list[set[int]]:
+    ranks = [batches(data, BATCH, rank, world) for rank in range(world)]
+    return [{i for rank in ranks for i in next(rank).indices.tolist()} for _ in range(50)]
 
 
 def _strided(length: int, world: int) -> list[set[int]]:
-    """One endless order, of which rank r takes every world-th from the r-th on, BATCH // world a step."""
+    """One endless order, of which rank r takes every world-th from the r-th on; the loop asserts that all are used."""
+    if BATCH % world:
+        raise ValueError(f"{BATCH} images cannot be shared by {world} workers")
     each, epochs = BATCH // world, 50 * BATCH // length + 2
     stream = np.concatenate([np.random.RandomState(epoch).permutation(length) for epoch in range(epochs)])
     return [set(stream[step * each * world : (step + 1) * each * world].tolist()) for step in range(50)]

@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import resource
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -129,8 +131,11 @@ def test_readers_fall_back_without_touching_the_run(tmp_path) -> None:
 def test_all_damaged_is_an_error_and_not_a_new_start(tmp_path) -> None:
     saved_at(tmp_path, 10)
     damage(tmp_path, 10)
-    with pytest.raises(CheckpointError, match=r"no checkpoint is whole \(000000000010/ema.safetensors is damaged\)"):
-        Store(tmp_path, "recipe", "data").restore_newest_good(state())
+    for _ in range(2):  # whoever starts again and again is refused again and again
+        with pytest.raises(
+            CheckpointError, match=r"no checkpoint is whole \(000000000010/ema.safetensors is damaged\)"
+        ):
+            Store(tmp_path, "recipe", "data").restore_newest_good(state())
 
 
 def test_another_run_is_refused_by_name(tmp_path) -> None:
@@ -272,3 +277,41 @@ def test_a_damaged_place_is_written_again(tmp_path) -> None:
         one.images_seen = 20
         store.save(one)
         assert newest(tmp_path).images_seen == 20
+
+
+def test_a_checkpoint_that_is_there_is_saved_whatever_the_storage_says_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rename went through, but the disk did not answer; or the folder cannot be listed for a moment."""
+    monkeypatch.setattr("fm.files.PAUSES_S", (0, 0))
+    for name, place in (("sync_folder", 10), ("_newest_first", 20)):
+        real, calls = getattr(fm.checkpoints, name), []
+
+        def away(*arguments: Any, real: Any = real, calls: list = calls, last: bool = name == "sync_folder") -> Any:
+            calls.append(1)
+            if len(calls) == 1 + last:  # of the two syncs the one after the rename
+                raise OSError(errno.EIO, "Input/output error")
+            return real(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(fm.checkpoints, name, away)
+            assert Store(tmp_path).save(state(place)).images_seen == place
+    assert folders(tmp_path) == ["000000000010", "000000000020"] and newest(tmp_path).images_seen == 20
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]", "null", '{"checkpoint": 5, "measure": "fd", "value": "x"}'])
+def test_a_damaged_word_on_the_best_ends_nothing(tmp_path: Path, text: str) -> None:
+    saved_at(tmp_path, 10)
+    file = tmp_path / "checkpoints" / "best.json"
+    file.write_text(text)
+    saved = Store(tmp_path).save(state(20))
+    with pytest.raises(CheckpointError, match="no best checkpoint; `fm evaluate RUN` names one"):
+        load_weights(tmp_path, "best")
+    assert mark_best(tmp_path, saved, 1.0, "fd") and load_weights(tmp_path, "best")[1]["images_seen"] == 20
+
+
+def test_a_checkpoint_that_is_gone_is_not_the_best(tmp_path: Path) -> None:
+    store = Store(tmp_path, keep=1)
+    first = store.save(state(10))
+    store.save(state(20))
+    assert not mark_best(tmp_path, first, 1.0, "fd")

@@ -58,4 +58,5 @@ def test_the_first_average_has_the_plain_name() -> None:
         "ema_50kimg": 50,
         "ema_0.5kimg": 0.5,
     }
-    assert in_words(500.0, 256) == "half-life 500 kimg, 0.999645 a step"
+    assert in_words(500.0, 0.1, 256) == "half-life 500 kimg, 0.999645 a step from 5000 kimg on"
+    assert in_words(500.0, 0.0, 256) == "half-life 500 kimg, 0.999645 a step"

@@ -10,7 +10,7 @@ from fm.data import Preparation
 from fm.data.manifest import Shard, make_manifest
 from fm.errors import SettingsError, UserError
 from fm.paths import VPPath
-from fm.recipe import Recipe, differences, load, on_data, opened
+from fm.recipe import Recipe, differences, facts_of, load, on_data, opened
 
 WRONG = [
     ("training.batch_imges=3", "--set: no such setting 'batch_imges'; did you mean 'batch_images'?"),
@@ -90,6 +90,8 @@ def test_digests_tell_training_from_measuring() -> None:
     assert demo.training_digest() == other.training_digest() == named.training_digest()
     assert demo.digest() == named.digest()
     assert demo.training_digest() != Recipe.load("demo", ["training.seed=1"]).training_digest()
+    kept = ["training.keep=7", "training.keep_every_images=99", "training.report_images=9", "training.save_images=9"]
+    assert demo.training_digest() == Recipe.load("demo", kept).training_digest()
 
 
 def test_a_run_keeps_its_training_and_may_be_measured_anew(tmp_path: Path) -> None:
@@ -179,3 +181,23 @@ def test_an_objective_that_cannot_be_sampled_on_its_path_is_refused_before_the_t
     Recipe.load("tiny", ["path=ve", f"objective={objective}"]).check()
     with pytest.raises(SettingsError, match=f"objective: {objective} has no velocity to sample with"):
         Recipe.load("tiny", ["path=ot", f"objective={objective}"]).check()
+
+
+@pytest.mark.parametrize("text", ["[1]", '"x"', '{"a": 1}', "null"])
+def test_files_of_a_run_that_are_not_ours_are_one_sentence(tmp_path: Path, text: str) -> None:
+    (tmp_path / "data.json").write_text(text)
+    with pytest.raises(UserError, match=r"data.json: is not what was written there; restore it from a copy"):
+        facts_of(tmp_path)
+    (tmp_path / "recipe.json").write_text(text)
+    with pytest.raises(SettingsError, match=r"recipe.json"):
+        Recipe.load(tmp_path)
+
+
+def test_another_order_of_the_data_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    shard = {"name": "train-000000", "images": 5, "bytes": 1, "sha256": "", "index_sha256": ""}
+    manifest = make_manifest("photos:", "", Preparation(size=16), (), [("train", Shard(**shard))], Counter())
+    on_data(tmp_path, tmp_path, manifest, "full 1")
+    (tmp_path / "checkpoints" / "000000000064").mkdir(parents=True)
+    with pytest.raises(SettingsError, match="was trained in the order full 1, not full 2"):
+        on_data(tmp_path, tmp_path, manifest, "full 2")
+    assert facts_of(tmp_path)["order"] == "full 1"

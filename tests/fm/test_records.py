@@ -2,6 +2,7 @@
 
 import json
 import resource
+from pathlib import Path
 
 import pytest
 
@@ -80,3 +81,19 @@ def test_a_full_disk_tears_no_line_and_a_short_one_ends_nothing(tmp_path, monkey
     assert 0 < len(kept) < 10
     recorder.write(50, 0.0, loss=0.5)
     assert [row["images_seen"] for row in read(tmp_path, after=-1)] == [*kept, 50]
+
+
+@pytest.mark.parametrize(
+    "damage", [b'{"images_sen": 2, "time": 0}\n', b"\0\0\0\n", b"[1]\n", b'{"images_seen": "2"}\n']
+)
+def test_a_damaged_line_is_left_out_and_counted(tmp_path: Path, damage: bytes) -> None:
+    recorder = Recorder(tmp_path)
+    recorder.write(1, 0.0)
+    with open(tmp_path / "train.jsonl", "ab") as file:
+        file.write(damage)
+    recorder = Recorder(tmp_path)
+    recorder.write(3, 0.0)
+    assert [row["images_seen"] for row in read(tmp_path)] == [1, 3]
+    assert recorder.cut(2) == 1 and recorder.cut(2) == 0
+    recorder.write(3, 0.0)
+    assert [row["images_seen"] for row in read(tmp_path)] == [1, 3]

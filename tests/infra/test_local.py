@@ -151,11 +151,12 @@ def test_embedded_leaves_a_set_that_up_keeps(state, ports):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
 def test_embedded_ends_with_its_process(state, ports, number):
     script = f"""
-        import sys, time
+        import signal, sys, time
         from pathlib import Path
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         from test_local import local, stand_ins, Ports
         local.services = stand_ins
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         with local.embedded(Path({str(state)!r}), Ports.from_base({ports.prefect})):
             print("inside", flush=True)
             time.sleep(60)

@@ -14,7 +14,8 @@ SAVED = Saved(100, 1.0, Path("c"), "0" * 64)
 
 
 def test_a_job_for_each_cell_and_one_untrained_with_keys_of_all_that_matters(tmp_path: Path) -> None:
-    write_json(tmp_path / "data.json", {"digest": "d"})
+    facts = {"data": "", "shape": [], "classes": []}
+    write_json(tmp_path / "data.json", facts | {"digest": "d"})
     recipe = Recipe.load("tiny")
     jobs = evaluate._jobs(tmp_path, recipe, SAVED)
     assert [job.name for job in jobs] == ["euler 4", "midpoint 8", "dopri5 0.001", "untrained, euler 4"]
@@ -26,7 +27,7 @@ def test_a_job_for_each_cell_and_one_untrained_with_keys_of_all_that_matters(tmp
         assert not set(keys) & {job.key for job in other}, change
     moved = evaluate._jobs(tmp_path, recipe, Saved(200, 1.0, Path("c"), "1" * 64))
     assert set(keys) & {job.key for job in moved} == {jobs[-1].key}  # the untrained network is still the same
-    write_json(tmp_path / "data.json", {"digest": ""})
+    write_json(tmp_path / "data.json", facts | {"digest": ""})
     with pytest.raises(DataError, match=r"was imported, and on what data .* name them: `fm evaluate RUN DATA`"):
         evaluate._jobs(tmp_path, recipe, SAVED)
 
@@ -39,10 +40,10 @@ def test_a_run_without_a_checkpoint_is_one_sentence(tmp_path: Path) -> None:
 def test_the_checkpoint_that_came_nearest_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr("tasks.watching.say", said.append)
-    (tmp_path / "checkpoints").mkdir()
     recipe, other = Recipe.load("tiny"), "untrained"
     for place, measured, best in ((1, 5.0, True), (2, 6.0, False), (3, 4.0, True)):
-        saved = Saved(place, 1.0, Path(f"{place:012d}"), str(place))
+        saved = Saved(place, 1.0, tmp_path / "checkpoints" / f"{place:012d}", str(place))
+        saved.path.mkdir(parents=True)
         rows = [{"weights": w, "fd": value, "fd_low": 0.0} for w, value in ((str(place), measured), (other, 1.0))]
         evaluate.keep_if_best(tmp_path, recipe, saved, rows)
         assert (read_json(tmp_path / "checkpoints" / "best.json")["checkpoint"] == saved.path.name) is best

@@ -5,6 +5,7 @@ images and the same noise, so the pairs do not depend on ranks, micro-batches, o
 """
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -39,13 +40,15 @@ def stream_of(
     """What `fm.training.train` reads of a data set: this rank's shares of the global batches, with their noises."""
     on_gpu = torch.device(device).type == "cuda"
     ahead = AHEAD if on_gpu or not dataset.raw else 0  # copying alone is over before a thread has begun
-    stream = partial(batches, dataset, seed=settings.seed, window_shards=settings.window_shards)
+    stream = partial(batches, seed=settings.seed, window_shards=settings.window_shards)
 
     def shares(start: int) -> Any:
-        return stream(settings.batch_images, world.rank, world.size, start=start, ahead=ahead, pin=on_gpu)
+        return stream(dataset, settings.batch_images, world.rank, world.size, start=start, ahead=ahead, pin=on_gpu)
+
+    blocks_set = copy(dataset)  # whose shards open and close by themselves: `shares` may read on a thread
 
     def blocks(start: int) -> Any:
-        return stream(settings.block_images, start=start)
+        return stream(blocks_set, settings.block_images, start=start)
 
     return paired(shares, blocks, settings, conditional, device)
 

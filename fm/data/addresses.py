@@ -1,10 +1,12 @@
 """Files at any address that fsspec knows (`s3://bucket/data`, `memory://data`, `file:///data`), read in pieces."""
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from fm.errors import DataError
+from fm.files import PAUSES_S
 
 PIECE_BYTES = 8 * 1024**2
 
@@ -25,19 +27,37 @@ def node_cache() -> Path:
 
 
 def read_pieces(address: str) -> Iterator[bytes]:
-    """The bytes of the file at an address, a piece at a time.
+    """The bytes of the file at an address, a piece at a time; goes on where it was for half a minute of failures.
 
-    Raises: DataError if it is not there or cannot be read.
+    Raises: DataError if it is not there or still cannot be read.
     """
     import fsspec
 
-    try:
-        with fsspec.open(address, "rb") as file:
-            while piece := file.read(PIECE_BYTES):
-                yield piece
-    except FileNotFoundError:
-        raise DataError("no such file", where=address) from None
-    except ImportError as error:  # fsspec names the package that is missing
-        raise DataError(f"cannot be read ({error})", where=address) from None
-    except Exception as error:  # each file system raises its own: network, permission, an unknown protocol
-        raise DataError(f"cannot be read ({type(error).__name__}: {error})", where=address) from None
+    pauses, done = iter(PAUSES_S), 0
+    while True:
+        try:
+            with fsspec.open(address, "rb") as file:
+                if done:
+                    file.seek(done)
+                while piece := file.read(PIECE_BYTES):
+                    done += len(piece)
+                    yield piece
+                return
+        except Exception as raised:  # each file system raises its own: network, permission, an unknown protocol
+            error = _behind(raised)
+        if isinstance(error, FileNotFoundError):
+            raise DataError("no such file", where=address)
+        if isinstance(error, ImportError):  # fsspec names the package that is missing
+            raise DataError(f"cannot be read ({error})", where=address)
+        pause_s = None if isinstance(error, ValueError | PermissionError) else next(pauses, None)
+        if pause_s is None:
+            raise DataError(f"cannot be read ({type(error).__name__}: {error})", where=address)
+        time.sleep(pause_s)
+
+
+def _behind(error: Exception) -> Exception:
+    """What a file system means by "not found": fsspec says so of a server that cannot be reached, too."""
+    cause = error.__cause__
+    if not isinstance(error, FileNotFoundError) or not isinstance(cause, Exception):
+        return error
+    return error if getattr(cause, "status", None) == 404 else _behind(cause)

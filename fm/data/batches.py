@@ -64,8 +64,11 @@ def batches(
     """This rank's shares of the global batches of `batch` images, for ever, from stream position `start` on.
 
     start counts images seen and costs nothing to reach; batches cross epochs. With `window_shards` the order is that of
-    blocks, and no more than so many shards are open. `ahead` batches are made beforehand, on a thread of their own; pin
-    puts them into page-locked memory, from which copies to a GPU run beside its work. Neither changes what is in them.
+    blocks, and `dataset` has no more than so many shards open. A node that stages shards holds those of all its ranks'
+    windows: one more for each shard by which ranks, and what they make ahead, are apart. Where ranks are apart by more
+    than a window, one may stage anew what another has dropped. `ahead` batches are made beforehand, on a thread of
+    their own; pin puts them into page-locked memory, from which copies to a GPU run beside its work. Neither changes
+    what is in them.
 
     Raises: SettingsError at once for a batch smaller than the world, an unknown rank, an empty window or a negative
     start.

@@ -9,9 +9,10 @@ import io
 import math
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,7 +22,7 @@ from fm.data.addresses import is_address, node_cache
 from fm.data.manifest import REPAIR, index_path, load_manifest, shards_of, tar_path
 from fm.data.order import groups
 from fm.data.staging import Staging
-from fm.errors import DataError, nearest
+from fm.errors import DataError, SettingsError, nearest
 
 
 class Opened(NamedTuple):
@@ -41,10 +42,12 @@ class ShardedImages:
     (n,), `classes` the label names, `shape` (channels, height, width), `digest` the whole data set's identity.
 
     root is a folder or an address (`s3://bucket/data`), whose shards are staged in `cache`, a folder of this machine:
-    FM_CACHE or `~/.cache/flow-matching` if unnamed. A named cache keeps PNG samples decoded, too. `threads` decode PNG;
-    `check` compares each shard's SHA-256 when it is opened.
+    FM_CACHE or `~/.cache/flow-matching` if unnamed. A named cache keeps PNG samples decoded, too. `threads` decode PNG.
+    A shard's SHA-256 is compared when this machine first opens it, and again if the file changes. Threads that `keep`
+    different shards need a copy of this (`copy.copy`) each.
 
-    Raises: DataError if there is no data set, no such split, or files that do not match the manifest.
+    Raises: DataError if there is no data set, no such split, or files that do not match the manifest; SettingsError for
+    no threads.
     """
 
     def __init__(
@@ -53,8 +56,9 @@ class ShardedImages:
         split: str | None = None,
         cache: str | Path | None = None,
         threads: int = 1,
-        check: bool = False,
     ) -> None:
+        if threads < 1:
+            raise SettingsError(f"{threads} threads cannot decode", mend="use at least 1")
         self.manifest, self.split, self.threads = load_manifest(root), split, threads
         if split is not None and split not in self.manifest.splits:
             raise DataError(
@@ -62,11 +66,12 @@ class ShardedImages:
             )
         self.shape, self.digest = self.manifest.shape, self.manifest.digest
         self.classes = list(self.manifest.classes)
-        self._files = Staging(str(root), self.manifest, _cache(root, cache), check)
+        self._files = Staging(str(root), self.manifest, _cache(root, cache))
         self._shards = [shard for _, shard in shards_of(self.manifest, split)]
         self.sizes = [shard.images for shard in self._shards]
         self._first = np.cumsum(self.sizes) - self.sizes
         self._open: dict[int, Opened] = {}
+        self._held: dict[int, IO[str] | None] = {}
         if not self._files.remote:
             self._look()
 
@@ -116,11 +121,16 @@ class ShardedImages:
         return images, labels
 
     def keep(self, shards: Collection[int] | None) -> None:
-        """Closes all shards but these (None: none), and removes what was staged of them."""
-        if shards is not None:
-            for shard in self._open.keys() - shards:
-                self._open.pop(shard, None)
-                self._files.drop(self._shards[shard])
+        """Closes all shards but these (None: none), and removes what was staged of those that nobody on this machine
+        keeps."""
+        if shards is None:
+            return
+        self._held |= {shard: self._files.hold(self._shards[shard]) for shard in shards - self._held.keys()}
+        for shard in (self._open.keys() | self._held.keys()) - shards:
+            self._open.pop(shard, None)
+            if held := self._held.pop(shard, None):
+                held.close()
+            self._files.drop(self._shards[shard])
 
     def _read(self, shard: int, opened: Opened, places: NDArray[np.int64]) -> NDArray[np.uint8]:
         channels, height, width = self.shape
@@ -154,17 +164,19 @@ class ShardedImages:
     def _opened(self, shard: int) -> Opened:
         opened = self._open.get(shard)
         if opened is None:
-            size, path = math.prod(self.shape), self._files.samples(self._shards[shard], self._decode)
-            offsets, lengths, labels = self._files.index(self._shards[shard]).T.copy()
-            if self._files.decodes:
-                offsets = np.arange(len(labels)) * size
-            rows = np.lib.stride_tricks.sliding_window_view(_map(path), size if self.raw else 1)
+            with self._files.hold(self._shards[shard]) or nullcontext():  # no file goes before it is mapped
+                size, path = math.prod(self.shape), self._files.samples(self._shards[shard], self._decode)
+                offsets, lengths, labels = self._files.index(self._shards[shard]).T.copy()
+                if self._files.decodes:
+                    offsets = np.arange(len(labels)) * size
+                rows = np.lib.stride_tricks.sliding_window_view(_map(path), size if self.raw else 1)
             opened = self._open[shard] = Opened(rows, offsets, lengths, labels)
         return opened
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without its maps, each of which would carry a whole tar, and its threads."""
-        return {name: value for name, value in self.__dict__.items() if name != "_pool"} | {"_open": {}}
+        """Without its maps, each of which would carry a whole tar, what it keeps, and its threads."""
+        own = {name: value for name, value in self.__dict__.items() if name != "_pool"}
+        return own | {"_open": {}, "_held": {}}
 
 
 def _cache(root: str | Path, named: str | Path | None) -> Path | None:

@@ -1,24 +1,26 @@
 """Where a shard's files lie for its reader: in DATA, or in a cache folder of this node, filled as they are asked for.
 
 Shards at an address are copied into the cache; shards of PNG files are decoded into it once, if there is one. A file
-there is whole or absent, and its SHA-256 is compared when it is staged. The processes of a node take turns at each
-shard: one stages it for all.
+there is whole or absent. SHA-256 is compared when a file is staged, and when this node first opens one that lies here.
+The processes of a node take turns at each shard: one stages it for all, and the last that holds it may drop it.
 """
 
+import fcntl
 import hashlib
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fm.data.addresses import is_address, read_pieces
+from fm.data.addresses import is_address, node_cache, read_pieces
 from fm.data.manifest import REPAIR, Manifest, Shard, index_path, read_index, tar_path
 from fm.errors import DataError
-from fm.files import atomic, in_turn, sha256
+from fm.files import atomic, in_turn, sha256, writable_folder
 
 Decode = Callable[[list[bytes]], NDArray[np.uint8]]  # some files of a shard -> (n, height, width, channels)
 DECODED_AT_ONCE = 256
@@ -29,14 +31,12 @@ HASH_BYTES = 32
 class Staging:
     """The shards of the data set at `root`, as files of this machine.
 
-    cache: needed where root is an address. check: the SHA-256 of samples is compared whenever they are opened, not only
-    when they are staged.
+    cache: needed where root is an address; without one nothing is staged.
     """
 
     root: str
     manifest: Manifest
     cache: Path | None = None
-    check: bool = False
 
     @property
     def remote(self) -> bool:
@@ -63,21 +63,35 @@ class Staging:
         Raises: DataError if it is missing, is not what the manifest says, or there is no room for it.
         """
         if not self.remote and not self.decodes:
-            return self._tar(shard, self.check)
+            return self._tar(shard)
         with self._turn(shard):
-            return self._pixels(shard, decode) if self.decodes else self._tar(shard, self.check)
+            return self._pixels(shard, decode) if self.decodes else self._tar(shard)
+
+    def hold(self, shard: Shard) -> IO[str] | None:
+        """Until this file is closed, nobody on this node drops the shard (None: nothing is ever staged)."""
+        if self.cache is None:
+            return None
+        file = self._holders(shard)
+        fcntl.flock(file, fcntl.LOCK_SH)
+        return file
 
     def drop(self, shard: Shard) -> None:
-        """Removes what was staged of the shard; who still reads it keeps its map."""
-        if self.cache is not None:
-            with self._turn(shard):
-                for place in (tar_path, index_path, _pixels_path):
-                    place(self._folder, shard.name).unlink(missing_ok=True)
+        """Removes what was staged of the shard, unless somebody on this node holds it."""
+        if self.cache is None:
+            return
+        with self._holders(shard) as file, suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for path in (place(self._folder, shard.name) for place in (tar_path, index_path, _pixels_path)):
+                path.unlink(missing_ok=True)
+                self._stamp(path).unlink(missing_ok=True)
 
     @property
     def _folder(self) -> Path:
         """This data set's part of the cache, laid out as DATA is."""
-        return Path(self.cache or "") / self.manifest.digest
+        return (self.cache or node_cache()) / self.manifest.digest
+
+    def _holders(self, shard: Shard) -> IO[str]:
+        return open(writable_folder(self._folder / "holders" / shard.name) / ".lock", "a")
 
     def _turn(self, shard: Shard) -> AbstractContextManager[None]:
         return in_turn(self._folder / "turns" / shard.name)
@@ -88,14 +102,37 @@ class Staging:
             self._fetch(path, shard.index_sha256)
         return read_index(self._folder, shard)
 
-    def _tar(self, shard: Shard, check: bool) -> Path:
+    def _tar(self, shard: Shard) -> Path:
         path = tar_path(self._folder if self.remote else Path(self.root), shard.name)
-        whole = path.is_file() and path.stat().st_size == shard.bytes and (not check or sha256(path) == shard.sha256)
+        whole = self._whole(path, shard.bytes, lambda: sha256(path) == shard.sha256)
         if not whole and not self.remote:
             raise DataError(f"shards/{path.name} is missing or does not match the manifest", self.root, REPAIR)
         if not whole:
             self._fetch(path, shard.sha256)
+            self._remember(path, _identity(path))
         return path
+
+    def _whole(self, path: Path, size: int, agrees: Callable[[], bool]) -> bool:
+        """Whether a file is what was written: what this node once found so is hashed again only if it has changed."""
+        if not path.is_file() or path.stat().st_size != size:
+            return False
+        identity, stamp = _identity(path), self._stamp(path)
+        if stamp.is_file() and stamp.read_text() == identity:
+            return True
+        whole = agrees()
+        if whole:
+            self._remember(path, identity)
+        return whole
+
+    def _remember(self, path: Path, identity: str) -> None:
+        """Where this cannot be written, the file is hashed at every start."""
+        stamp = self._stamp(path)
+        with suppress(OSError):
+            stamp.parent.mkdir(parents=True, exist_ok=True)
+            stamp.write_text(identity)
+
+    def _stamp(self, path: Path) -> Path:
+        return self._folder / "whole" / path.name
 
     def _fetch(self, path: Path, due: str) -> None:
         """Copies what lies at the same place below the address."""
@@ -112,19 +149,19 @@ class Staging:
         """The pixels of all images and, behind them, their SHA-256."""
         path = _pixels_path(self._folder, shard.name)
         size = shard.images * math.prod(self.manifest.shape)
-        whole = path.is_file() and path.stat().st_size == size + HASH_BYTES and (not self.check or _agrees(path, size))
-        if not whole:
+        if not self._whole(path, size + HASH_BYTES, lambda: _agrees(path, size)):
             hashed = hashlib.sha256()
             with _staged(path) as write:
                 for images in self._decoded(shard, decode):
                     hashed.update(images)
                     write(images)
                 write(hashed.digest())
+            self._remember(path, _identity(path))
         return path
 
     def _decoded(self, shard: Shard, decode: Decode) -> Iterator[bytes]:
         table = self._staged_index(shard) if self.remote else read_index(Path(self.root), shard)
-        path = self._tar(shard, check=True)
+        path = self._tar(shard)
         tar = np.memmap(path, np.uint8, "r")
         for start in range(0, len(table), DECODED_AT_ONCE):
             rows = table[start : start + DECODED_AT_ONCE]
@@ -137,6 +174,11 @@ def _pixels_path(folder: Path, name: str) -> Path:
     return folder / "pixels" / f"{name}.raw"
 
 
+def _identity(path: Path) -> str:
+    stat = path.stat()
+    return f"{stat.st_size} bytes, {stat.st_mtime_ns} ns, inode {stat.st_ino}"
+
+
 def _agrees(path: Path, size: int) -> bool:
     data = np.memmap(path, np.uint8, "r").data
     return hashlib.sha256(data[:size]).digest() == data[size:]
@@ -144,11 +186,13 @@ def _agrees(path: Path, size: int) -> bool:
 
 @contextmanager
 def _staged(path: Path) -> Iterator[Callable[[bytes], object]]:
-    """Writes a file of the cache, whole or not at all.
+    """Writes a file of the cache, whole or not at all; what killed processes began goes.
 
     Raises: DataError if there is no room.
     """
     try:
+        for part in path.parent.glob(f".{path.name}.*.part"):
+            part.unlink()
         with atomic(path) as file:
             yield file.write
     except OSError as error:

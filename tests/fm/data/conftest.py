@@ -18,8 +18,9 @@ def noise(seed, width=24, height=20):
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path_factory, monkeypatch):
-    """What sources unpack goes where pytest's own files go."""
+    """What sources unpack and this machine's cache go where pytest's own files go."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.getbasetemp()))
+    monkeypatch.setenv("FM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @pytest.fixture

@@ -1,7 +1,12 @@
+import copy
 import errno
+import multiprocessing
 import os
 import shutil
+import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -37,8 +42,29 @@ def fetched(monkeypatch):
     return seen
 
 
+@pytest.fixture
+def hashed(monkeypatch):
+    """The names of the files in which SHA-256 are compared."""
+    seen = []
+    for name, compare in (("sha256", staging.sha256), ("_agrees", staging._agrees)):
+        monkeypatch.setattr(
+            staging, name, lambda path, *more, compare=compare: seen.append(path.name) or compare(path, *more)
+        )
+    return seen
+
+
 def files(cache):
-    return sorted(path.name for path in cache.rglob("*") if path.is_file() and path.name != ".lock")
+    """What is staged, without locks and notes."""
+    found = (path for path in cache.rglob("*") if path.is_file())
+    return sorted(path.name for path in found if path.name != ".lock" and path.parent.name != "whole")
+
+
+def flip(path, place=600):
+    """Another byte there, a second later."""
+    data, changed_ns = bytearray(path.read_bytes()), path.stat().st_mtime_ns + 10**9
+    data[place] ^= 255
+    path.write_bytes(data)
+    os.utime(path, ns=(changed_ns, changed_ns))
 
 
 def test_an_address_is_read_like_a_folder_and_each_file_fetched_once(photos, address, fetched, tmp_path):
@@ -73,27 +99,82 @@ def test_processes_of_a_node_stage_together(photos, png, tmp_path):
         assert not [name for name in files(tmp_path) if name.endswith(".part")]
 
 
+def _rank(rank, window, root, cache, due):
+    """Without lockstep: each rank waits elsewhere."""
+    data = ShardedImages(f"file://{root}", "train", cache=cache)
+    for step, batch in enumerate(islice(batches(data, 40, rank, 3, window_shards=window, ahead=2), 20)):
+        time.sleep(0.02 * (step % 3 == rank))
+        assert (batch.images.permute(0, 2, 3, 1).numpy() == due[batch.indices]).all()
+
+
+@pytest.mark.parametrize("window", [1, 2])
+def test_ranks_of_a_node_share_a_cache_from_which_shards_go(tmp_path, window):
+    write_shards(open_source("photos:?tiles=24"), tmp_path / "data", Preparation(size=16, shard_images=16))
+    due = ShardedImages(tmp_path / "data", "train").gather(range(192))
+    fork = multiprocessing.get_context("fork")
+    args = (window, tmp_path / "data", tmp_path / "cache", due)
+    ranks = [fork.Process(target=_rank, args=(rank, *args)) for rank in range(3)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(60)
+    assert [process.exitcode for process in ranks] == [0, 0, 0]
+
+
+def test_what_another_keeps_is_not_dropped(address, fetched, tmp_path):
+    one = ShardedImages(address, "train", cache=tmp_path)
+    other = copy.copy(one)
+    one.keep({0, 1})
+    other.keep({1})
+    one.gather([0, 60])
+    one.keep({2})
+    assert files(tmp_path) == ["train-000001.npy", "train-000001.tar"]
+    assert other[60][0].shape == (16, 16, 3) and len(fetched) == 4
+    other.keep({2})
+    assert files(tmp_path) == []
+
+
+def test_what_killed_stagers_left_goes(address, tmp_path):
+    images = ShardedImages(address, "test", cache=tmp_path)
+    part = tmp_path / images.digest / "shards" / ".test-000000.tar.1.part"
+    part.parent.mkdir(parents=True)
+    part.touch()
+    assert images[0][0].shape == (16, 16, 3) and not part.exists()
+
+
+def test_a_changed_byte_in_data_is_refused_and_nothing_is_hashed_twice(photos, tmp_path, hashed):
+    root = Path(shutil.copytree(photos, tmp_path / "copy"))
+    for due in (["test-000000.tar"], []):  # the second opening is as of another process
+        hashed.clear()
+        ShardedImages(root, "test")[0]
+        assert hashed == due
+    flip(root / "shards" / "test-000000.tar")
+    with pytest.raises(DataError, match=r"^[^\n]*/copy: shards/test-000000.tar is missing or does not match[^\n]*$"):
+        ShardedImages(root, "test")[0]
+
+
 def test_one_of_many_threads_fetches(address, fetched, tmp_path):
     with ThreadPoolExecutor(4) as pool:
         assert len(set(pool.map(lambda _: ShardedImages(address, cache=tmp_path)[7][1], range(8)))) == 1
     assert len(fetched) == 2
 
 
-def test_what_is_damaged_in_the_cache_is_staged_again(photos, address, fetched, tmp_path):
-    def again(check=False):
+def test_what_is_damaged_in_the_cache_is_staged_again(photos, address, fetched, hashed, tmp_path):
+    def again():
         fetched.clear()
-        data = ShardedImages(address, "test", cache=tmp_path, check=check)
+        data = ShardedImages(address, "test", cache=tmp_path)
         assert (data.gather(range(32)) == ShardedImages(photos, "test").gather(range(32))).all()
         return [name.rpartition(".")[2] for name in fetched]
 
     assert again() == ["tar", "npy"]
-    tar, index = (next(tmp_path.rglob(f"*.{kind}")) for kind in ("tar", "npy"))
+    tar, index = (next(tmp_path.glob(f"*/{kind}")) for kind in ("shards/*.tar", "index/*.npy"))
     os.truncate(tar, 1000)
     assert again() == ["tar"]
     index.write_bytes(index.read_bytes()[:-1] + b"x")
     assert again() == ["npy"]
-    tar.write_bytes(b"x" + tar.read_bytes()[1:])
-    assert again() == [] and again(check=True) == ["tar"]
+    flip(tar)
+    hashed.clear()
+    assert again() == ["tar"] and again() == [] and hashed.count(tar.name) == 1
 
 
 def test_what_is_damaged_at_the_address_is_never_staged(address, tmp_path):
@@ -125,17 +206,18 @@ def test_no_room_is_one_sentence(address, tmp_path, monkeypatch):
         load_manifest("memory://nothing")
 
 
-def test_png_is_decoded_once_into_a_cache(png, photos, tmp_path, monkeypatch):
+def test_png_is_decoded_once_into_a_cache(png, photos, tmp_path, monkeypatch, hashed):
     due = ShardedImages(photos, "train").gather(range(192))
+    hashed.clear()
     assert (ShardedImages(png, "train", cache=tmp_path).gather(range(192)) == due).all()
     assert files(tmp_path) == [f"train-{i:06d}.raw" for i in range(4)]
     monkeypatch.setattr("fm.data.images._pixels", None)
     assert (ShardedImages(png, "train", cache=tmp_path).gather(range(192)) == due).all()
     kept = tmp_path / load_manifest(png).digest / "pixels" / "train-000002.raw"
-    kept.write_bytes(b"x" + kept.read_bytes()[1:])
+    assert hashed == [f"train-{i:06d}.tar" for i in range(4)]
+    flip(kept)
     monkeypatch.undo()
-    assert (ShardedImages(png, "train", cache=tmp_path).gather(range(192)) != due).any()
-    assert (ShardedImages(png, "train", cache=tmp_path, check=True).gather(range(192)) == due).all()
+    assert (ShardedImages(png, "train", cache=tmp_path).gather(range(192)) == due).all()
 
 
 def test_a_changed_tar_is_not_decoded_into_a_cache(png, tmp_path):

@@ -1,6 +1,7 @@
-"""How many images a worker holds at once: the most that fit, found by trying."""
+"""How many images a worker holds at once: the most that fit, found by trying; and what to say if nothing fits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -28,15 +29,37 @@ def most_that_fit(work: Callable[[int], None], most: int, least: int = 1) -> int
     return images
 
 
+@contextmanager
+def room_for(what: str) -> Iterator[None]:
+    """Inside, memory that is too short for `what` is said in one line.
+
+    Raises: SettingsError.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not _is_memory(error):
+            raise
+        raise SettingsError(
+            f"memory is too short for {what}",
+            where="training",
+            mend="take a smaller network, fewer averages or a larger device",
+        ) from None
+
+
 def _fits(work: Callable[[int], None], images: int) -> bool:
     try:
         work(images)
         return True
     except RuntimeError as error:
-        # CUDA has a class for it, the CPU's allocator a message.
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        if not _is_memory(error):
             raise
     # Outside of the handler, where the failed step's tensors are no longer held by its traceback.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return False
+
+
+def _is_memory(error: Exception) -> bool:
+    """CUDA and Python have a class for it, the CPU's allocator a message."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -7,7 +7,7 @@ Everything random is drawn by stream position (`fm.noise`), hence equal for any 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from pydantic import BeforeValidator, Field
@@ -20,8 +20,9 @@ from fm.data import Order, order_of
 from fm.ema import averages, in_words
 from fm.errors import Diverged, SettingsError, member
 from fm.memory import keep_freed
-from fm.microbatch import most_that_fit
+from fm.microbatch import most_that_fit, room_for
 from fm.models.blocks import blocks, recompute_activations
+from fm.models.dropout import dropout_at
 from fm.objectives import Objective, drop_labels
 from fm.optimizer import Adam
 from fm.parallel import ALONE, Gradients, World, parts
@@ -31,6 +32,8 @@ from fm.schedules import SCHEDULES
 from fm.settings import Settings
 from fm.sharding import shard
 from fm.times import AnyTimes, Uniform, stratified
+
+T = TypeVar("T")
 
 
 class Training(Settings):
@@ -166,6 +169,7 @@ def train(
 
     The state is restored before this returns, so records can be cut to `store.images_seen`. `batches_from(images_seen)`
     yields this rank's share of each global batch (images uint8, or floats as they are; labels; indices; positions).
+    Dropout is drawn by stream position too where it is `fm.models.dropout`'s; torch's own follows torch's generator.
     `stop` is polled once a step; when it is true on any rank, all leave at the same step with a checkpoint.
 
     Raises: Diverged before the weights are touched, if loss or gradient is not finite or the loss a million times its
@@ -174,12 +178,13 @@ def train(
     check(settings, world)
     torch.set_num_threads(settings.threads)
     keep_freed()
-    placed(model.train(), settings, world, device)
-    gradients = Gradients(model, world, signals={"losses": 2 * TENTHS, "leave": 1, "written": 1})
-    state = State(model, Adam(model, gradients), averages(model, settings.ema_halflife_kimg, settings.ema_ramp))
-    restored = state.whole(world.first)
-    world.once(lambda: store.restore_newest_good(restored))
-    state.share(restored, world)
+    with room_for("weights, gradients, moments and averages"):
+        placed(model.train(), settings, world, device)
+        gradients = Gradients(model, world, signals={"losses": 2 * TENTHS, "leave": 1, "written": 1, "halved": 1})
+        state = State(model, Adam(model, gradients), averages(model, settings.ema_halflife_kimg, settings.ema_ramp))
+        restored = state.whole(world.first)
+        world.once(lambda: store.restore_newest_good(restored))
+        state.share(restored, world)
     return steps(state, gradients, objective, settings, batches_from, store, world, stop)
 
 
@@ -243,8 +248,9 @@ def steps(
     def accumulate(batch: Any, images: int) -> None:
         gradients.zero()
         for part in parts(len(batch.positions), images):
-            loss, t = part_loss(model, objective, settings, batch, part)
-            (loss.sum() / batch_images).backward()
+            with dropout_at(model, settings.seed, batch.positions[part]):
+                loss, t = part_loss(model, objective, settings, batch, part)
+                (loss.sum() / batch_images).backward()
             gradients.signal("losses", by_tenth(loss.detach(), t))
 
     leave = world.any(leaving())
@@ -252,14 +258,17 @@ def steps(
         rate = settings.rate(state.images_seen)
         batch = next(batches)
         # Shards are gathered by all ranks together: none may try a smaller part alone.
-        micro_batch = most_that_fit(partial(accumulate, batch), micro_batch, micro_batch if gradients.sharded else 1)
-        if not started:  # the first step has shown what fits: from here on all hold the same, whoever has less memory
-            micro_batch, started = min(world.gather(micro_batch)), True
-            yield start(state, settings, store, world, micro_batch)
-        state.micro_batch_images = micro_batch if micro_batch < share else None
+        fits = most_that_fit(partial(accumulate, batch), micro_batch, micro_batch if gradients.sharded else 1)
+        gradients.signal("halved", fits < micro_batch)
         gradients.signal("leave", leaving())
         gradients.signal("written", store.written)
         signals = gradients.reduce()
+        if signals["halved"][0] > 0:  # from the next step on all hold the same, whoever has less memory
+            micro_batch = min(world.gather(fits))
+        state.micro_batch_images = micro_batch if micro_batch < share else None
+        if not started:
+            yield start(state, settings, store, world, micro_batch)
+            started = True
         norm = gradients.clip(settings.clip_norm)
         if not math.isfinite(norm) or not clock.count(signals["losses"]):
             raise diverged(state, batch, norm, sum(signals["losses"][:TENTHS]) / batch_images, world, store)
@@ -278,12 +287,17 @@ def steps(
             writing = False
         if saving:
             state.seconds = clock.seconds()
-            whole = state.whole(world.first)
-            world.once(partial(store.begin, whole))
+            hand_over(state, store.begin, world)
             writing = True
     state.seconds = clock.seconds()
-    whole = state.whole(world.first)
-    yield world.once(lambda: store.save(whole))
+    yield hand_over(state, store.save, world)
+
+
+def hand_over(state: State, write: Callable[[State], T], world: World) -> T:
+    """What `write` made of the whole state on rank 0."""
+    copied = room_for("the copy of the state that goes into the checkpoint")
+    whole = copied(state.whole)(world.first)
+    return world.once(copied(partial(write, whole)))
 
 
 def start(state: State, settings: Training, store: Store, world: World, micro_batch: int) -> Started:
@@ -300,8 +314,6 @@ def part_loss(
     positions, noises = batch.positions[part], noises_of(batch, settings)[part]
     images, labels = batch.images[part], batch.labels[part] if is_conditional(model) else None
     x_1, t, z, y = draw(images, labels, positions, noises, objective, settings, weight)
-    # Dropout inside the network is torch's own; seeded here by position, a resumed run drops what the other would have.
-    torch.manual_seed(noise.key(settings.seed, f"network/{int(positions[0])}")[0])
     with torch.autocast(weight.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
         return objective.loss(model, x_1, t=t, z=z, y=y), t
 

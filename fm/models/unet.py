@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fm.errors import SettingsError
+from fm.models.dropout import Dropout
 from fm.settings import Settings
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -82,7 +83,7 @@ class ResBlock(nn.Module):
         self.resize = resize(channels, conv=False) if resize else nn.Identity()
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb, 2 * out if scale_shift else out))
         self.out_layers = nn.Sequential(
-            GroupNorm32(out), nn.SiLU(), nn.Dropout(dropout), zeroed(nn.Conv2d(out, out, 3, padding=1))
+            GroupNorm32(out), nn.SiLU(), Dropout(dropout), zeroed(nn.Conv2d(out, out, 3, padding=1))
         )
         self.skip_connection = nn.Identity() if out == channels else nn.Conv2d(channels, out, 1)
 

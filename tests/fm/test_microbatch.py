@@ -1,6 +1,7 @@
 """What fits is found by halving, on real allocations too; other errors are not memory."""
 
 import resource
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 import torch.multiprocessing as mp
 
 from fm.errors import SettingsError
-from fm.microbatch import most_that_fit
+from fm.microbatch import most_that_fit, room_for
 
 
 @pytest.mark.parametrize(("room", "tried"), [(100, [12]), (11, [12, 6]), (3, [12, 6, 3]), (1, [12, 6, 3, 2, 1])])
@@ -52,6 +53,11 @@ def limited(_: int) -> None:
     room = pages * resource.getpagesize() + 2**29
     resource.setrlimit(resource.RLIMIT_AS, (room, room))
     assert most_that_fit(lambda images: torch.zeros(images, 2**24).sum(), 32) in (4, 8)
+    for take in (partial(torch.zeros, 2**28), partial(bytearray, 2**30)):
+        with pytest.raises(SettingsError, match="training: memory is too short for the weights; take"):
+            room_for("the weights")(take)()
+    with pytest.raises(RuntimeError, match="shapes differ"), room_for("the weights"):
+        raise RuntimeError("shapes differ")
 
 
 def test_a_real_allocation_that_fails_is_seen() -> None:

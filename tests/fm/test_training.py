@@ -41,6 +41,7 @@ TINY = {
 }
 EXACT = Training(**{**TINY, "batch_images": 50, "total_images": 2000, "save_images": 10_000}, stratify=True)
 COUPLED = Training(**TINY, coupling="minibatch_ot", coupling_block_images=24, micro_batch_images=5)
+PARTS = Training(**TINY, micro_batch_images=3)
 
 
 class Batch(NamedTuple):
@@ -163,9 +164,9 @@ class Narrow(MLP):
         return super().forward(x, t, y)
 
 
-def narrow(room: int) -> Narrow:
+def narrow(room: int, kind: type[Narrow] = Narrow) -> Narrow:
     torch.manual_seed(3)
-    model = Narrow(math.prod(SHAPE), width=16, depth=2, classes=3)
+    model = kind(math.prod(SHAPE), width=16, depth=2, classes=3)
     model.room = room
     return model
 
@@ -179,6 +180,28 @@ def test_the_micro_batch_that_fits_is_found_kept_and_changes_nothing(tmp_path: P
     assert fingerprint(tmp_path / "found") == fingerprint(tmp_path / "given")
     with pytest.raises(SettingsError, match="does not fit into memory with a single image"):
         run(tmp_path / "none", Training(**TINY), narrow(0))
+
+
+class Later(Narrow):
+    """Has memory for `room` images from its third call on only."""
+
+    calls = 0
+
+    def forward(self, x, t, y=None):
+        self.calls += 1
+        return super().forward(x, t, y) if self.calls > 2 else MLP.forward(self, x, t, y)
+
+
+def test_no_memory_for_the_state_or_its_copy_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(Store, "begin", full)
+    with pytest.raises(SettingsError, match="memory is too short for the copy of the state that goes into"):
+        run(tmp_path, Training(**TINY))
+    monkeypatch.setattr("fm.training.Adam", full)
+    with pytest.raises(SettingsError, match="memory is too short for weights, gradients"):
+        run(tmp_path, Training(**TINY))
 
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
@@ -308,7 +331,8 @@ def test_unknown_names_and_small_batches_are_refused(tmp_path: Path) -> None:
 
 
 def worker(rank: int, size: int, folder: str) -> None:
-    """Whole, interrupted (one rank alone is told), resumed; and in float64, with coupled noises too."""
+    """Whole, interrupted (one rank alone is told), resumed, so too where rank 1 gets short of memory on the way; and in
+    float64, with coupled noises and with dropout too."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet-{size}", rank=rank, world_size=size)
     world, place = World.current(), Path(folder) / str(size)
     settings = Training(**TINY)
@@ -321,17 +345,24 @@ def worker(rank: int, size: int, folder: str) -> None:
     run(place / "exact", EXACT, network().double(), world=world)
     run(place / "moved", EXACT, network().double(), world=world, stop=stop_after(17))
     run(place / "coupled", COUPLED, network().double(), world=world)
+    run(place / "dropout", PARTS, network("unet", dropout=0.3).double(), world=world)
+    run(place / "short", settings, narrow(2, Later) if rank == 1 else network(), world=world)
+    run(place / "short-cut", settings, narrow(2, Later) if rank == 1 else network(), world=world, stop=stop_after(5))
+    (again, *_) = run(place / "short-cut", settings, world=world)
+    assert again.images_seen == 60 and again.micro_batch_images <= 2
     dist.destroy_process_group()
 
 
 def test_two_and_three_processes_resume_to_the_bit_and_equal_one(tmp_path: Path) -> None:
     whole = COUPLED.model_copy(update={"micro_batch_images": None})
-    kinds = {"exact": EXACT, "coupled": whole, "moved": EXACT}
+    kinds = {"exact": EXACT, "coupled": whole, "moved": EXACT, "dropout": Training(**TINY)}
     for kind, settings in kinds.items():
-        run(tmp_path / "1" / kind, settings, network().double())
+        model = network("unet", dropout=0.3) if kind == "dropout" else network()
+        run(tmp_path / "1" / kind, settings, model.double())
     for size in (2, 3):
         mp.start_processes(worker, args=(size, str(tmp_path)), nprocs=size, start_method="fork")
-        assert fingerprint(tmp_path / str(size) / "whole") == fingerprint(tmp_path / str(size) / "cut")
+        for place in ("whole", "cut"), ("short", "short-cut"):
+            assert len({fingerprint(tmp_path / str(size) / name) for name in place}) == 1
         assert run(tmp_path / str(size) / "moved", EXACT, network().double())[0].images_seen == 17 * 50
         for kind in kinds:
             one, many = (load_weights(tmp_path / str(n) / kind)[0] for n in (1, size))

@@ -125,8 +125,9 @@ class ShardedImages:
         keeps."""
         if shards is None:
             return
-        self._held |= {shard: self._files.hold(self._shards[shard]) for shard in shards - self._held.keys()}
-        for shard in (self._open.keys() | self._held.keys()) - shards:
+        kept = set(shards)
+        self._held |= {shard: self._files.hold(self._shards[shard]) for shard in kept - self._held.keys()}
+        for shard in (self._open.keys() | self._held.keys()) - kept:
             self._open.pop(shard, None)
             if held := self._held.pop(shard, None):
                 held.close()

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fm.checkpoints import Store, differing
+from fm.checkpoints import Store
 from fm.errors import CheckpointError, SettingsError, UserError
 from fm.files import sha256
 from fm.parsing import parse
 from fm.peers import Found, Peer, architecture, classes, found_in, heads_first, read
 from fm.recipe import Recipe, on_import, opened
+from fm.state import differing
 
 
 def import_run(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fm.checkpoints import State
+from fm.state import State
 
 TENTHS = 10
 RUNAWAY = 1e6  # times the lowest loss of a step so far: no training comes back from there

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from fm import noise
-from fm.checkpoints import Saved, State, Store
+from fm.checkpoints import Saved, Store
 from fm.couplings import COUPLINGS, coupling
 from fm.data import Order, order_of
 from fm.ema import averages, in_words
@@ -31,6 +31,7 @@ from fm.progress import TENTHS, Clock, Progress, Started, by_tenth, due
 from fm.schedules import SCHEDULES
 from fm.settings import Settings
 from fm.sharding import shard
+from fm.state import State
 from fm.times import AnyTimes, Uniform, stratified
 
 T = TypeVar("T")

@@ -26,8 +26,9 @@ def summarise(run: Path, page: Path, as_json: bool) -> None:
         typer.echo(json.dumps({"report": str(page), "rows": rows}))
         return
     typer.echo(f"\n{text_table(rows)}\n{table_note(rows)}\n\nreport: {page.resolve().as_uri()}\n\nworth trying next:")
-    for command, what in next_commands(run, Recipe.load(run)):
-        typer.echo(f"  {command:<60} {what}")
+    commands = next_commands(run, Recipe.load(run))
+    for command, what in commands:
+        typer.echo(f"  {command:<{max(len(c) for c, _ in commands)}}  {what}")
 
 
 def estimate_training(data: str, manifest: Any, recipe: Any, workers: int, as_json: bool) -> None:

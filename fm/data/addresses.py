@@ -43,21 +43,29 @@ def read_pieces(address: str) -> Iterator[bytes]:
                     done += len(piece)
                     yield piece
                 return
-        except Exception as raised:  # each file system raises its own: network, permission, an unknown protocol
+        except Exception as raised:
             error = _behind(raised)
-        if isinstance(error, FileNotFoundError):
-            raise DataError("no such file", where=address)
-        if isinstance(error, ImportError):  # fsspec names the package that is missing
-            raise DataError(f"cannot be read ({error})", where=address)
-        pause_s = None if isinstance(error, ValueError | PermissionError) else next(pauses, None)
+        lasting = isinstance(error, FileNotFoundError | ImportError | ValueError | PermissionError)
+        pause_s = None if lasting else next(pauses, None)
         if pause_s is None:
-            raise DataError(f"cannot be read ({type(error).__name__}: {error})", where=address)
+            raise unreadable(error, address)
         time.sleep(pause_s)
 
 
+def unreadable(error: Exception, where: str) -> DataError:
+    """What to raise for an error that a file system raised: each has its own for network, permission, protocol."""
+    error = _behind(error)
+    if isinstance(error, FileNotFoundError):
+        return DataError("no such file", where=where)
+    if isinstance(error, ImportError):  # fsspec names the package that is missing
+        return DataError(f"cannot be read ({error})", where=where)
+    if isinstance(error, OSError) and not is_address(where):
+        return DataError(f"cannot be read ({error.strerror or error})", where=where)
+    return DataError(f"cannot be read ({type(error).__name__}: {error})", where=where)
+
+
 def _behind(error: Exception) -> Exception:
-    """What a file system means by "not found": fsspec says so of a server that cannot be reached, too."""
+    """What a file system means by "not found": fsspec says so of a server that cannot be reached or fails, too."""
     cause = error.__cause__
-    if not isinstance(error, FileNotFoundError) or not isinstance(cause, Exception):
-        return error
-    return error if getattr(cause, "status", None) == 404 else _behind(cause)
+    away = isinstance(cause, OSError) or getattr(cause, "status", 404) != 404
+    return _behind(cause) if isinstance(error, FileNotFoundError) and isinstance(cause, Exception) and away else error

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from fm.data.addresses import is_address
+from fm.data.addresses import is_address, unreadable
 from fm.errors import DataError
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # WebDataset's `shard-{000000..000146}.tar`
@@ -103,14 +103,8 @@ def _said(path: str | Path) -> Iterator[None]:
     """Whatever goes wrong with the file in the block, in one sentence."""
     try:
         yield
-    except FileNotFoundError:
-        raise DataError("no such file", where=str(path)) from None
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror or error})", where=str(path)) from None
-    except ImportError as error:  # fsspec names the package that is missing
-        raise DataError(f"cannot be read ({error})", where=str(path)) from None
     except Exception as error:
-        if not is_address(path) or type(error).__module__.startswith("fm."):
+        ours = type(error).__module__.startswith("fm.")
+        if ours or not (is_address(path) or isinstance(error, OSError)):
             raise
-        # Each file system raises its own: network, permission, an unknown protocol.
-        raise DataError(f"cannot be read ({type(error).__name__}: {error})", where=str(path)) from None
+        raise unreadable(error, str(path)) from None

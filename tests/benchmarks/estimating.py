@@ -43,7 +43,7 @@ def compared(preset: str, steps: int, said: Estimate, recipe: Recipe, data: Path
     with opened(run, recipe) as place:
         on_data(place, data, load_manifest(data))
     mp.start_processes(training, (recipe, data, run), WORKERS, start_method="spawn")
-    wall, cpu, peak = torch.load(run / "took")
+    wall, cpu, peak = torch.load(run / "took", weights_only=True)
     what, values = f"estimate, {preset}, {steps} steps", said.values
     yield f"{what}, wall: {said.parts[0].seconds:.1f} s", f"the run {wall:.1f} s", said.parts[0].seconds / wall
     own = steps * values["step_cpu_s"]

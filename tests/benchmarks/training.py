@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fm.checkpoints import State, Store
+from fm.checkpoints import Store
 from fm.data import ShardedImages, batches, open_source, write_shards
 from fm.ema import averages
 from fm.optimizer import Adam
@@ -21,6 +21,7 @@ from fm.parallel import ALONE, Gradients
 from fm.progress import Progress
 from fm.recipe import Recipe
 from fm.records import Recorder
+from fm.state import State
 from fm.training import Training, train
 from tests.benchmarks.timing import Row
 

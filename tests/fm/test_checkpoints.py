@@ -13,11 +13,12 @@ from torch import nn
 
 import fm.checkpoints
 import fm.files
-from fm.checkpoints import State, Store, load_weights, mark_best, newest
+from fm.checkpoints import Store, load_weights, mark_best, newest
 from fm.ema import averages
 from fm.errors import CheckpointError
 from fm.optimizer import Adam
 from fm.parallel import ALONE, Gradients
+from fm.state import State
 
 
 def state(images_seen: int = 0, width: int = 2) -> State:

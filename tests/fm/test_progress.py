@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from fm.checkpoints import State
 from fm.optimizer import Adam
 from fm.parallel import ALONE, Gradients
 from fm.progress import TENTHS, Clock, Progress, by_tenth, due
+from fm.state import State
 
 
 def clock() -> Clock:

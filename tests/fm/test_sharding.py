@@ -77,9 +77,9 @@ def test_two_processes_in_shards_are_one_whole_and_their_checkpoints_are_of_eith
     expected = losses(run(tmp_path / "whole", WHOLE, net()))
     run(tmp_path / "from-whole", WHOLE, net(), stop=stop_after(2))
     mp.start_processes(worker, args=(str(tmp_path),), nprocs=2, start_method="fork")
-    sharded, *cut = (torch.load(tmp_path / name) for name in ("sharded-0", "cut-0", "cut-1"))
+    sharded, *cut = (torch.load(tmp_path / name, weights_only=True) for name in ("sharded-0", "cut-0", "cut-1"))
     assert sharded == pytest.approx(expected, abs=1e-6) and [*cut[0], *cut[1]] == sharded
-    assert torch.load(tmp_path / "from-whole-0") == pytest.approx(expected[4:], abs=1e-6)
+    assert torch.load(tmp_path / "from-whole-0", weights_only=True) == pytest.approx(expected[4:], abs=1e-6)
     assert fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "sharded")
     for average in ("ema", "ema_1kimg", "model"):
         one, many, mixed = (load_weights(tmp_path / name, average)[0] for name in ("whole", "sharded", "from-whole"))

@@ -10,14 +10,17 @@ import os
 import pkgutil
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from urllib.parse import parse_qsl
 
+from fm.data.anywhere import read_range
+from fm.data.decode import MAX_BYTES, Rejected
 from fm.data.listing import Item, Listing, listed
 from fm.errors import DataError, SettingsError, nearest
 
-__all__ = ["Item", "Listing", "Source", "listed", "members", "open_source", "options", "readable"]
+__all__ = ["Item", "Listing", "Source", "members", "open_source", "options", "read_member", "readable"]
 
 
 class Source(ABC):
@@ -26,11 +29,15 @@ class Source(ABC):
     uri: str
 
     @abstractmethod
-    def items(self) -> Listing:
-        """Every picture, in the order of the keys.
+    def found(self) -> Iterable[Item]:
+        """Every picture, in any order.
 
         Raises: DataError if the source cannot be listed.
         """
+
+    def items(self) -> Listing:
+        """Every picture, in the order of the keys; errors as `found` raises them."""
+        return listed(self.found())
 
     @abstractmethod
     def read(self, item: Item) -> bytes:
@@ -46,6 +53,17 @@ class Source(ABC):
     def expected(self) -> dict[str, int]:
         """How many pictures each split is known to have; nothing where nobody knows."""
         return {}
+
+
+def read_member(paths: Sequence[str], item: Item) -> bytes:
+    """A picture that lies in an archive: its `at` is the archive's number in `paths`, offset and length.
+
+    Raises: as `Source.read`.
+    """
+    number, offset, length = item.at
+    if length > MAX_BYTES:
+        raise Rejected("too-large")
+    return read_range(paths[number], offset, length)
 
 
 def readable(name: str) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fm.data.anywhere import stamp
 from fm.data.rows import numbers_of, picture, side_of
-from fm.data.sources import Item, Listing, Source, listed, readable
+from fm.data.sources import Item, Source, readable
 from fm.data.unpickling import unpickle
 from fm.errors import DataError
 from fm.lineage import digest
@@ -31,9 +31,6 @@ class Cifar10(Source):
     uri: str
     path: str
 
-    def items(self) -> Listing:
-        return listed(self._items())
-
     def read(self, item: Item) -> bytes:
         batch, row = item.at
         return picture(_unpacked(self.path, stamp(self.path)).data[batch][row])
@@ -44,7 +41,7 @@ class Cifar10(Source):
     def expected(self) -> dict[str, int]:
         return {"train": 50_000, "test": 10_000}
 
-    def _items(self) -> Iterator[Item]:
+    def found(self) -> Iterator[Item]:
         whole = _unpacked(self.path, stamp(self.path))
         for batch, labels in enumerate(whole.labels):
             split = "test" if BATCHES[batch].startswith("test") else "train"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fm.data.decode import EXTENSIONS, MAX_BYTES, Rejected
-from fm.data.sources import Item, Listing, Source, listed, readable
+from fm.data.sources import Item, Source, readable
 from fm.errors import DataError
 from fm.lineage import digest
 
@@ -23,9 +23,9 @@ class Folder(Source):
     uri: str
     root: Path
 
-    def items(self) -> Listing:
+    def found(self) -> Iterator[Item]:
         splits = _splits({path.partition("/")[0] for path, _ in self._files() if "/" in path})
-        return listed(_item(path, splits) for path, _ in self._files())
+        return (_item(path, splits) for path, _ in self._files())
 
     def read(self, item: Item) -> bytes:
         path = self.root / (item.at[0] if item.at else item.key)

@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from fm.data.addresses import is_address
-from fm.data.anywhere import find, opened, read_range, stamp
-from fm.data.decode import EXTENSIONS, MAX_BYTES, Rejected
-from fm.data.sources import Item, Listing, Source, listed, options, readable
+from fm.data.anywhere import find, opened, stamp
+from fm.data.decode import EXTENSIONS
+from fm.data.sources import Item, Source, options, read_member, readable
 from fm.data.tarwalk import Damaged, Member, walk
 from fm.data.wnids import DEVKIT, beside, validation_labels
 from fm.errors import DataError
@@ -38,14 +38,8 @@ class ImageNet(Source):
     paths: tuple[str, ...]
     labels: str | None
 
-    def items(self) -> Listing:
-        return listed(self._items())
-
     def read(self, item: Item) -> bytes:
-        number, offset, length = item.at
-        if length > MAX_BYTES:
-            raise Rejected("too-large")
-        return read_range(self.paths[number], offset, length)
+        return read_member(self.paths, item)
 
     def digest(self) -> str:
         names = [(readable(PurePosixPath(path).name), *stamp(path)) for path in self.paths]
@@ -57,7 +51,7 @@ class ImageNet(Source):
     def _labels(self) -> list[str]:
         return validation_labels(Path(self.labels)) if self.labels else []
 
-    def _items(self) -> Iterator[Item]:
+    def found(self) -> Iterator[Item]:
         for number, path in enumerate(self.paths):
             with opened(path) as file:
                 try:

@@ -18,7 +18,7 @@ import numpy as np
 
 from fm.data.anywhere import read_range, stamp
 from fm.data.rows import numbers_of, picture, side_of
-from fm.data.sources import Item, Listing, Source, listed, options, readable
+from fm.data.sources import Item, Source, options, readable
 from fm.data.unpacked import unpacked
 from fm.data.unpickling import unpickle
 from fm.data.wnids import CLSLOC, by_number
@@ -43,9 +43,6 @@ class Batches(Source):
     paths: tuple[str, ...]
     names: str | None
 
-    def items(self) -> Listing:
-        return listed(self._items())
-
     def read(self, item: Item) -> bytes:
         number, row = item.at
         path = self.paths[number]
@@ -61,7 +58,7 @@ class Batches(Source):
         stems = {Path(path).stem for path in self.paths}
         return ({"train": 1_281_167} if stems >= TEN else {}) | ({"test": 50_000} if "val_data" in stems else {})
 
-    def _items(self) -> Iterator[Item]:
+    def found(self) -> Iterator[Item]:
         names = by_number(Path(self.names)) if self.names else None
         for number, path in enumerate(self.paths):
             stem = readable(Path(path).stem)

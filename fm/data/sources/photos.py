@@ -7,6 +7,7 @@ and no pixel is in both. `photos:?tiles=300` sets the training tiles of each pho
 
 import importlib.util
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fm.data.order import words
-from fm.data.sources import Item, Listing, Source, listed, options
+from fm.data.sources import Item, Source, options
 from fm.errors import DataError, SettingsError
 from fm.files import sha256
 from fm.lineage import digest
@@ -61,16 +62,14 @@ class Photos(Source):
     uri: str
     tiles: int
 
-    def items(self) -> Listing:
-        items: list[Item] = []
+    def found(self) -> Iterator[Item]:
         for name, photograph in PHOTOGRAPHS.items():
             area = photograph.inside or (0, 0, *_size(name))
             held = held_cells(area, photograph.lattice)
             for split, count in (("train", self.tiles), ("test", max(1, round(self.tiles * HELD_OUT_SHARE)))):
                 for number in range(len(SIDES)):
                     share = (count + number) // len(SIDES)
-                    items += _tiles(name, split, SIDES[number], share, area, held)
-        return listed(items)
+                    yield from _tiles(name, split, SIDES[number], share, area, held)
 
     def read(self, item: Item) -> bytes:
         file = io.BytesIO()

@@ -10,10 +10,10 @@ from pathlib import PurePosixPath
 from typing import IO
 
 from fm.data.addresses import is_address
-from fm.data.anywhere import expand, find, opened, read_range, stamp
-from fm.data.decode import EXTENSIONS, MAX_BYTES, Rejected
+from fm.data.anywhere import expand, find, opened, stamp
+from fm.data.decode import EXTENSIONS
 from fm.data.manifest import load_manifest
-from fm.data.sources import Item, Listing, Source, listed, readable
+from fm.data.sources import Item, Source, read_member, readable
 from fm.data.tarwalk import Damaged, Member, walk
 from fm.errors import DataError, UserError
 from fm.lineage import digest
@@ -36,19 +36,13 @@ class Tars(Source):
     uri: str
     paths: tuple[str, ...]
 
-    def items(self) -> Listing:
-        return listed(self._items())
-
     def read(self, item: Item) -> bytes:
-        number, offset, length = item.at
-        if length > MAX_BYTES:
-            raise Rejected("too-large")
-        return read_range(self.paths[number], offset, length)
+        return read_member(self.paths, item)
 
     def digest(self) -> str:
         return digest(SCHEME, [(readable(PurePosixPath(path).name), *stamp(path)) for path in self.paths])
 
-    def _items(self) -> Iterator[Item]:
+    def found(self) -> Iterator[Item]:
         common = os.path.commonprefix([path.split("/")[:-1] for path in self.paths])  # noqa: RUF071 (lists)
         names = _class_names("/".join(common))
         for number, path in enumerate(self.paths):

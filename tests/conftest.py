@@ -42,7 +42,7 @@ def free_ports() -> Ports:
 
 
 PORTS = free_ports()
-os.environ.update(Services.at(STATE, PORTS).environment())
+os.environ.update(Services.at(STATE, PORTS).environment() | {"FM_CACHE": str(STATE / "cache")})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

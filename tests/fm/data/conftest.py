@@ -2,7 +2,6 @@
 
 import io
 import logging
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +13,6 @@ from fm.data import Preparation, open_source, write_shards
 
 def noise(seed, width=24, height=20):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-@pytest.fixture(autouse=True)
-def temporary(tmp_path_factory, monkeypatch):
-    """What sources unpack and this machine's cache go where pytest's own files go."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.getbasetemp()))
-    monkeypatch.setenv("FM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @pytest.fixture

@@ -165,7 +165,7 @@ def to_rgb(image: Image.Image, alpha: str = "drop") -> Image.Image:
                 over = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
             return over.convert("RGB")
         if image.mode in CONVERTED:
-            return image.convert("RGB")
+            return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
     except (ValueError, OSError):  # what Pillow raises where it knows no conversion
         pass
     raise Rejected("unsupported-mode")

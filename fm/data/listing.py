@@ -92,6 +92,11 @@ class Listing(Sequence[Item]):
         """The different labels, sorted."""
         return sorted(self.words[code] for code in np.unique(self.codes[:, 0]).tolist() if code >= 0)
 
+    def faulty(self) -> NDArray[np.int64]:
+        """Where the items stand that have a fault."""
+        faults = np.array([*map(bool, self.words), False])  # -1 is the last
+        return np.flatnonzero(faults[self.codes[:, 2]])
+
     def by_split(self) -> dict[str | None, NDArray[np.int64]]:
         """Each split that an item names (None: the items that name none), and where those items stand, ascending."""
         found = np.unique(self.codes[:, 1]).tolist()

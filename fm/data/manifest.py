@@ -47,6 +47,7 @@ class Manifest(Settings):
     """Counts, names and hashes of a prepared data set.
 
     `digest` identifies the content and so the data set; `inputs` identifies source and settings, for "is it current?".
+    `rejected` counts pictures by reason; `missing`, by split, those that such a data set is known to have beyond these.
     """
 
     format: Literal["fm-shards-1"] = FORMAT
@@ -58,6 +59,7 @@ class Manifest(Settings):
     classes: tuple[str, ...]
     splits: dict[str, Split]
     rejected: dict[str, int]
+    missing: dict[str, int]
 
     @property
     def images(self) -> int:
@@ -67,7 +69,7 @@ class Manifest(Settings):
 def content_digest(splits: dict[str, Split], classes: tuple[str, ...], settings: Preparation) -> str:
     """The data set's identity: the shards' hashes and what is needed to read them."""
     hashes = {name: [shard.sha256 for shard in split.shards] for name, split in splits.items()}
-    return digest(FORMAT, hashes, classes, settings)
+    return digest(FORMAT, hashes, classes, settings.identity())
 
 
 def make_manifest(
@@ -77,6 +79,7 @@ def make_manifest(
     classes: tuple[str, ...],
     shards: Iterable[tuple[str, Shard]],
     rejected: Counter[str],
+    missing: dict[str, int],
 ) -> Manifest:
     """The manifest of (split, shard) pairs; shards without images are left out."""
     groups: dict[str, list[Shard]] = {}
@@ -95,6 +98,7 @@ def make_manifest(
         classes=classes,
         splits=splits,
         rejected=dict(sorted(rejected.items())),
+        missing=missing,
     )
 
 

@@ -1,7 +1,7 @@
 """How one picture becomes one sample: the settings of a prepared data set, and bytes in -> pixels out."""
 
 import io
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -43,6 +43,15 @@ class Preparation(Settings):
         1000, ge=1, le=1_000_000, title="Images per shard", description="Images in each tar, 1 to 1,000,000"
     )
     seed: int = Field(0, ge=0, title="Seed", description="Decides the order of samples in the shards, 0 or more")
+    accept_missing: bool = Field(
+        False,
+        title="Accept missing pictures",
+        description="Finish a data set of known size (ImageNet, CIFAR-10) although some of its pictures cannot be read",
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the samples' bytes."""
+        return self.model_dump(mode="json", exclude={"accept_missing"})
 
     @property
     def shape(self) -> tuple[int, int, int]:

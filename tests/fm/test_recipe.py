@@ -132,7 +132,7 @@ def test_a_presets_name_means_the_preset_and_a_path_never_does(tmp_path: Path, m
 def test_a_run_notes_its_data_and_their_order(tmp_path: Path) -> None:
     settings = Recipe.load("tiny").training
     shard = {"name": "train-000000", "images": 5, "bytes": 1, "sha256": "", "index_sha256": ""}
-    manifest = make_manifest("photos:", "", Preparation(size=16), (), [("train", Shard(**shard))], Counter())
+    manifest = make_manifest("photos:", "", Preparation(size=16), (), [("train", Shard(**shard))], Counter(), {})
     order = settings.order([5]).fingerprint()
     on_data(tmp_path, tmp_path / "data", manifest, order)
     on_data(tmp_path, tmp_path / "elsewhere", manifest)  # an evaluation, which asks for no order
@@ -195,7 +195,7 @@ def test_files_of_a_run_that_are_not_ours_are_one_sentence(tmp_path: Path, text:
 
 def test_another_order_of_the_data_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     shard = {"name": "train-000000", "images": 5, "bytes": 1, "sha256": "", "index_sha256": ""}
-    manifest = make_manifest("photos:", "", Preparation(size=16), (), [("train", Shard(**shard))], Counter())
+    manifest = make_manifest("photos:", "", Preparation(size=16), (), [("train", Shard(**shard))], Counter(), {})
     on_data(tmp_path, tmp_path, manifest, "full 1")
     (tmp_path / "checkpoints" / "000000000064").mkdir(parents=True)
     with pytest.raises(SettingsError, match="was trained in the order full 1, not full 2"):

@@ -6,26 +6,23 @@ import shutil
 import tarfile
 from collections import namedtuple
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fm.data import (
-    Item,
     Preparation,
     ShardedImages,
-    Source,
     inputs_digest,
     load_manifest,
     open_source,
     verify,
     write_shards,
 )
-from fm.data.listing import listed
-from fm.data.shards import Plan, split_items, write_shard
+from fm.data.shards import write_shard
+from fm.data.sources.folder import Folder
 from fm.errors import DataError, UserError
 
 SMALL = Preparation(size=8, shard_images=7)
@@ -157,7 +154,7 @@ def test_a_shard_of_rejects_alone_is_left_out(folder, tmp_path):
     assert manifest.images == 1 and len(ShardedImages(tmp_path / "out")) == 1
     for path in folder.rglob("*.png"):
         path.write_bytes(b"")
-    with pytest.raises(DataError, match=r"not one of its 60 images can be read \(empty 60\)"):
+    with pytest.raises(DataError, match=r"not one of its 60 images can be read \(60 empty\)"):
         write_shards(open_source(folder), tmp_path / "none", SMALL)
     assert not (tmp_path / "none" / "manifest.json").exists()
 
@@ -198,62 +195,42 @@ def test_raw_shards_mix_the_classes(folder, tmp_path):
     assert len(np.unique(ShardedImages(tmp_path, "train").labels[:20])) == 3
 
 
-keys = st.sets(st.text(min_size=1, max_size=8), min_size=1, max_size=60)
+@dataclass(frozen=True)
+class Counted(Folder):
+    """A folder that is known to hold 60 pictures."""
+
+    def expected(self):
+        return {"train": 60}
 
 
-def split(items, holdout):
-    """Split -> the keys of its items."""
-    found = listed(items)
-    return {name: [item.key for item in found.take(group)] for name, group in split_items(found, holdout).items()}
+def test_a_set_of_known_size_is_not_finished_without_all_its_pictures(folder, tmp_path):
+    source, out = Counted(uri="counted", root=folder), tmp_path / "out"
+    whole = write_shards(source, tmp_path / "whole", SMALL)
+    assert whole.missing == {}
+    good = (folder / "a" / "00.png").read_bytes()
+    (folder / "a" / "00.png").write_bytes(good[:300])
+    with pytest.raises(
+        DataError, match=r"59 readable pictures in train where 60 are due \(1 truncated: see "
+    ):
+        write_shards(source, out, SMALL)
+    assert json.loads((out / "rejected.jsonl").read_text())["key"] == "a/00.png"
+    assert not (out / "manifest.json").exists()
+    times = {path.name: path.stat().st_mtime_ns for path in (out / "shards").iterdir()}
+    accepted = write_shards(source, out, SMALL.model_copy(update={"accept_missing": True}))
+    assert accepted.missing == {"train": 1} and accepted.images == 59 and accepted.settings == SMALL
+    (out / "manifest.json").unlink()
+    (folder / "a" / "00.png").write_bytes(good)
+    mended = write_shards(source, out, SMALL)
+    assert mended.digest == whole.digest and contents(out / "shards") == contents(tmp_path / "whole" / "shards")
+    after = {path.name: path.stat().st_mtime_ns for path in (out / "shards").iterdir()}
+    assert len([name for name in times if times[name] != after[name]]) == 1  # the others are kept
 
 
-@given(keys, st.floats(0.01, 0.99))
-def test_a_source_without_splits_gets_both(names, holdout):
-    groups = split(map(Item, names), holdout)
-    assert sorted(key for group in groups.values() for key in group) == sorted(names)
-    assert set(groups) == ({"train", "test"} if len(names) > 1 else {"train"})
-
-
-@given(keys, keys)
-def test_most_pictures_keep_their_split_when_others_come(some, more):
-    """By hash, so only the one that a split needs at least may change sides."""
-    before, after = split(map(Item, some), 0.3), split(map(Item, some | more), 0.3)
-    moved = set(before.get("test", [])) ^ (set(after.get("test", [])) & some)
-    assert len(moved) <= 1
-
-
-def test_the_held_out_share_is_about_what_was_asked():
-    groups = split((Item(f"picture {i}") for i in range(10_000)), 0.1)
-    assert abs(len(groups["test"]) - 1000) < 5 * 30
-
-
-def test_a_source_keeps_its_own_splits():
-    items = [Item("b", split="test"), Item("c"), Item("a", split="train")]
-    assert split(items, 0.5) == {"train": ["a", "c"], "test": ["b"]}
-    assert set(split((Item(f"{i}", split="train") for i in range(100)), 0.1)) == {"train", "test"}
-
-
-class Numbers(Source):
-    """Pictures that are only listed."""
-
-    uri = "numbers"
-
-    def found(self):
-        return (Item(f"{n % 1000:08d}/{n:08d}.JPEG", f"{n % 1000:08d}", at=(0, n, n)) for n in range(200_000))
-
-    def read(self, item):
-        raise NotImplementedError
-
-    def digest(self):
-        return "numbers"
-
-
-def test_a_plan_is_small_and_a_part_carries_its_own_items_alone(tmp_path):
-    plan = Plan(Numbers(), tmp_path, Preparation(shard_images=100), "inputs")
-    assert len(plan) > 2000 and len(plan.items) == 200_000 == len({i.key for part in plan for i in part.items})
-    assert len(pickle.dumps(plan)) < 100 * len(plan.items)
-    assert len(pickle.dumps(plan[5])) < 20_000 and len(plan[5].items) == 100
-    assert plan[5].labels == {item.label: plan.classes.index(item.label) for item in plan[5].items}
+def test_what_the_listing_lacks_is_said_before_the_work(folder, tmp_path):
+    (folder / "a" / "00.png").unlink()
+    with pytest.raises(DataError, match="59 readable pictures in train where 60 are due; fetch or mend"):
+        write_shards(Counted(uri="counted", root=folder), tmp_path / "out", SMALL)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["rejected.jsonl"]
 
 
 def test_work_is_picklable_and_knows_its_place(folder, tmp_path, monkeypatch):

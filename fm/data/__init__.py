@@ -8,7 +8,7 @@ from fm.data.manifest import Manifest, load_manifest, verify
 from fm.data.order import Order, order_of
 from fm.data.planning import inputs_digest
 from fm.data.preparation import Preparation
-from fm.data.shards import write_shards
+from fm.data.shards import add_shards, write_shards
 from fm.data.sources import Item, Listing, Source, open_source
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "ShardedImages",
     "Source",
     "Summary",
+    "add_shards",
     "batches",
     "describe",
     "inputs_digest",

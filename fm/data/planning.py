@@ -6,15 +6,15 @@ nor on what can be read; and a listing of a hundred million pictures is planned 
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fm.data.manifest import Origin
 from fm.data.order import words
 from fm.data.preparation import Preparation
 from fm.data.sources import Listing, Source
@@ -24,7 +24,12 @@ from fm.lineage import digest
 
 def inputs_digest(source: Source, settings: Preparation) -> str:
     """Identifies source and settings without reading the pictures; compare with `Manifest.inputs`."""
-    return digest(source.digest(), settings.identity())
+    return inputs_of(source.digest(), settings)
+
+
+def inputs_of(source_digest: str, settings: Preparation) -> str:
+    """As `inputs_digest`, of a source whose digest is known."""
+    return digest(source_digest, settings.identity())
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,8 @@ class Part:
     source: Source
     root: Path
     settings: Preparation
+    source_digest: str
     labels: dict[str, int]
-    inputs: str
     split: str
     name: str
     first: int
@@ -46,48 +51,106 @@ class Part:
 
     def identity(self) -> str:
         """What decides the shard's bytes: where the source can tell them apart, its own items alone."""
-        own = self.source.digest_of(self.items)
-        if own is None:
-            return self.inputs
+        own = self.source.digest_of(self.items) or self.source_digest
         return digest(own, self.settings.identity(), self.labels, self.first, list(self.items))
+
+
+class Place(NamedTuple):
+    """Of a shard: its split and name, the number of its first sample in that split, and that sample's place among those
+    of its own source."""
+
+    split: str
+    name: str
+    first: int
+    start: int
+
+
+def places(planned: Sequence[Mapping[str, int]], shard_images: int) -> list[list[Place]]:
+    """The shards of each of several sources, which follow each other in every split, by how many pictures they list."""
+    shards: Counter[str] = Counter()
+    samples: Counter[str] = Counter()
+    found = []
+    for counts in planned:
+        found.append(
+            [
+                Place(split, f"{split}-{shards[split] + number:06d}", samples[split] + start, start)
+                for split, count in sorted(counts.items())
+                for number, start in enumerate(range(0, count, shard_images))
+            ]
+        )
+        shards.update({split: -(-count // shard_images) for split, count in counts.items()})
+        samples.update(counts)
+    return found
 
 
 class Plan(Sequence[Part]):
     """The parts of a preparation, each made when it is asked for: the plan is the listing and arrays of places in it.
 
-    Raises: DataError for a source without a picture.
+    source_digest: the source's, asked for once; after: what the data set holds already, whose numbers come first;
+    classes: its class names, whose numbers stay.
+
+    Raises: DataError for a source without a picture, or with class names that would change those numbers.
     """
 
-    def __init__(self, source: Source, root: Path, settings: Preparation, inputs: str) -> None:
-        self._make = partial(Part, source, root, settings)
-        self.items, self.inputs = source.items(), inputs
+    def __init__(
+        self,
+        source: Source,
+        source_digest: str,
+        root: Path,
+        settings: Preparation,
+        after: Sequence[Origin] = (),
+        classes: Sequence[str] = (),
+    ) -> None:
+        self.source, self.root, self.settings, self.after = source, root, settings, after
+        self._digest, self.items = source_digest, source.items()
         if not self.items:
             raise DataError("no images in it", where=source.uri, mend="give a source with at least one image")
         self.own_splits = len(self.items.by_split()) > 1
-        self.classes = tuple(self.items.labels())
+        self.classes = _merged(classes, self.items.labels(), source.uri)
         self._labels = {name: number for number, name in enumerate(self.classes)}
         self._orders = {
             split: group[np.argsort(words(len(group), settings.seed, split, "shards"), kind="stable")]
-            for split, group in sorted(split_items(self.items, settings.holdout).items())
+            for split, group in split_items(self.items, settings.holdout).items()
         }
-        self._each = settings.shard_images
-        self._shards = [
-            (split, number) for split, order in self._orders.items() for number in range(-(-len(order) // self._each))
-        ]
+        self.counts = {split: len(order) for split, order in self._orders.items()}
+        self._places = places([*(origin.planned for origin in after), self.counts], settings.shard_images)[-1]
+        self.names = {place.name for place in self._places}
 
-    def counts(self) -> Counter[str]:
-        """The pictures of each split, readable or not."""
-        return Counter({split: len(order) for split, order in self._orders.items()})
+    def origin(self, missing: dict[str, int]) -> Origin:
+        """What the manifest says of the source."""
+        return Origin(
+            source=self.source.uri,
+            digest=self._digest,
+            inputs=inputs_of(self._digest, self.settings),
+            planned=self.counts,
+            missing=missing,
+        )
 
     def __len__(self) -> int:
-        return len(self._shards)
+        return len(self._places)
 
     def __getitem__(self, index: Any) -> Any:
-        split, number = self._shards[index]
-        first = number * self._each
-        items = self.items.take(self._orders[split][first : first + self._each])
-        labels = {name: self._labels[name] for name in items.labels()}
-        return self._make(labels, self.inputs, split, f"{split}-{number:06d}", first, items)
+        split, name, first, start = self._places[index]
+        items = self.items.take(self._orders[split][start : start + self.settings.shard_images])
+        labels = {label: self._labels[label] for label in items.labels()}
+        return Part(self.source, self.root, self.settings, self._digest, labels, split, name, first, items)
+
+
+def _merged(classes: Sequence[str], found: Sequence[str], source: str) -> tuple[str, ...]:
+    """The class names of both, sorted: labels are places in this order.
+
+    Raises: DataError if a name that is found would move one of `classes`.
+    """
+    merged = tuple(sorted({*classes, *found}))
+    moved = [one for one, other in zip(classes, merged, strict=False) if one != other]
+    if moved:
+        new = next(name for name in merged if name not in classes)
+        raise DataError(
+            f"its class {new!r} would come before {moved[0]!r} of the data set, whose labels it would renumber",
+            where=source,
+            mend="name its classes so that new ones sort last, or prepare both sources together anew",
+        )
+    return merged
 
 
 def split_items(items: Listing, holdout: float) -> dict[str, NDArray[np.int64]]:

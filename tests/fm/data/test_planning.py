@@ -58,7 +58,7 @@ class Numbers(Source):
 
 
 def test_a_plan_is_small_and_a_part_carries_its_own_items_alone(tmp_path):
-    plan = Plan(Numbers(), tmp_path, Preparation(shard_images=100), "inputs")
+    plan = Plan(Numbers(), "digest", tmp_path, Preparation(shard_images=100))
     assert len(plan) > 2000 and len(plan.items) == 200_000 == len({i.key for part in plan for i in part.items})
     assert len(pickle.dumps(plan)) < 100 * len(plan.items)
     assert len(pickle.dumps(plan[5])) < 20_000 and len(plan[5].items) == 100
@@ -66,7 +66,7 @@ def test_a_plan_is_small_and_a_part_carries_its_own_items_alone(tmp_path):
 
 
 def test_a_part_of_a_folder_is_known_by_its_own_pictures(folder, tmp_path, png):
-    plan = Plan(open_source(folder), tmp_path, Preparation(shard_images=7), "inputs")
+    plan = Plan(open_source(folder), "digest", tmp_path, Preparation(shard_images=7))
     before = [part.identity() for part in plan]
     assert len(set(before)) == len(before)
     (folder / plan[3].items[2].key).write_bytes(png(99))

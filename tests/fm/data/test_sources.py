@@ -68,8 +68,7 @@ def test_the_same_photographs_in_every_form_are_the_same_data_set(tmp_path, s3):
     tiles = open_source("photos:?tiles=6")
     for item in tiles.items():
         if item.label in names and item.split == "train":
-            pixels, _ = prepare(tiles.read(item), Preparation(size=32))
-            pictures.setdefault(item.label, []).append(pixels)
+            pictures.setdefault(item.label, []).append(prepare(tiles.read(item), Preparation(size=32)).pixels)
     here = [
         forms.folder(tmp_path / "folder", pictures),
         forms.imagenet_train(tmp_path / "x.tar", pictures),

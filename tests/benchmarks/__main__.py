@@ -14,6 +14,7 @@ import torch
 from tests.benchmarks.adaptive import adaptive
 from tests.benchmarks.data import packing
 from tests.benchmarks.estimating import estimating
+from tests.benchmarks.networks import networks
 from tests.benchmarks.noise import randomness
 from tests.benchmarks.readers import elastic, mixing, readers, resuming
 from tests.benchmarks.sampling import likelihood, sampling
@@ -31,6 +32,7 @@ def main(names: list[str]) -> None:
             "mixing": mixing,
             "training": lambda: training(Path(folder)),
             "estimating": lambda: estimating(Path(folder)),
+            "networks": networks,
             "packing": lambda: packing(Path(folder)),
             "randomness": randomness,
             "sampling": sampling,

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from fm.errors import CheckpointError, SettingsError
 from fm.models import UNet
-from fm.models.unet import AttentionBlock
+from fm.models.blocks import AttentionBlock
 from fm.peers import architecture, classes, found_in, heads_first, read
 
 FILE = Path("some.pt")

@@ -108,7 +108,7 @@ def test_torchcfm_s_stochastic_interpolant_is_asked_on_its_own_path(tmp_path: Pa
     net = of_torchcfm(file, VariancePreservingConditionalFlowMatcher(sigma=0.0))
     assert "quarter circles" in import_run(file, tmp_path / "run", size=SIZE)["time"]
     flow = fm.load(tmp_path / "run")
-    exact = {"rtol": 1e-6, "atol": 1e-6}
+    exact = {"rtol": 1e-5, "atol": 1e-5}
     ours = flow.draw(4, seed=0, method="dopri5", **exact).x
     torch.testing.assert_close(C * ours, drawn_by(net, "dopri5", 1, **exact), rtol=0, atol=1e-4)
     assert flow.lineage["method"] == "SI (trigonometric)"

@@ -13,7 +13,7 @@ from fm.data.planning import Part
 from fm.data.preparation import encode, prepare
 from fm.data.sidecars import Member, dali, energon
 from fm.data.sources import Item
-from fm.data.tally import Tally
+from fm.data.tally import Counting
 from fm.data.ustar import UstarWriter
 from fm.errors import DataError
 from fm.files import atomic, write_json
@@ -25,7 +25,7 @@ class Writing:
     """A shard under way: what has been appended to its tar, and what that adds up to."""
 
     def __init__(self, part: Part, tar: UstarWriter) -> None:
-        self.part, self.tar, self.tally = part, tar, Tally()
+        self.part, self.tar, self.counting = part, tar, Counting()
         self.index: list[list[int]] = []
         self.samples: list[list[Member]] = []
 
@@ -48,7 +48,7 @@ class Writing:
         self._member(f"{key}.cls", str(label).encode())
         self._member(f"{key}.json", json.dumps(facts | item.meta).encode())
         self.index.append([*row[:2], label, *row[2:]])
-        self.tally.count(sample.pixels, label, sample.traits)
+        self.counting.add(sample.pixels, label, sample.traits)
 
     def npy(self) -> bytes:
         """Our index as a file."""
@@ -94,7 +94,9 @@ def write_shard(part: Part) -> Finished:
             index_sha256=_write(index_path(part.root, part.name), writing.npy()),
             sidecars_sha256=_write_sidecars(part, writing),
         )
-        finished = Finished(inputs=inputs, split=part.split, shard=shard, tally=writing.tally, rejected=tuple(rejected))
+        finished = Finished(
+            inputs=inputs, split=part.split, shard=shard, tally=writing.counting.tally(), rejected=tuple(rejected)
+        )
         write_json(record_path(part.root, part.name), finished.model_dump(mode="json"))
     except OSError as error:
         raise DataError(f"shard {part.name} cannot be written ({error.strerror})", where=str(part.root)) from None

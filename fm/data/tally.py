@@ -23,19 +23,6 @@ class Tally:
     sums: list[int] = field(default_factory=lambda: [0, 0, 0])
     squares: list[int] = field(default_factory=lambda: [0, 0, 0])
 
-    def count(self, pixels: NDArray[np.uint8], label: int, traits: Iterable[str]) -> None:
-        """Counts one sample in; pixels uint8 (height, width, 3), up to 66,000 rows."""
-        self.labels[label] = self.labels.get(label, 0) + 1
-        for trait in traits:
-            self.traits[trait] = self.traits.get(trait, 0) + 1
-        height, width, channels = pixels.shape
-        values = pixels.reshape(height, width * channels).astype(np.uint32)
-        for totals, of in ((self.sums, values), (self.squares, values * values)):
-            columns = of.sum(axis=0, dtype=np.uint32).reshape(width, channels)  # 255 ** 2 fits 66,051 times
-            for channel, total in enumerate(columns.sum(axis=0, dtype=np.int64).tolist()):
-                totals[channel] += total
-        self.pixels += height * width
-
     def mean(self) -> tuple[float, ...]:
         """Of each channel, in grey levels, 0 to 255."""
         return tuple(total / self.pixels for total in self.sums)
@@ -59,3 +46,30 @@ def added(tallies: Iterable[Tally]) -> Tally:
         whole.squares = [a + b for a, b in zip(whole.squares, one.squares, strict=True)]
     whole.labels, whole.traits = dict(sorted(labels.items())), dict(sorted(traits.items()))
     return whole
+
+
+class Counting:
+    """A tally under way; pictures are uint8 (height, width, 3), all of one size, up to 66,000 rows."""
+
+    def __init__(self) -> None:
+        self._labels: Counter[int] = Counter()
+        self._traits: Counter[str] = Counter()
+        self._pixels, self._sums, self._squares = 0, np.zeros(3, np.int64), np.zeros(3, np.int64)
+
+    def add(self, pixels: NDArray[np.uint8], label: int, traits: Iterable[str]) -> None:
+        """Counts one sample in."""
+        if not self._pixels:
+            self._sums, self._squares = (np.zeros(pixels[0].size, np.int64) for _ in range(2))
+        self._labels[label] += 1
+        self._traits.update(traits)
+        height, width, channels = pixels.shape
+        values = pixels.reshape(height, width * channels).astype(np.uint32)  # 255 ** 2 fits 66,051 times
+        self._sums += np.add.reduce(values, 0, np.uint32)
+        self._squares += np.add.reduce(values * values, 0, np.uint32)
+        self._pixels += height * width
+
+    def tally(self) -> Tally:
+        """Of all that were added."""
+        sums, squares = (columns.reshape(-1, 3).sum(axis=0).tolist() for columns in (self._sums, self._squares))
+        labels, traits = dict(sorted(self._labels.items())), dict(sorted(self._traits.items()))
+        return Tally(labels, traits, self._pixels, sums, squares)

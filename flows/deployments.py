@@ -23,6 +23,7 @@ def deployments() -> list[dict[str, Any]]:
     demo = Recipe.load("demo")
     flows = [
         _deployment("prepare", "prepare.py:prepare_data", {"source": "photos:", "data": DATA} | _data(demo)),
+        _deployment("extend", "prepare.py:extend_data", {"source": "more-pictures", "data": DATA}),
         _deployment("train", "train.py:train_run", {"data": DATA, "run": "runs/train"} | _recipe(demo)),
         _deployment("evaluate", "evaluate.py:evaluate_run", {"run": "runs/demo"}),
         _deployment("pipeline", "pipeline.py:pipeline", {"source": "photos:", "run": "runs/pipeline"} | _recipe(demo)),

@@ -1,4 +1,4 @@
-"""One stage: pictures -> shards."""
+"""One stage: pictures -> shards, new or more of them."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from prefect import flow
 from fm.data import Preparation
 from tasks import cluster, watching
 from tasks.cluster import Place
-from tasks.prepare import prepare
+from tasks.prepare import extend, prepare
 
 
 @flow(name="prepare", flow_run_name="prepare {source}")
@@ -23,3 +23,18 @@ def prepare_data(source: str, data: str, settings: Preparation, place: Place = P
     """
     with cluster.session(place):
         return prepare(source, Path(data), settings).digest
+
+
+@flow(name="extend", flow_run_name="add {source}")
+@watching.in_sentences
+def extend_data(source: str, data: str, accept_missing: bool = False, place: Place = Place()) -> str:  # noqa: B008
+    """Adds the pictures of a further source to prepared data, as new shards: those that are there stay as they are.
+
+    Args:
+        source: Pictures to add: a folder, tars or archives as downloaded. Settings are those of the data.
+        data: Folder that was prepared, relative to the project.
+        accept_missing: Add a source of known size (ImageNet, CIFAR-10) although some of its pictures cannot be read.
+        place: Where it runs. Changes no byte.
+    """
+    with cluster.session(place):
+        return extend(source, Path(data), accept_missing).digest

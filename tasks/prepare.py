@@ -8,7 +8,16 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from fm.data import Manifest, Preparation, inputs_digest, load_manifest, open_source, verify, write_shards
+from fm.data import (
+    Manifest,
+    Preparation,
+    add_shards,
+    inputs_digest,
+    load_manifest,
+    open_source,
+    verify,
+    write_shards,
+)
 from fm.errors import DataError
 from tasks import cluster, watching
 from tasks.tracking import Tracking
@@ -38,14 +47,24 @@ def _prepared(source: str, data: Path, settings: Preparation) -> Manifest:
             f"prepare: unchanged (same source and settings; {found.images:,} images verified by hash in {data})"
         )
         return found
-    progress = watching.Progress("prepare", f"prepare {source}")
-    manifest = write_shards(
-        opened,
-        data,
-        settings,
-        map=on_ray,
-        progress=lambda done, total: progress.update(done / total, f"{done:,} of {total:,} images"),
-    )
+    return _watched(f"prepare {source}", data, lambda told: write_shards(opened, data, settings, on_ray, told))
+
+
+@task(name="extend", cache_policy=NO_CACHE)
+def extend(source: str, data: Path, accept_missing: bool) -> Manifest:
+    """Adds the source's pictures to DATA as further shards; emits `fm.data.extended` if that made it another set."""
+    before, opened = load_manifest(data), open_source(source)
+    manifest = _watched(f"add {source}", data, lambda told: add_shards(opened, data, accept_missing, on_ray, told))
+    if manifest.digest != before.digest:
+        facts = {"data": str(data), "source": source, "digest": manifest.digest, "was": before.digest}
+        watching.event("fm.data.extended", str(data.resolve()), facts | {"images": manifest.images})
+    return manifest
+
+
+def _watched(what: str, data: Path, write: Callable[[Callable[[int, int], None]], Manifest]) -> Manifest:
+    """Writes shards where their progress and what they leave out can be seen."""
+    progress = watching.Progress("prepare", what)
+    manifest = write(lambda done, total: progress.update(done / total, f"{done:,} of {total:,} images"))
     counts = ", ".join(f"{split.images:,} {name}" for name, split in manifest.splits.items())
     progress.update(1.0, f"{counts}; {sum(manifest.rejected.values()):,} rejected; digest {manifest.digest}", now=True)
     for reason, count in manifest.rejected.items():

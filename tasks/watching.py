@@ -19,6 +19,7 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.events import emit_event
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.runtime import flow_run
@@ -74,6 +75,11 @@ def picture(key: str, png: Path, caption: str) -> None:
     """A picture artifact; Prefect's image artifact needs a public address, markdown takes the bytes."""
     data = base64.b64encode(png.read_bytes()).decode()
     _safely(create_markdown_artifact, markdown=f"![{caption}](data:image/png;base64,{data})\n\n{caption}", key=key)
+
+
+def event(name: str, resource: str, facts: dict[str, Any]) -> None:
+    """Something that an automation can wait for, by the event's name or by the resource's id."""
+    _safely(emit_event, name, resource={"prefect.resource.id": resource}, payload=facts)
 
 
 def _safely(call: Any, *args: Any, **kwargs: Any) -> Any:

@@ -89,9 +89,19 @@ def prepare(
     alpha: Annotated[str, typer.Option(help="drop: colours as stored; white: transparency over white.")] = "drop",
     encoding: Annotated[str, typer.Option(help="raw: fastest to read; png: smaller.")] = "raw",
     holdout: Annotated[float, typer.Option(help="Share held out as test split where the source has no splits.")] = 0.1,
+    accept_missing: Annotated[
+        bool, typer.Option("--accept-missing", help="Finish ImageNet or CIFAR-10 without pictures that are missing.")
+    ] = False,
+    low_size: Annotated[
+        int | None, typer.Option(help="Side of a second, small picture in each sample, for super-resolution.")
+    ] = None,
+    add: Annotated[
+        bool,
+        typer.Option("--add", help="Add SOURCE to what OUT holds, with OUT's settings; no old shard changes."),
+    ] = False,
     describe: Annotated[bool, typer.Option("--describe", help="Print what the source holds; prepare nothing.")] = False,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Read OUT's shards and compare their hashes; prepare nothing.")
+        bool, typer.Option("--verify", help="Read the shards of OUT, or of SOURCE alone, and compare their hashes.")
     ] = False,
     address: Address = "",
     port_base: PortBase = None,
@@ -100,6 +110,8 @@ def prepare(
     """Downsample pictures and shard them into WebDataset tars with a manifest."""
     from fm import data
 
+    if verify:  # the source may be gone, and `fm prepare DATA --verify` says it all
+        return _tell_of(data.verify(source if out == Path() else out), as_json)
     look(port_base, out, source)
     if describe:
         found = data.describe(data.open_source(source))
@@ -107,11 +119,27 @@ def prepare(
         return tell(found.model_dump(mode="json") | {"proposed_preset": preset}, as_json)
     if out == Path():
         raise SettingsError("is missing", "OUT", "name a folder for the shards, e.g. data/mine")
-    if not verify:
-        settings = _preparation(size=size, method=method, exif=exif, alpha=alpha, encoding=encoding, holdout=holdout)
+    if add:
+        data.load_manifest(out)
         with services(port_base):
-            flow("prepare", "prepare_data")(source, str(out), settings, place(address, 1))
-    manifest = data.verify(out)
+            flow("prepare", "extend_data")(source, str(out), accept_missing, place(address, 1))
+        return _tell_of(data.verify(out), as_json)
+    settings = _preparation(
+        size=size,
+        low_size=low_size,
+        method=method,
+        exif=exif,
+        alpha=alpha,
+        encoding=encoding,
+        holdout=holdout,
+        accept_missing=accept_missing,
+    )
+    with services(port_base):
+        flow("prepare", "prepare_data")(source, str(out), settings, place(address, 1))
+    _tell_of(data.verify(out), as_json)
+
+
+def _tell_of(manifest: Any, as_json: bool) -> None:
     tell({name: split.images for name, split in manifest.splits.items()} | {"digest": manifest.digest}, as_json)
 
 

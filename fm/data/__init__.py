@@ -6,8 +6,9 @@ from fm.data.describe import Summary, describe
 from fm.data.images import ShardedImages
 from fm.data.manifest import Manifest, load_manifest, verify
 from fm.data.order import Order, order_of
+from fm.data.planning import inputs_digest
 from fm.data.preparation import Preparation
-from fm.data.shards import inputs_digest, write_shards
+from fm.data.shards import add_shards, write_shards
 from fm.data.sources import Item, Listing, Source, open_source
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "ShardedImages",
     "Source",
     "Summary",
+    "add_shards",
     "batches",
     "describe",
     "inputs_digest",

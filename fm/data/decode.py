@@ -8,7 +8,8 @@ frames counts; colour profiles are ignored. JPEGs are decoded whole, never at a 
 
 import io
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -69,14 +70,26 @@ def decode(data: bytes, exif: str = "ignore", alpha: str = "drop") -> Image.Imag
 
     Raises: Rejected.
     """
+    return decode_with_traits(data, exif, alpha)[0]
+
+
+def decode_with_traits(data: bytes, exif: str = "ignore", alpha: str = "drop") -> tuple[Image.Image, frozenset[str]]:
+    """As `decode`, and the file's traits, names from TRAITS.
+
+    Raises: Rejected.
+    """
     if not data:
         raise Rejected("empty")
     if len(data) > MAX_BYTES:
         raise Rejected("too-large")
     if data.startswith(b"\x93NUMPY"):
-        return _array(data)
+        return _array(data), frozenset()
     image = _open(data)
-    return to_rgb(_upright(image) if exif == "apply" else image, alpha)
+    traits = _traits(image)
+    _load(image)
+    if image.format == "PNG" and _orientation(image) > 1:  # which may stand behind the pixels
+        traits |= {"exif-rotated"}
+    return to_rgb(_upright(image) if exif == "apply" else image, alpha), traits
 
 
 def _array(data: bytes) -> Image.Image:
@@ -96,7 +109,12 @@ def header_of(data: bytes) -> Header:
     """
     if data.startswith(b"\x93NUMPY"):
         return Header(_array(data).size, frozenset())
-    image = _open(data, load=False)
+    image = _open(data)
+    return Header(image.size, _traits(image))
+
+
+def _traits(image: Image.Image) -> frozenset[str]:
+    """Of a picture that is open, but not yet decoded: then Pillow has forgotten some of them."""
     found = {
         "exif-rotated": _orientation(image) > 1,
         "alpha": image.has_transparency_data,
@@ -107,28 +125,40 @@ def header_of(data: bytes) -> Header:
         or ";16" in str(getattr(image, "tile", "")),  # Pillow has no other mode of 16 bits
         "colour-profile": bool(image.info.get("icc_profile")),
     }
-    return Header(image.size, frozenset(trait for trait, there in found.items() if there))
+    return frozenset(trait for trait, there in found.items() if there)
 
 
 def _orientation(image: Image.Image) -> int:
-    if image.format == "PNG" and "exif" not in image.info:
-        return 1  # Pillow would decode the whole picture to look behind it
+    if image.format == "PNG" and "exif" not in image.info and getattr(image, "tile", None):
+        return 1  # not decoded: Pillow would decode the whole picture to look behind it
+    if image.format == "JPEG" and not image.info.keys() & {"exif", "xmp"}:
+        return 1  # at once, for these are most
     with suppress(Exception), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return int(image.getexif().get(ORIENTATION, 1))
     return 1
 
 
-def _open(data: bytes, load: bool = True) -> Image.Image:
+def _open(data: bytes) -> Image.Image:
+    with _rejecting():
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if image.width * image.height > MAX_PIXELS:
+            raise Rejected("too-large")
+        return image
+
+
+def _load(image: Image.Image) -> None:
+    with _rejecting():
+        image.load()
+
+
+@contextmanager
+def _rejecting() -> Iterator[None]:
+    """Whatever Pillow says of damaged bytes, as a reason."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about large and odd files; our own limit decides
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-            if image.width * image.height > MAX_PIXELS:
-                raise Rejected("too-large")
-            if load:
-                image.load()
-            return image
+            yield
     except Rejected:
         raise
     except UnidentifiedImageError:

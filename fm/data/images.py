@@ -7,7 +7,7 @@ processes); PNG samples are decoded on every read, unless a cache keeps them dec
 
 import io
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import cached_property
@@ -25,14 +25,22 @@ from fm.data.staging import Staging
 from fm.errors import DataError, SettingsError, nearest
 
 
-class Opened(NamedTuple):
-    """A shard that is open. Row i of `rows` is the part of the file that starts at byte i and is as long as one raw
-    image (one byte for PNG): a view of the memory map in which indexing copies the images at any offsets."""
+class Pictures(NamedTuple):
+    """Where square images lie in a file. Row i of `rows` is the part of the file that starts at byte i and is as long
+    as one raw image (one byte for PNG): a view of the memory map in which indexing copies the images at any offsets."""
 
     rows: NDArray[np.uint8]
     offsets: NDArray[np.int64]
     lengths: NDArray[np.int64]
+    side: int
+
+
+class Opened(NamedTuple):
+    """A shard that is open; `low` of pairs alone."""
+
+    images: Pictures
     labels: NDArray[np.int64]
+    low: Pictures | None
 
 
 class ShardedImages:
@@ -109,16 +117,35 @@ class ShardedImages:
 
         Raises: DataError for a shard that is missing or damaged.
         """
+        channels, height, width = self.shape
+        images = np.empty((np.size(indices), height, width, channels), np.uint8)
+        labels = np.empty(len(images), np.int64)
+        for shard, here, places in self._places(indices):
+            opened = self._opened(shard)
+            images[here], labels[here] = self._read(shard, opened.images, places), opened.labels[places]
+        return images, labels
+
+    def low(self, indices: ArrayLike) -> NDArray[np.uint8]:
+        """uint8 (n, low_size, low_size, channels): the low-resolution pictures beside any images, in their order.
+
+        Raises: as `take`; DataError if there are none.
+        """
+        side = self.manifest.settings.low_size
+        if side is None:
+            raise DataError("holds no pairs", self._files.root, "prepare it with `--low-size`")
+        images = np.empty((np.size(indices), side, side, self.shape[0]), np.uint8)
+        for shard, here, places in self._places(indices):
+            low = self._opened(shard).low
+            images[here] = self._read(shard, low, places) if low else 0
+        return images
+
+    def _places(self, indices: ArrayLike) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
+        """Each shard that holds some of the images, which of them, and where they stand in it."""
         indices = np.asarray(indices, np.int64).reshape(-1)
         if ((indices < 0) | (indices >= len(self))).any():
             raise IndexError(f"images {indices.min()} to {indices.max()} of {len(self)}")
-        channels, height, width = self.shape
-        images = np.empty((len(indices), height, width, channels), np.uint8)
-        labels = np.empty(len(indices), np.int64)
         for shard, here in groups(np.searchsorted(self._first, indices, side="right") - 1):
-            opened, places = self._opened(shard), indices[here] - self._first[shard]
-            images[here], labels[here] = self._read(shard, opened, places), opened.labels[places]
-        return images, labels
+            yield shard, here, indices[here] - self._first[shard]
 
     def keep(self, shards: Collection[int] | None) -> None:
         """Closes all shards but these (None: none), and removes what was staged of those that nobody on this machine
@@ -133,13 +160,12 @@ class ShardedImages:
                 held.close()
             self._files.drop(self._shards[shard])
 
-    def _read(self, shard: int, opened: Opened, places: NDArray[np.int64]) -> NDArray[np.uint8]:
-        channels, height, width = self.shape
-        offsets = opened.offsets[places]
+    def _read(self, shard: int, pictures: Pictures, places: NDArray[np.int64]) -> NDArray[np.uint8]:
+        offsets = pictures.offsets[places]
         if self.raw:
-            return opened.rows[offsets].reshape(-1, height, width, channels)
-        tar = opened.rows[:, 0]
-        files = [tar[o : o + n].tobytes() for o, n in zip(offsets, opened.lengths[places], strict=True)]
+            return pictures.rows[offsets].reshape(-1, pictures.side, pictures.side, self.shape[0])
+        tar = pictures.rows[:, 0]
+        files = [tar[o : o + n].tobytes() for o, n in zip(offsets, pictures.lengths[places], strict=True)]
         try:
             return self._decode(files)
         except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged bytes, and np.stack
@@ -166,13 +192,21 @@ class ShardedImages:
         opened = self._open.get(shard)
         if opened is None:
             with self._files.hold(self._shards[shard]) or nullcontext():  # no file goes before it is mapped
-                size, path = math.prod(self.shape), self._files.samples(self._shards[shard], self._decode)
-                offsets, lengths, labels = self._files.index(self._shards[shard]).T.copy()
+                mapped = _map(self._files.samples(self._shards[shard], self._decode))
+                offsets, lengths, labels, *pair = self._files.index(self._shards[shard]).T.copy()
                 if self._files.decodes:
-                    offsets = np.arange(len(labels)) * size
-                rows = np.lib.stride_tricks.sliding_window_view(_map(path), size if self.raw else 1)
-            opened = self._open[shard] = Opened(rows, offsets, lengths, labels)
+                    offsets = np.arange(len(labels)) * math.prod(self.shape)
+                images = self._pictures(mapped, offsets, lengths, self.shape[1])
+                side = self.manifest.settings.low_size
+                low = self._pictures(mapped, pair[0], pair[1], side) if side else None
+            opened = self._open[shard] = Opened(images, labels, low)
         return opened
+
+    def _pictures(
+        self, mapped: NDArray[np.uint8], offsets: NDArray[np.int64], lengths: NDArray[np.int64], side: int
+    ) -> Pictures:
+        window = self.shape[0] * side**2 if self.raw else 1
+        return Pictures(np.lib.stride_tricks.sliding_window_view(mapped, window), offsets, lengths, side)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without its maps, each of which would carry a whole tar, what it keeps, and its threads."""

@@ -1,5 +1,6 @@
 """What a source lists: one Item for each picture, and a Listing that holds a million of them in little memory."""
 
+import hashlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,6 +9,11 @@ from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fm.lineage import digest
+
+HEAD_BYTES = 64  # of a key: what sorting compares at once
+AT_ONCE = 4096  # items whose columns are objects at a time
 
 
 @dataclass(frozen=True)
@@ -55,30 +61,65 @@ class Listing(Sequence[Item]):
             return self.take(range(*index.indices(len(self))))
         if not -len(self) <= index < len(self):
             raise IndexError(f"item {index} of {len(self)}")
-        index %= len(self)
-        if index in self.odd:
-            return self.odd[index]
-        label, split, fault = (self.words[code] if code >= 0 else None for code in self.codes[index].tolist())
-        return Item(self._key(index).decode(), label, split, at=tuple(self.at[index].tolist()), fault=fault or "")
+        return next(self._items(index % len(self), index % len(self) + 1))
 
     def __iter__(self) -> Iterator[Item]:
-        return (self[index] for index in range(len(self)))
+        for start in range(0, len(self), AT_ONCE):
+            yield from self._items(start, min(start + AT_ONCE, len(self)))
+
+    def _items(self, start: int, stop: int) -> Iterator[Item]:
+        rows = zip(self.codes[start:stop].tolist(), self.at[start:stop].tolist(), strict=True)
+        for index, ((label, split, fault), at) in enumerate(rows, start):
+            if index in self.odd:
+                yield self.odd[index]
+                continue
+            key = self.key_at(index).decode()
+            yield Item(key, self._word(label), self._word(split), at=tuple(at), fault=self._word(fault) or "")
+
+    def _word(self, code: int) -> str | None:
+        return self.words[code] if code >= 0 else None
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Listing) or len(self) != len(other):
             return NotImplemented
         return all(mine == theirs for mine, theirs in zip(self, other, strict=True))
 
-    def _key(self, index: int) -> bytes:
+    def key_at(self, index: int) -> bytes:
+        """The key of an item in UTF-8."""
         return self.keys[self.ends[index - 1] if index else 0 : self.ends[index]]
 
     def take(self, indices: Sequence[int] | NDArray[np.int64]) -> "Listing":
-        """The items at these places (0 and above), in the order given."""
-        chosen = np.asarray(indices, np.int64)
-        keys = [self._key(i) for i in chosen.tolist()]
-        odd = {new: self.odd[old] for new, old in enumerate(chosen.tolist()) if old in self.odd} if self.odd else {}
-        ends = np.cumsum([len(key) for key in keys], dtype=np.int64)
-        return Listing(b"".join(keys), ends, self.codes[chosen], self.words, self.at[chosen], odd)
+        """The items at these places (0 and above), in the order given, with the words that they use alone."""
+        chosen, keys = np.asarray(indices, np.int64), bytearray()
+        for index in map(int, chosen):
+            keys += self.key_at(index)
+        codes, used = self.codes[chosen], np.zeros(len(self.words) + 1, bool)
+        used[codes] = True
+        numbers = np.append(np.cumsum(used[:-1]) - 1, -1).astype(np.int32)
+        words = tuple(word for word, kept in zip(self.words, used[:-1], strict=True) if kept)
+        ends = np.cumsum(self.ends[chosen] - np.where(chosen, self.ends[chosen - 1], 0))
+        odd = {new: self.odd[old] for new, old in enumerate(map(int, chosen)) if old in self.odd} if self.odd else {}
+        return Listing(bytes(keys), ends, numbers[codes], words, self.at[chosen], odd)
+
+    def digest(self) -> str:
+        """Identifies all that it says."""
+        columns = (self.ends, self.codes, self.at)
+        hashes = [hashlib.sha256(data).hexdigest() for data in (self.keys, *(column.tobytes() for column in columns))]
+        return digest(hashes, self.words, self.odd)
+
+    def labels(self) -> list[str]:
+        """The different labels, sorted."""
+        return sorted(self.words[code] for code in np.unique(self.codes[:, 0]).tolist() if code >= 0)
+
+    def faulty(self) -> NDArray[np.int64]:
+        """Where the items stand that have a fault."""
+        faults = np.array([*map(bool, self.words), False])  # -1 is the last
+        return np.flatnonzero(faults[self.codes[:, 2]])
+
+    def by_split(self) -> dict[str | None, NDArray[np.int64]]:
+        """Each split that an item names (None: the items that name none), and where those items stand, ascending."""
+        found = np.unique(self.codes[:, 1]).tolist()
+        return {self.words[c] if c >= 0 else None: np.flatnonzero(self.codes[:, 1] == c) for c in found}
 
 
 def listed(items: Iterable[Item]) -> Listing:
@@ -108,14 +149,26 @@ def listed(items: Iterable[Item]) -> Listing:
 
 def _sorted(listing: Listing) -> Listing:
     """In the order of the keys (bytes of UTF-8 sort as the text does), later ones of the same key marked."""
-    keys = [listing._key(i) for i in range(len(listing))]
-    if all(one < next_one for one, next_one in pairwise(keys)):
+    if all(one < another for one, another in pairwise(map(listing.key_at, range(len(listing))))):
         return listing
-    order = sorted(range(len(keys)), key=keys.__getitem__)
-    again = [place for place in range(1, len(order)) if keys[order[place]] == keys[order[place - 1]]]
-    listing = listing.take(order)
+    listing = listing.take(_order(listing))
+    keys = pairwise(map(listing.key_at, range(len(listing))))
+    again = [place for place, (one, another) in enumerate(keys, start=1) if one == another]
     if not again:
         return listing
     listing.codes[again, 0], listing.codes[again, 2] = -1, len(listing.words)
-    odd = {i: replace(item, label=None, fault="duplicate") if i in again else item for i, item in listing.odd.items()}
-    return replace(listing, words=(*listing.words, "duplicate"), odd=odd)
+    odd = {i: replace(listing.odd[i], label=None, fault="duplicate") for i in again if i in listing.odd}
+    return replace(listing, words=(*listing.words, "duplicate"), odd=listing.odd | odd)
+
+
+def _order(listing: Listing) -> NDArray[np.int64]:
+    """Where the items stand in the order of their keys, the first of equals first: sorted by the keys' first bytes in
+    an array, which holds a hundred million of them, then one by one where those are equal."""
+    count, width = len(listing), int(np.diff(listing.ends, prepend=0).max(initial=1).clip(1, HEAD_BYTES))
+    heads = np.fromiter((listing.key_at(i)[:width] for i in range(count)), f"S{width}", count)
+    order = np.argsort(heads, kind="stable")
+    heads = heads[order]
+    equal = np.concatenate([[0], heads[1:] == heads[:-1], [0]])
+    for first, last in np.flatnonzero(np.diff(equal)).reshape(-1, 2).tolist():
+        order[first : last + 1] = sorted(order[first : last + 1].tolist(), key=listing.key_at)
+    return order

@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,84 +17,132 @@ from numpy.typing import NDArray
 
 from fm.data.addresses import is_address, read_pieces
 from fm.data.preparation import Preparation
-from fm.errors import DataError
-from fm.files import sha256
+from fm.data.tally import Tally, added
+from fm.errors import DataError, UserError
+from fm.files import read_json, sha256
 from fm.lineage import digest
 from fm.settings import Settings
 
 FORMAT: Literal["fm-shards-1"] = "fm-shards-1"
 AGAIN = "remove this file and run `fm prepare` again: whole shards are kept"
 REPAIR = "run `fm prepare` again: it rewrites what is damaged"
-Map = Callable[[Callable[[Any], Any], list[Any]], Iterable[Any]]  # map(function, items) -> results in the items' order
+Map = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]  # (function, items) -> results in order
 
 
 class Shard(Settings):
-    """One tar and its index."""
+    """One tar, its index, and those for other readers (`sidecar_paths`)."""
 
     name: str
     images: int
     bytes: int
     sha256: str
     index_sha256: str
+    sidecars_sha256: tuple[str, ...]
+
+
+class Finished(Settings):
+    """The record beside a shard's index: what decided its bytes, what it holds, and (key, reason) of its rejects."""
+
+    inputs: str
+    split: str
+    shard: Shard
+    tally: Tally
+    rejected: tuple[tuple[str, str], ...]
 
 
 class Split(Settings):
+    """class_images: how many of each class, in the labels' order; mean and std of each channel, in grey levels."""
+
     images: int
+    class_images: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     shards: tuple[Shard, ...]
+
+
+class Origin(Settings):
+    """A source that a data set was made from.
+
+    digest: of the source, and `inputs` of source and settings; planned: how many pictures of each split it lists;
+    missing: how many it lacks of those that such a set is known to have.
+    """
+
+    source: str
+    digest: str
+    inputs: str
+    planned: dict[str, int]
+    missing: dict[str, int]
 
 
 class Manifest(Settings):
     """Counts, names and hashes of a prepared data set.
 
-    `digest` identifies the content and so the data set; `inputs` identifies source and settings, for "is it current?".
+    `digest` identifies the content and so the data set. The first of its origins is the source that it was made from,
+    the others were added. `rejected` counts pictures by reason, `traits` those in it by what is odd about their files.
     """
 
     format: Literal["fm-shards-1"] = FORMAT
-    source: str
-    inputs: str
     digest: str
+    origins: tuple[Origin, ...]
     settings: Preparation
     shape: tuple[int, int, int]
     classes: tuple[str, ...]
     splits: dict[str, Split]
     rejected: dict[str, int]
+    traits: dict[str, int]
 
     @property
     def images(self) -> int:
         return sum(split.images for split in self.splits.values())
 
+    @property
+    def source(self) -> str:
+        """The source that it was made from."""
+        return self.origins[0].source
+
+    @property
+    def inputs(self) -> str:
+        """Identifies that source and the settings, for "is it current?"."""
+        return self.origins[0].inputs
+
 
 def content_digest(splits: dict[str, Split], classes: tuple[str, ...], settings: Preparation) -> str:
     """The data set's identity: the shards' hashes and what is needed to read them."""
     hashes = {name: [shard.sha256 for shard in split.shards] for name, split in splits.items()}
-    return digest(FORMAT, hashes, classes, settings)
+    return digest(FORMAT, hashes, classes, settings.identity())
 
 
 def make_manifest(
-    source: str,
-    inputs: str,
-    settings: Preparation,
-    classes: tuple[str, ...],
-    shards: Iterable[tuple[str, Shard]],
-    rejected: Counter[str],
+    origins: Sequence[Origin], settings: Preparation, classes: tuple[str, ...], finished: Iterable[Finished]
 ) -> Manifest:
-    """The manifest of (split, shard) pairs; shards without images are left out."""
-    groups: dict[str, list[Shard]] = {}
-    for split, shard in shards:
-        if shard.images:
-            groups.setdefault(split, []).append(shard)
-    splits = {
-        name: Split(images=sum(s.images for s in groups[name]), shards=tuple(groups[name])) for name in sorted(groups)
-    }
+    """The manifest of finished shards, in their order; those without images are left out."""
+    groups: dict[str, list[Finished]] = {}
+    rejected: Counter[str] = Counter()
+    for one in finished:
+        rejected.update(reason for _, reason in one.rejected)
+        if one.shard.images:
+            groups.setdefault(one.split, []).append(one)
+    splits = {name: _split(groups[name], classes) for name in sorted(groups)}
     return Manifest(
-        source=source,
-        inputs=inputs,
         digest=content_digest(splits, classes, settings),
+        origins=tuple(origins),
         settings=settings,
         shape=settings.shape,
         classes=classes,
         splits=splits,
         rejected=dict(sorted(rejected.items())),
+        traits=added(one.tally for group in groups.values() for one in group).traits,
+    )
+
+
+def _split(group: list[Finished], classes: tuple[str, ...]) -> Split:
+    tally = added(one.tally for one in group)
+    return Split(
+        images=sum(one.shard.images for one in group),
+        class_images=tuple(tally.labels.get(label, 0) for label in range(len(classes))),
+        mean=tally.mean(),
+        std=tally.std(),
+        shards=tuple(one.shard for one in group),
     )
 
 
@@ -136,8 +184,26 @@ def index_path(root: Path, name: str) -> Path:
     return root / "index" / f"{name}.npy"
 
 
+def record_path(root: Path, name: str) -> Path:
+    return root / "index" / f"{name}.json"
+
+
+def read_record(root: Path, name: str) -> Finished | None:
+    """What a shard's writer left beside its index; None if it is missing, damaged or of another version."""
+    path = record_path(root, name)
+    try:
+        return Finished.model_validate(read_json(path)) if path.is_file() else None
+    except (pydantic.ValidationError, UserError):
+        return None
+
+
+def sidecar_paths(root: Path, name: str) -> tuple[Path, Path]:
+    """DALI's index and Energon's, each where that program looks for it."""
+    return root / "shards" / f"{name}.idx", root / "shards" / f"{name}.tar.idx"
+
+
 def read_index(root: Path, shard: Shard) -> NDArray[np.int64]:
-    """(images, 3): payload's offset and length in the tar, label.
+    """(images, 3): payload's offset and length in the tar, label; of pairs (images, 5): also those of the low one.
 
     Raises: DataError if it is missing or is not what was written.
     """
@@ -152,7 +218,8 @@ def read_index(root: Path, shard: Shard) -> NDArray[np.int64]:
 
 def intact(root: Path, shard: Shard) -> str:
     """Why the shard's files are not those that were written, or nothing if they are."""
-    for path, due in ((tar_path(root, shard.name), shard.sha256), (index_path(root, shard.name), shard.index_sha256)):
+    paths = (tar_path(root, shard.name), index_path(root, shard.name), *sidecar_paths(root, shard.name))
+    for path, due in zip(paths, (shard.sha256, shard.index_sha256, *shard.sidecars_sha256), strict=True):
         if not path.is_file():
             return f"{path.parent.name}/{path.name} is missing"
         if sha256(path) != due:

@@ -2,64 +2,30 @@
 
 A shard is a fixed range of the source's shuffled index, written whole by one part; the parts may run anywhere and in
 any order. Rejected pictures make a shard shorter and move nothing else. A finished shard leaves a record in
-`DATA/index/`, and is kept by the next run if record and hashes still agree.
+`DATA/index/`, and is kept by the next run if record and hashes still agree. Shards of a further source come behind
+those that are there, which stay as they are.
 """
 
-import hashlib
-import io
 import json
 import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import pydantic
+from fm.data.decode import REASONS
+from fm.data.manifest import Finished, Manifest, Map, load_manifest, make_manifest, read_record, shards_of, tar_path
+from fm.data.parts import write_shard
+from fm.data.planning import Plan, inputs_of, places
+from fm.data.preparation import Preparation, sample_bytes
+from fm.data.sources import Source
+from fm.errors import DataError
+from fm.files import alone, writable_folder, write_json, write_text
 
-from fm.data.decode import REASONS, Rejected
-from fm.data.manifest import Manifest, Map, Shard, index_path, intact, load_manifest, make_manifest, tar_path
-from fm.data.order import words
-from fm.data.preparation import Preparation, encode, prepare
-from fm.data.sources import Item, Source
-from fm.data.ustar import UstarWriter
-from fm.errors import DataError, UserError
-from fm.files import atomic, read_json, writable_folder, write_json, write_text
-from fm.lineage import digest
-from fm.settings import Settings
-
-OURS = re.compile(r"\.?[a-z]+-\d{6}\.(tar|npy|json)(\.\d+\.part)?")
-TAR_OVERHEAD_BYTES = 3 * 1024  # headers, label and JSON of one sample, rounded up
-
-
-@dataclass(frozen=True)
-class Part:
-    """The work of one shard: picklable, and complete in itself. `first` is the number of its first sample."""
-
-    source: Source
-    root: Path
-    settings: Preparation
-    classes: tuple[str, ...]
-    inputs: str
-    split: str
-    name: str
-    first: int
-    items: tuple[Item, ...]
-
-
-class Finished(Settings):
-    """The record that a part leaves: its shard, and the (key, reason) of what it left out."""
-
-    inputs: str
-    split: str
-    shard: Shard
-    rejected: tuple[tuple[str, str], ...]
-
-
-def inputs_digest(source: Source, settings: Preparation) -> str:
-    """Identifies source and settings without reading the pictures; compare with `Manifest.inputs`."""
-    return digest(source.digest(), settings)
+Progress = Callable[[int, int], None]
+Reject = tuple[str, str, str]  # split, key, reason
+OURS = re.compile(r"\.?[a-z]+-\d{6}\.(tar|idx|tar\.idx|npy|json)(\.\d+\.part)?")
+REFUSED = "refused.jsonl"  # what a source that was not added had rejected
 
 
 def write_shards(
@@ -67,7 +33,7 @@ def write_shards(
     out: str | Path,
     settings: Preparation,
     map: Map = map,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     replace: bool = False,
 ) -> Manifest:
     """Prepares the source into the folder `out` and returns its manifest.
@@ -76,131 +42,103 @@ def write_shards(
     counts images; replace allows to overwrite a finished data set that came from other inputs.
 
     Raises: DataError for a source without a readable image, a full disk, or a finished data set of other inputs in
-    `out`; UserError if `out` cannot be written.
+    `out`, or one that lacks pictures it is known to have, unless the settings accept that; UserError if `out` cannot
+    be written, or another run is at work there.
     """
     root = writable_folder(Path(out).resolve())
-    inputs = inputs_digest(source, settings)
-    _clear_for(root, inputs, replace)
-    parts = plan(source, root, settings, inputs)
-    total = sum(len(part.items) for part in parts)
-    _check_space(root, total, settings)
+    with alone(root / "index"):
+        found = source.digest()
+        before = _finished_here(root, inputs_of(found, settings), replace)
+        plan = Plan(source, found, root, settings, classes=before.classes if before else ())
+        return _write(plan, before, map, progress)
+
+
+def add_shards(
+    source: Source,
+    out: str | Path,
+    accept_missing: bool = False,
+    map: Map = map,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Extends the data set in `out` by shards of a further source, with its own settings, and returns its new manifest.
+
+    Until that is written the data set is what it was. A source that is in it already is repaired where it is damaged.
+
+    Raises: as `write_shards`; DataError if there is no data set, or the source's class names would renumber its labels.
+    """
+    root, before = Path(out).resolve(), load_manifest(out)
+    settings = before.settings.model_copy(update={"accept_missing": accept_missing})
+    with alone(root / "index"):
+        found = source.digest()
+        known = [origin.inputs for origin in before.origins]
+        here = known.index(inputs) if (inputs := inputs_of(found, settings)) in known else len(known)
+        plan = Plan(source, found, root, settings, before.origins[:here], before.classes)
+        return _write(plan, before, map, progress)
+
+
+def _write(plan: Plan, before: Manifest | None, map: Map, progress: Progress | None) -> Manifest:
+    """Writes or keeps the plan's shards; those that a finished data set has of other sources stay."""
+    faults = [(item.split or "train", item.key, item.fault) for item in plan.items.take(plan.items.faulty())]
+    _check_counts(plan, faults)
+    _check_space(plan)
     finished: list[Finished] = []
     done = 0
-    for part, result in zip(parts, map(write_shard, parts), strict=True):
+    for _, result in zip(range(len(plan)), map(write_shard, plan), strict=True):
         finished.append(result)
-        done += len(part.items)
+        done += result.shard.images + len(result.rejected)
         if progress:
-            progress(done, total)
-    return _finish(source, root, settings, parts, finished)
+            progress(done, len(plan.items))
+    return _finish(plan, finished, before)
 
 
-def plan(source: Source, root: Path, settings: Preparation, inputs: str) -> list[Part]:
-    """The parts of a preparation: items sorted by key, split, shuffled within the split, cut into shards."""
-    items = sorted(source.items(), key=lambda item: item.key)
-    if not items:
-        raise DataError("no images in it", where=source.uri, mend="give a source with at least one image")
-    classes = tuple(sorted({item.label for item in items if item.label is not None}))
-    parts = []
-    for split, group in sorted(split_items(items, settings.holdout).items()):
-        order = np.argsort(words(len(group), settings.seed, split, "shards"), kind="stable")
-        for number, first in enumerate(range(0, len(group), settings.shard_images)):
-            chosen = tuple(group[i] for i in order[first : first + settings.shard_images])
-            name = f"{split}-{number:06d}"
-            parts.append(Part(source, root, settings, classes, inputs, split, name, first, chosen))
-    return parts
+def _finish(plan: Plan, finished: list[Finished], before: Manifest | None) -> Manifest:
+    """Writes rejects and manifest, the manifest last; files of ours that no shard of this data set owns are removed."""
+    root = plan.root
+    rejects = _rejects(finished)
+    if not any(one.shard.images for one in finished):
+        raise DataError(f"not one of its {len(rejects):,} images can be read ({_said(rejects)})", where=plan.source.uri)
+    origin = plan.origin(_check_counts(plan, rejects))
+    others = before.origins if before else ()
+    here = len(plan.after)
+    whole = sorted([*finished, *_others(plan, before)], key=lambda one: (one.split, one.shard.name))
+    settings = plan.settings.model_copy(update={"accept_missing": False})  # what was accepted stands in `missing`
+    manifest = make_manifest([*others[:here], origin, *others[here + 1 :]], settings, plan.classes, whole)
+    write_text(root / "rejected.jsonl", _listed(_rejects(whole)))
+    _remove_strays(root, {one.shard.name for one in whole})
+    write_json(root / "manifest.json", manifest.model_dump(mode="json"))
+    (root / REFUSED).unlink(missing_ok=True)
+    return manifest
 
 
-def split_items(items: list[Item], holdout: float) -> dict[str, list[Item]]:
-    """The items by split: the source's own, or train and test by a hash of each key.
+def _others(plan: Plan, before: Manifest | None) -> list[Finished]:
+    """The records of the shards that a finished data set has of other sources.
 
-    One name for all is no split. Both get at least one, as far as two items go: those of the lowest and highest hash.
+    Raises: DataError for one that is missing or does not match the manifest.
     """
-    groups: dict[str, list[Item]] = {}
-    if len({item.split for item in items}) > 1:
-        for item in items:
-            groups.setdefault(item.split or "train", []).append(item)
-        return groups
-    places = [_place(item.key) for item in items]
-    bound = min(max(holdout, min(places) + 2.0**-33), max(places))
-    groups = {"train": [], "test": []}
-    for item, place in zip(items, places, strict=True):
-        groups["test" if place < bound else "train"].append(item)
-    return {split: group for split, group in groups.items() if group}
+    if before is None:
+        return []
+    due = {shard.name: shard for _, shard in shards_of(before)}
+    ranges = places([origin.planned for origin in before.origins], plan.settings.shard_images)
+    names = [place.name for several in ranges for place in several if place.name not in plan.names]
+    found = [read_record(plan.root, name) for name in names]
+    for name, record in zip(names, found, strict=True):
+        if record is None or (record.shard.images and record.shard != due.get(name)):
+            mend = "prepare the source that it came from again (--add, if it was added)"
+            raise DataError(f"index/{name}.json is missing or does not match the manifest", str(plan.root), mend)
+    return [record for record in found if record]
 
 
-def _place(key: str) -> float:
-    """Where in [0, 1) a key falls: the same for ever, whatever else the source holds."""
-    hashed = hashlib.blake2b(key.encode(), digest_size=4).digest()
-    return int.from_bytes(hashed, "little") / 2**32
+def _finished_here(root: Path, inputs: str, replace: bool) -> Manifest | None:
+    """The finished data set of these inputs, if there is one.
 
-
-def write_shard(part: Part) -> Finished:
-    """Writes the part's tar, index and record, or keeps what an earlier run left if its hashes still agree."""
-    kept = _kept(part)
-    if kept:
-        return kept
-    index: list[tuple[int, int, int]] = []
-    rejected: list[tuple[str, str]] = []
-    try:
-        with atomic(tar_path(part.root, part.name)) as file:
-            tar = UstarWriter(file)
-            for number, item in enumerate(part.items, start=part.first):
-                try:
-                    index.append(_add(tar, f"{part.split}-{number:09d}", item, part))
-                except Rejected as error:
-                    rejected.append((item.key, error.reason))
-            tar_sha256 = tar.close()
-        index_sha256 = _write_index(index_path(part.root, part.name), index)
-        shard = Shard(name=part.name, images=len(index), bytes=tar.bytes, sha256=tar_sha256, index_sha256=index_sha256)
-        finished = Finished(inputs=part.inputs, split=part.split, shard=shard, rejected=tuple(rejected))
-        write_json(_record_path(part), finished.model_dump(mode="json"))
-    except OSError as error:
-        raise DataError(f"shard {part.name} cannot be written ({error.strerror})", where=str(part.root)) from None
-    return finished
-
-
-def _add(tar: UstarWriter, key: str, item: Item, part: Part) -> tuple[int, int, int]:
-    """Appends one sample; returns its row of the index: payload's offset and length, label."""
-    if item.fault:
-        raise Rejected(item.fault)
-    pixels, (width, height) = prepare(part.source.read(item), part.settings)
-    data, start = encode(pixels, part.settings.encoding)
-    label = -1 if item.label is None else part.classes.index(item.label)
-    facts = {"key": item.key, "class": item.label, "split": part.split, "width": width, "height": height} | item.meta
-    offset = tar.add(f"{key}.{'npy' if part.settings.encoding == 'raw' else 'png'}", data)
-    tar.add(f"{key}.cls", str(label).encode())
-    tar.add(f"{key}.json", json.dumps(facts).encode())
-    return offset + start, len(data) - start, label
-
-
-def _write_index(path: Path, rows: list[tuple[int, int, int]]) -> str:
-    file = io.BytesIO()
-    np.save(file, np.array(rows, "<i8").reshape(-1, 3), allow_pickle=False)
-    with atomic(path) as out:
-        out.write(file.getvalue())
-    return hashlib.sha256(file.getvalue()).hexdigest()
-
-
-def _record_path(part: Part) -> Path:
-    return part.root / "index" / f"{part.name}.json"
-
-
-def _kept(part: Part) -> Finished | None:
-    if not _record_path(part).is_file():
-        return None
-    try:
-        finished = Finished.model_validate(read_json(_record_path(part)))
-    except (pydantic.ValidationError, UserError):
-        return None
-    same = finished.inputs == part.inputs and finished.shard.name == part.name
-    return finished if same and not intact(part.root, finished.shard) else None
-
-
-def _clear_for(root: Path, inputs: str, replace: bool) -> None:
-    """Refuses a finished data set of other inputs, or first takes away its manifest, which would claim too much."""
+    One of other inputs is refused, or first loses its manifest, which would claim too much.
+    """
     path = root / "manifest.json"
-    if not path.exists() or load_manifest(root).inputs == inputs:
-        return
+    if not path.exists():
+        return None
+    found = load_manifest(root)
+    if found.inputs == inputs:
+        return found
     if not replace:
         raise DataError(
             "holds a data set that was made from another source or with other settings",
@@ -208,37 +146,58 @@ def _clear_for(root: Path, inputs: str, replace: bool) -> None:
             mend="choose another folder or remove this one",
         )
     path.unlink()
+    return None
 
 
-def _check_space(root: Path, images: int, settings: Preparation) -> None:
-    due = images * (settings.size**2 * 3 + TAR_OVERHEAD_BYTES)
-    there = sum(path.stat().st_size for path in (root / "shards").glob("*.tar"))
-    free = shutil.disk_usage(root).free
+def _check_space(plan: Plan) -> None:
+    images = len(plan.items)
+    due = images * sample_bytes(plan.settings)
+    tars = (tar_path(plan.root, name) for name in plan.names)
+    there = sum(path.stat().st_size for path in tars if path.exists())
+    free = shutil.disk_usage(plan.root).free
     if due - there > free:
         raise DataError(
             f"{images:,} images need about {due / 1e9:.1f} GB and {(free + there) / 1e9:.1f} GB are free",
-            where=str(root),
+            where=str(plan.root),
             mend="choose a folder on a larger disk",
         )
 
 
-def _finish(source: Source, root: Path, settings: Preparation, parts: list[Part], finished: list[Finished]) -> Manifest:
-    """Writes rejects and manifest, the manifest last; files of ours that no shard of this data set owns are removed."""
-    rejects = [(one.split, key, reason) for one in finished for key, reason in one.rejected]
-    counts = Counter(reason for _, _, reason in rejects)
-    if not any(one.shard.images for one in finished):
-        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()))
-        raise DataError(f"not one of its {len(rejects):,} images can be read ({reasons})", where=source.uri)
-    lines = [
-        json.dumps({"key": key, "split": split, "reason": reason, "says": REASONS[reason]})
-        for split, key, reason in rejects
-    ]
-    write_text(root / "rejected.jsonl", "".join(line + "\n" for line in lines))
-    pairs = [(one.split, one.shard) for one in finished]
-    manifest = make_manifest(source.uri, parts[0].inputs, settings, parts[0].classes, pairs, counts)
-    _remove_strays(root, {part.name for part in parts})
-    write_json(root / "manifest.json", manifest.model_dump(mode="json"))
-    return manifest
+def _check_counts(plan: Plan, rejects: list[Reject]) -> dict[str, int]:
+    """How many pictures each split lacks of those that it is known to have; by the source's own splits.
+
+    Raises: DataError if there are such and the settings do not accept it; the rejects are listed then.
+    """
+    expected = plan.source.expected()
+    due, counts = Counter(expected), Counter(plan.counts) - Counter(split for split, _, _ in rejects)
+    if not plan.own_splits:  # of one name, which the data set's splits then do not follow
+        due, counts = (Counter({" and ".join(expected): each.total()}) for each in (due, counts))
+    missing = due - counts
+    if missing and not plan.settings.accept_missing:
+        path = plan.root / (REFUSED if (plan.root / "manifest.json").exists() else "rejected.jsonl")
+        write_text(path, _listed(rejects))
+        raise DataError(
+            ", ".join(f"{counts[name]:,} readable pictures in {name} where {due[name]:,} are due" for name in missing)
+            + (f" ({_said(rejects)}: see {path})" if rejects else ""),
+            where=plan.source.uri,
+            mend="fetch or mend what is missing and start again, which keeps whole shards, or give --accept-missing "
+            "(data.accept_missing=true)",
+        )
+    return dict(missing)
+
+
+def _rejects(finished: list[Finished]) -> list[Reject]:
+    return [(one.split, key, reason) for one in finished for key, reason in one.rejected]
+
+
+def _said(rejects: list[Reject]) -> str:
+    """`2 truncated, 1 empty`."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in Counter(reason for *_, reason in rejects).most_common())
+
+
+def _listed(rejects: list[Reject]) -> str:
+    rows = [{"key": key, "split": split, "reason": reason, "says": REASONS[reason]} for split, key, reason in rejects]
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def _remove_strays(root: Path, names: set[str]) -> None:

@@ -45,10 +45,11 @@ class Staging:
     @property
     def decodes(self) -> bool:
         """Whether samples are kept as decoded pixels."""
-        return self.cache is not None and self.manifest.settings.encoding == "png"
+        settings = self.manifest.settings
+        return self.cache is not None and settings.encoding == "png" and settings.low_size is None
 
     def index(self, shard: Shard) -> NDArray[np.int64]:
-        """(images, 3): payload's offset and length in the tar, label.
+        """As `fm.data.manifest.read_index`.
 
         Raises: DataError if it is missing or is not what the manifest says.
         """

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fm.data import Manifest, Preparation, Source
+from fm.data.preparation import sample_bytes
 from fm.errors import DataError
 from fm.estimating.measuring import Data, Measured, measure
 from fm.evaluation import Cell, Evaluation, cells
@@ -133,16 +134,9 @@ def of_source(source: Source, settings: Preparation) -> tuple[Data, tuple[int, s
     items = source.items()
     labels = {item.label for item in items if item.label is not None}
     images = max(1, len(items))
-    size = images * sample_bytes(settings, labelled=bool(labels))
-    words = f"{images:,} pictures" + (" as raw pixels; as PNG less" if settings.encoding == "png" else "")
+    size = images * sample_bytes(settings)
+    words = f"{images:,} pictures" + (" as PNG" if settings.encoding == "png" else "")
     return Data("", images, settings.shape, len(labels)), (size, words)
-
-
-def sample_bytes(settings: Preparation, labelled: bool) -> int:
-    """Of one sample in a tar and its index: headers and contents in blocks of 512."""
-    pixels = 128 + math.prod(settings.shape)
-    members = [pixels, 400, *([8] if labelled else [])]
-    return sum(512 + 512 * math.ceil(member / 512) for member in members) + 24
 
 
 def _training(recipe: Recipe, found: Measured, workers: int) -> tuple[Part, int]:

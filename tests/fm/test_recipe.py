@@ -1,5 +1,4 @@
 import json
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -7,10 +6,20 @@ import torch
 
 from fm import presets
 from fm.data import Preparation
-from fm.data.manifest import Shard, make_manifest
+from fm.data.manifest import Finished, Manifest, Origin, Shard, make_manifest
+from fm.data.tally import Tally
 from fm.errors import SettingsError, UserError
 from fm.paths import VPPath
 from fm.recipe import Recipe, differences, facts_of, load, on_data, opened
+
+
+def manifest_of(images: int) -> Manifest:
+    """A data set of one shard, whose files nobody reads."""
+    shard = Shard(name="train-000000", images=images, bytes=1, sha256="", index_sha256="", sidecars_sha256=())
+    finished = Finished(inputs="", split="train", shard=shard, tally=Tally(pixels=1), rejected=())
+    origin = Origin(source="photos:", digest="", inputs="", planned={"train": images}, missing={})
+    return make_manifest([origin], Preparation(size=16), (), [finished])
+
 
 WRONG = [
     ("training.batch_imges=3", "--set: no such setting 'batch_imges'; did you mean 'batch_images'?"),
@@ -131,8 +140,7 @@ def test_a_presets_name_means_the_preset_and_a_path_never_does(tmp_path: Path, m
 
 def test_a_run_notes_its_data_and_their_order(tmp_path: Path) -> None:
     settings = Recipe.load("tiny").training
-    shard = {"name": "train-000000", "images": 5, "bytes": 1, "sha256": "", "index_sha256": ""}
-    manifest = make_manifest("photos:", "", Preparation(size=16), (), [("train", Shard(**shard))], Counter())
+    manifest = manifest_of(5)
     order = settings.order([5]).fingerprint()
     on_data(tmp_path, tmp_path / "data", manifest, order)
     on_data(tmp_path, tmp_path / "elsewhere", manifest)  # an evaluation, which asks for no order
@@ -194,8 +202,7 @@ def test_files_of_a_run_that_are_not_ours_are_one_sentence(tmp_path: Path, text:
 
 
 def test_another_order_of_the_data_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    shard = {"name": "train-000000", "images": 5, "bytes": 1, "sha256": "", "index_sha256": ""}
-    manifest = make_manifest("photos:", "", Preparation(size=16), (), [("train", Shard(**shard))], Counter())
+    manifest = manifest_of(5)
     on_data(tmp_path, tmp_path, manifest, "full 1")
     (tmp_path / "checkpoints" / "000000000064").mkdir(parents=True)
     with pytest.raises(SettingsError, match="was trained in the order full 1, not full 2"):

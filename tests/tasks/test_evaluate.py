@@ -4,7 +4,7 @@ import pytest
 
 from fm.checkpoints import Saved
 from fm.data import Manifest
-from fm.data.manifest import Split
+from fm.data.manifest import Origin, Split
 from fm.errors import CheckpointError, DataError
 from fm.files import read_json, write_json
 from fm.recipe import Recipe
@@ -59,7 +59,9 @@ def test_the_checkpoint_that_came_nearest_is_kept(tmp_path: Path, monkeypatch: p
     ],
 )
 def test_too_few_held_out_images_are_said_with_a_way_out(images: int, heldout: int, says: str) -> None:
-    splits = {"train": Split(images=images - heldout, shards=()), "test": Split(images=heldout, shards=())}
-    manifest = Manifest.model_construct(source="few", splits=splits)
+    counts = {"train": images - heldout, "test": heldout}
+    splits = {name: Split.model_construct(images=count) for name, count in counts.items()}
+    origin = Origin(source="few", digest="", inputs="", planned=counts, missing={})
+    manifest = Manifest.model_construct(origins=(origin,), splits=splits)
     with pytest.raises(DataError, match=says):
         evaluate.judgeable(manifest)

@@ -11,16 +11,17 @@ import pkgutil
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import ModuleType
 from urllib.parse import parse_qsl
 
-from fm.data.anywhere import read_range
+from fm.data.anywhere import read_range, stamp
 from fm.data.decode import MAX_BYTES, Rejected
 from fm.data.listing import Item, Listing, listed
 from fm.errors import DataError, SettingsError, nearest
+from fm.lineage import digest
 
-__all__ = ["Item", "Listing", "Source", "members", "open_source", "options", "read_member", "readable"]
+__all__ = ["Item", "Listing", "Source", "files_digest", "members", "open_source", "options", "read_member", "readable"]
 
 
 class Source(ABC):
@@ -50,6 +51,10 @@ class Source(ABC):
     def digest(self) -> str:
         """Identifies the content cheaply: names, sizes and times of files, not their bytes."""
 
+    def digest_of(self, items: Listing) -> str | None:
+        """Identifies the content of these items alone, as cheaply; None if a change may lie anywhere in the source."""
+        return None
+
     def expected(self) -> dict[str, int]:
         """How many pictures each split is known to have; nothing where nobody knows."""
         return {}
@@ -64,6 +69,12 @@ def read_member(paths: Sequence[str], item: Item) -> bytes:
     if length > MAX_BYTES:
         raise Rejected("too-large")
     return read_range(paths[number], offset, length)
+
+
+def files_digest(paths: Sequence[str], items: Listing) -> str:
+    """The `digest_of` items whose `at` begins with their file's number in `paths`."""
+    numbers = sorted({item.at[0] for item in items})
+    return digest([(readable(PurePosixPath(paths[number]).name), *stamp(paths[number])) for number in numbers])
 
 
 def readable(name: str) -> str:

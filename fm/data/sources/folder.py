@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fm.data.decode import EXTENSIONS, MAX_BYTES, Rejected
-from fm.data.sources import Item, Source, readable
+from fm.data.sources import Item, Listing, Source, readable
 from fm.errors import DataError
 from fm.lineage import digest
 
@@ -28,7 +28,7 @@ class Folder(Source):
         return (_item(path, splits) for path, _ in self._files())
 
     def read(self, item: Item) -> bytes:
-        path = self.root / (item.at[0] if item.at else item.key)
+        path = self.root / _path(item)
         try:
             if path.stat().st_size > MAX_BYTES:
                 raise Rejected("too-large")
@@ -40,6 +40,9 @@ class Folder(Source):
 
     def digest(self) -> str:
         return digest(SCHEME, [(path, info.st_size, info.st_mtime_ns) for path, info in sorted(self._files())])
+
+    def digest_of(self, items: Listing) -> str:
+        return digest(SCHEME, [(path, *_stamp(self.root / path)) for path in map(_path, items)])
 
     def _files(self) -> Iterator[tuple[str, os.stat_result]]:
         """Image files below root: path relative to it with forward slashes, and its stat."""
@@ -68,11 +71,23 @@ def _stat(path: Path) -> os.stat_result:
         return path.lstat()  # a link to nowhere: listed, and rejected when it is read
 
 
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        info = _stat(path)
+    except OSError:
+        return 0, 0  # gone since it was listed: rejected when it is read
+    return info.st_size, info.st_mtime_ns
+
+
 def _splits(tops: set[str]) -> dict[str, str]:
     """Split names of the top folders, if all of them are such; val is test unless there is a test."""
     if "train" not in tops or len(tops) < 2 or not tops <= SPLITS.keys():
         return {}
     return {top: "val" if "test" in tops and top not in ("train", "test") else SPLITS[top] for top in tops}
+
+
+def _path(item: Item) -> str:
+    return item.at[0] if item.at else item.key
 
 
 def _item(path: str, splits: dict[str, str]) -> Item:

@@ -15,7 +15,7 @@ from typing import IO
 from fm.data.addresses import is_address
 from fm.data.anywhere import find, opened, stamp
 from fm.data.decode import EXTENSIONS
-from fm.data.sources import Item, Source, options, read_member, readable
+from fm.data.sources import Item, Listing, Source, files_digest, options, read_member, readable
 from fm.data.tarwalk import Damaged, Member, walk
 from fm.data.wnids import DEVKIT, beside, validation_labels
 from fm.errors import DataError
@@ -44,6 +44,9 @@ class ImageNet(Source):
     def digest(self) -> str:
         names = [(readable(PurePosixPath(path).name), *stamp(path)) for path in self.paths]
         return digest(SCHEME, names, self._labels() if self.labels else None)
+
+    def digest_of(self, items: Listing) -> str:
+        return files_digest(self.paths, items)
 
     def expected(self) -> dict[str, int]:
         return dict(COUNTS[name] for path in self.paths if (name := PurePosixPath(path).name) in COUNTS)

@@ -18,7 +18,7 @@ import numpy as np
 
 from fm.data.anywhere import read_range, stamp
 from fm.data.rows import numbers_of, picture, side_of
-from fm.data.sources import Item, Source, options, readable
+from fm.data.sources import Item, Listing, Source, files_digest, options, readable
 from fm.data.unpacked import unpacked
 from fm.data.unpickling import unpickle
 from fm.data.wnids import CLSLOC, by_number
@@ -53,6 +53,9 @@ class Batches(Source):
     def digest(self) -> str:
         files = [(readable(os.path.basename(path)), *stamp(path)) for path in self.paths]
         return digest(SCHEME, files, sorted(by_number(Path(self.names)).items()) if self.names else None)
+
+    def digest_of(self, items: Listing) -> str:
+        return files_digest(self.paths, items)
 
     def expected(self) -> dict[str, int]:
         stems = {Path(path).stem for path in self.paths}

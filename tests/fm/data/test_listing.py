@@ -4,12 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fm.data.listing import Item, Listing, listed
+from fm.data.listing import HEAD_BYTES, Item, Listing, listed
 
 words = st.text(st.characters(exclude_categories=("Cs",)), max_size=5)
+paths = st.builds(str.__add__, st.sampled_from(["", "a" * HEAD_BYTES, "é" * HEAD_BYTES, "a" * (HEAD_BYTES - 1)]), words)
 items = st.builds(
     Item,
-    key=words,
+    key=paths | words,
     label=st.none() | words,
     split=st.none() | st.sampled_from(["train", "test"]),
     meta=st.just({}) | st.dictionaries(words, st.integers(), max_size=1),
@@ -55,3 +56,15 @@ def test_places_that_are_none():
         with pytest.raises(IndexError):
             listing[place]
     assert listing != listed([Item("a")]) and listing != ["a", "b"]
+
+
+def test_it_says_its_labels_and_splits():
+    items = (Item("a", "x", "train"), Item("c", None, "test"), Item("b", "v", "train"), Item("d", at=("odd",)))
+    listing = listed(items)
+    assert listing.labels() == ["v", "x"] and listing.take([3, 0]).labels() == ["x"]
+    assert {split: places.tolist() for split, places in listing.by_split().items()} == {
+        "train": [0, 1],
+        "test": [2],
+        None: [3],
+    }
+    assert set(listing.take([2]).words) == {"test", ""}

@@ -5,17 +5,19 @@ import pydantic
 import pytest
 from PIL import Image
 
-from fm.data.preparation import Preparation, encode, prepare
+from fm.data import open_source, write_shards
+from fm.data.preparation import Preparation, encode, prepare, sample_bytes
 
 
 def test_a_picture_becomes_square_pixels(png):
-    pixels, size = prepare(png(0, 24, 20), Preparation(size=8))
-    assert pixels.shape == (8, 8, 3) and pixels.dtype == np.uint8 and size == (24, 20)
+    sample = prepare(png(0, 24, 20), Preparation(size=8))
+    assert sample.pixels.shape == (8, 8, 3) and sample.pixels.dtype == np.uint8
+    assert sample[1:] == (None, (24, 20), frozenset())
 
 
 @pytest.mark.parametrize("encoding", ["raw", "png"])
 def test_encodings_are_lossless(encoding, png):
-    pixels, _ = prepare(png(1), Preparation(size=12))
+    pixels = prepare(png(1), Preparation(size=12)).pixels
     data, start = encode(pixels, encoding)
     back = np.load(io.BytesIO(data)) if encoding == "raw" else np.asarray(Image.open(io.BytesIO(data)))
     assert (back == pixels).all()
@@ -33,6 +35,8 @@ def test_encodings_are_lossless(encoding, png):
         {"encoding": "jpg"},
         {"exif": "turn"},
         {"alpha": "black"},
+        {"size": 32, "low_size": 32},
+        {"low_size": 3},
     ],
 )
 def test_ranges(wrong):
@@ -56,10 +60,35 @@ def test_what_is_asked_of_exif_and_transparency_is_done():
     pixels[:, 4:] = (9, 9, 9, 255)
     Image.fromarray(pixels).save(file, "PNG", exif=exif)
     found = {
-        (turn, alpha): prepare(file.getvalue(), Preparation(size=8, exif=turn, alpha=alpha))[0][..., 0]
+        (turn, alpha): prepare(file.getvalue(), Preparation(size=8, exif=turn, alpha=alpha)).pixels[..., 0]
         for turn in ("ignore", "apply")
         for alpha in ("drop", "white")
     }
     for alpha, clear in (("drop", 0), ("white", 255)):
         due = np.tile(np.repeat([clear, 9], 4), (8, 1))
         assert (found["ignore", alpha] == due).all() and (found["apply", alpha] == due.T).all()
+
+
+def test_a_pair_is_the_picture_and_its_means(png):
+    data = png(2, 40, 30)
+    sample, alone = prepare(data, Preparation(size=16, low_size=4)), prepare(data, Preparation(size=16))
+    assert (sample.pixels == alone.pixels).all() and sample.low.shape == (4, 4, 3)
+    means = sample.pixels.reshape(4, 4, 4, 4, 3).mean(axis=(1, 3))
+    assert np.abs(sample.low - means).max() <= 1.0
+
+
+def test_what_changes_no_byte_changes_no_identity():
+    plain = Preparation(size=8)
+    assert plain.identity() == Preparation(size=8, accept_missing=True).identity()
+    assert "low_size" not in plain.identity()
+    assert plain.identity() != Preparation(size=8, low_size=4).identity() != Preparation(size=8, low_size=5).identity()
+
+
+@pytest.mark.parametrize("low_size", [None, 16])
+@pytest.mark.parametrize("encoding", ["raw", "png"])
+def test_the_estimate_is_about_what_is_written(encoding, low_size, tmp_path):
+    settings = Preparation(size=64, low_size=low_size, encoding=encoding)
+    manifest = write_shards(open_source("photos:?tiles=40"), tmp_path, settings)
+    files = [path for folder in ("shards", "index") for path in (tmp_path / folder).iterdir() if path.suffix != ".json"]
+    used = sum(path.stat().st_size for path in files) / manifest.images
+    assert 0.9 < sample_bytes(settings) / used < 1.4  # as PNG these are smaller than ImageNet's, being smoother

@@ -36,7 +36,8 @@ def test_training_and_validation_archives_as_downloaded(tmp_path, pictures, nois
         assert found[split] == {name: {picture.tobytes() for picture in arrays} for name, arrays in due.items()}
     assert source.items()[0].key == "n01/n01_0.JPEG" and source.items()[-1].key == "val/ILSVRC2012_val_00000009.JPEG"
     assert source.expected() == {"train": 1_281_167, "test": 50_000}
-    manifest = write_shards(source, tmp_path / "out", Preparation(size=4))
+    manifest = write_shards(source, tmp_path / "out", Preparation(size=4, accept_missing=True))
+    assert manifest.origins[0].missing == {"train": 1_281_155, "test": 49_991}
     assert manifest.classes == ("n01", "n02", "n03") and {k: v.images for k, v in manifest.splits.items()} == {
         "train": 12,
         "test": 9,

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 
 from tests.benchmarks.adaptive import adaptive
-from tests.benchmarks.data import packing
 from tests.benchmarks.estimating import estimating
 from tests.benchmarks.networks import networks
 from tests.benchmarks.noise import randomness
+from tests.benchmarks.packing import memory, packing
 from tests.benchmarks.readers import elastic, mixing, readers, resuming
 from tests.benchmarks.sampling import likelihood, sampling
 from tests.benchmarks.timing import Row
@@ -34,6 +34,7 @@ def main(names: list[str]) -> None:
             "estimating": lambda: estimating(Path(folder)),
             "networks": networks,
             "packing": lambda: packing(Path(folder)),
+            "memory": lambda: memory(Path(folder)),
             "randomness": randomness,
             "sampling": sampling,
             "likelihood": likelihood,

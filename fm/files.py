@@ -113,6 +113,14 @@ def in_turn(folder: Path) -> Iterator[None]:
         yield
 
 
+def check_file(path: Path) -> None:
+    """Raises: UserError if there is no file to read at this path."""
+    if not path.is_file():
+        raise UserError("is a folder" if path.is_dir() else "no such file", str(path), "name a file")
+    if not os.access(path, os.R_OK):
+        raise UserError("no permission to read", str(path))
+
+
 def writable_folder(folder: Path) -> Path:
     """The folder, made if absent.
 

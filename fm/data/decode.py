@@ -87,7 +87,7 @@ def decode_with_traits(data: bytes, exif: str = "ignore", alpha: str = "drop") -
     image = _open(data)
     traits = _traits(image)
     _load(image)
-    if image.format == "PNG" and _orientation(image) > 1:  # it may say so behind its pixels
+    if image.format == "PNG" and _orientation(image) > 1:  # which may stand behind the pixels
         traits |= {"exif-rotated"}
     return to_rgb(_upright(image) if exif == "apply" else image, alpha), traits
 
@@ -132,7 +132,7 @@ def _orientation(image: Image.Image) -> int:
     if image.format == "PNG" and "exif" not in image.info and getattr(image, "tile", None):
         return 1  # not decoded: Pillow would decode the whole picture to look behind it
     if image.format == "JPEG" and not image.info.keys() & {"exif", "xmp"}:
-        return 1  # most of them: asking Pillow takes time
+        return 1  # at once, for these are most
     with suppress(Exception), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return int(image.getexif().get(ORIENTATION, 1))

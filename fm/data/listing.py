@@ -1,5 +1,6 @@
 """What a source lists: one Item for each picture, and a Listing that holds a million of them in little memory."""
 
+import hashlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +10,10 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from fm.lineage import digest
+
 HEAD_BYTES = 64  # of a key: what sorting compares at once
+AT_ONCE = 4096  # items whose columns are objects at a time
 
 
 @dataclass(frozen=True)
@@ -57,14 +61,23 @@ class Listing(Sequence[Item]):
             return self.take(range(*index.indices(len(self))))
         if not -len(self) <= index < len(self):
             raise IndexError(f"item {index} of {len(self)}")
-        index %= len(self)
-        if index in self.odd:
-            return self.odd[index]
-        label, split, fault = (self.words[code] if code >= 0 else None for code in self.codes[index].tolist())
-        return Item(self.key_at(index).decode(), label, split, at=tuple(self.at[index].tolist()), fault=fault or "")
+        return next(self._items(index % len(self), index % len(self) + 1))
 
     def __iter__(self) -> Iterator[Item]:
-        return (self[index] for index in range(len(self)))
+        for start in range(0, len(self), AT_ONCE):
+            yield from self._items(start, min(start + AT_ONCE, len(self)))
+
+    def _items(self, start: int, stop: int) -> Iterator[Item]:
+        rows = zip(self.codes[start:stop].tolist(), self.at[start:stop].tolist(), strict=True)
+        for index, ((label, split, fault), at) in enumerate(rows, start):
+            if index in self.odd:
+                yield self.odd[index]
+                continue
+            key = self.key_at(index).decode()
+            yield Item(key, self._word(label), self._word(split), at=tuple(at), fault=self._word(fault) or "")
+
+    def _word(self, code: int) -> str | None:
+        return self.words[code] if code >= 0 else None
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Listing) or len(self) != len(other):
@@ -87,6 +100,12 @@ class Listing(Sequence[Item]):
         ends = np.cumsum(self.ends[chosen] - np.where(chosen, self.ends[chosen - 1], 0))
         odd = {new: self.odd[old] for new, old in enumerate(map(int, chosen)) if old in self.odd} if self.odd else {}
         return Listing(bytes(keys), ends, numbers[codes], words, self.at[chosen], odd)
+
+    def digest(self) -> str:
+        """Identifies all that it says."""
+        columns = (self.ends, self.codes, self.at)
+        hashes = [hashlib.sha256(data).hexdigest() for data in (self.keys, *(column.tobytes() for column in columns))]
+        return digest(hashes, self.words, self.odd)
 
     def labels(self) -> list[str]:
         """The different labels, sorted."""

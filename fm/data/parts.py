@@ -99,7 +99,8 @@ def write_shard(part: Part) -> Finished:
         )
         write_json(record_path(part.root, part.name), finished.model_dump(mode="json"))
     except OSError as error:
-        raise DataError(f"shard {part.name} cannot be written ({error.strerror})", where=str(part.root)) from None
+        says = f"shard {part.name} cannot be written ({error.strerror})"
+        raise DataError(says, str(part.root), "make room and start again, which keeps whole shards") from None
     return finished
 
 

@@ -52,7 +52,7 @@ class Part:
     def identity(self) -> str:
         """What decides the shard's bytes: where the source can tell them apart, its own items alone."""
         own = self.source.digest_of(self.items) or self.source_digest
-        return digest(own, self.settings.identity(), self.labels, self.first, list(self.items))
+        return digest(own, self.settings.identity(), self.labels, self.first, self.items.digest())
 
 
 class Place(NamedTuple):

@@ -13,6 +13,7 @@ import torch
 
 from tests.benchmarks.adaptive import adaptive
 from tests.benchmarks.estimating import estimating
+from tests.benchmarks.networks import networks
 from tests.benchmarks.noise import randomness
 from tests.benchmarks.packing import memory, packing
 from tests.benchmarks.readers import elastic, mixing, readers, resuming
@@ -31,6 +32,7 @@ def main(names: list[str]) -> None:
             "mixing": mixing,
             "training": lambda: training(Path(folder)),
             "estimating": lambda: estimating(Path(folder)),
+            "networks": networks,
             "packing": lambda: packing(Path(folder)),
             "memory": lambda: memory(Path(folder)),
             "randomness": randomness,

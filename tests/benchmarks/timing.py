@@ -9,7 +9,7 @@ Row = tuple[str, str, float]  # ours, peer or limit, ours over peer
 
 def seconds(work: Callable[[], object], repeats: int = 3) -> float:
     """CPU seconds of the fastest of some repeats."""
-    return min(_once(work) for _ in range(repeats))
+    return min(once(work) for _ in range(repeats))
 
 
 def in_turns(ours: Callable[[], object], peer: Callable[[], object], repeats: int = 5) -> tuple[float, float]:
@@ -22,11 +22,11 @@ def all_in_turns(works: Mapping[str, Callable[[], object]], repeats: int = 5) ->
     """CPU seconds of each, as `in_turns`; what child processes took that have ended counts too."""
     for work in works.values():
         work()
-    rounds = [{name: _once(work) for name, work in works.items()} for _ in range(repeats)]
+    rounds = [{name: once(work) for name, work in works.items()} for _ in range(repeats)]
     return {name: min(taken[name] for taken in rounds) for name in works}
 
 
-def _once(work: Callable[[], object]) -> float:
+def once(work: Callable[[], object]) -> float:
     start = _spent()
     work()
     return _spent() - start

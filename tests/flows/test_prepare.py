@@ -1,6 +1,7 @@
 """`fm prepare`: a folder of a user's own pictures, good and bad, into shards."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 from PIL import Image
 
 from fm import presets
-from fm.data import ShardedImages
+from fm.data import ShardedImages, load_manifest
+from infra.services import ask
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ def test_verify_names_what_is_damaged(services: Any, mixed: Path, command: Any) 
     command("prepare", str(mixed), "out", "--size", "16", cwd=mixed.parent)
     tar = mixed.parent / "out" / "shards" / "train-000000.tar"
     tar.write_bytes(tar.read_bytes()[:-1] + b"x")
-    done = command("prepare", str(mixed), "out", "--verify", cwd=mixed.parent)
+    done = command("prepare", "out", "--verify", cwd=mixed.parent)
     assert done.returncode == 2
     assert "shards/train-000000.tar is not what was written" in done.stderr
 
@@ -68,3 +70,29 @@ def test_a_source_without_a_picture_is_one_sentence(services: Any, tmp_path: Pat
     assert done.stderr.splitlines()[-1].startswith("error: source: ")
     assert "Traceback" not in done.stderr + done.stdout
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_more_pictures_are_added_and_an_event_says_so(services: Any, mixed: Path, command: Any) -> None:
+    command("prepare", str(mixed), "out", "--size", "16", cwd=mixed.parent)
+    out = mixed.parent / "out"
+    before = {path.name: path.read_bytes() for path in (out / "shards").iterdir()}
+    (mixed.parent / "more" / "eels").mkdir(parents=True)
+    Image.fromarray(np.full((40, 50, 3), 7, np.uint8)).save(mixed.parent / "more" / "eels" / "1.jpg")
+    done = command("prepare", "more", "out", "--add", "--json", cwd=mixed.parent)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["train"] + told["test"] == 41 and told["digest"] == load_manifest(out).digest
+    assert load_manifest(out).classes == ("cats", "dogs", "eels")
+    assert {name: (out / "shards" / name).read_bytes() for name in before} == before
+    checked = command("prepare", "out", "--verify", "--json", cwd=mixed.parent)
+    assert json.loads(checked.stdout) == told
+    query = {"filter": {"event": {"name": ["fm.data.extended"]}}}
+    deadline, events = time.monotonic() + 30, []
+    while not events and time.monotonic() < deadline:
+        events = ask(f"{services.prefect_api}/events/filter", body=query)["events"]
+        time.sleep(0.5)
+    assert events[0]["payload"]["digest"] == told["digest"] and events[0]["resource"]["prefect.resource.id"] == str(out)
+    (mixed.parent / "more" / "eels").rename(mixed.parent / "more" / "ants")
+    refused = command("prepare", "more", "out", "--add", cwd=mixed.parent)
+    assert refused.returncode == 2 and "its class 'ants' would come before 'cats'" in refused.stderr
+    assert command("prepare", "more", "nowhere", "--add", cwd=mixed.parent).returncode == 2

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fm.data import decode as decoding
-from fm.data.decode import REASONS, TRAITS, Rejected, decode, header_of
+from fm.data.decode import REASONS, TRAITS, Rejected, decode, decode_with_traits, header_of
 
 
 def file_of(image, format="PNG", **options):
@@ -94,6 +94,17 @@ def test_traits_come_from_the_header():
             assert header_of(data) == ((6, 4), {trait}), trait
     assert header_of(file_of(colour_16)).traits == header_of(file_of(colour_16, "TIFF")).traits == {"16-bit", "grey"}
     assert header_of(file_of(rgb, "JPEG")) == ((6, 4), frozenset())
+
+
+def test_a_decoded_picture_has_the_traits_of_its_header():
+    chunk = turned("PNG")[turned("PNG").index(b"eXIf") - 4 :]
+    chunk = chunk[: 12 + struct.unpack(">I", chunk[:4])[0]]
+    plain = file_of(Image.new("RGB", (6, 4)))
+    behind = plain[:-12] + chunk + plain[-12:]  # between the pixels and the end
+    assert decode_with_traits(behind)[1] == {"exif-rotated"} and header_of(behind).traits == frozenset()
+    assert decode_with_traits(sixteen_bit_colour(np.zeros((4, 6, 3), np.uint16)))[1] == {"16-bit"}
+    for data in (turned("JPEG"), turned("TIFF"), turned("WEBP"), plain, file_of(Image.new("CMYK", (6, 4)), "JPEG")):
+        assert decode_with_traits(data)[1] == header_of(data).traits
 
 
 def sixteen_bit_colour(pixels):

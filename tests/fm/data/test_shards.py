@@ -2,6 +2,7 @@ import json
 import os
 import random
 import shutil
+import subprocess
 import tarfile
 from collections import namedtuple
 from concurrent.futures import ProcessPoolExecutor
@@ -306,6 +307,29 @@ def test_the_manifest_says_what_is_in_it(folder, tmp_path):
         images = data.gather(range(len(data))).reshape(-1, 3)
         assert split.mean == pytest.approx(images.mean(axis=0)) and split.std == pytest.approx(images.std(axis=0))
         assert split.class_images == tuple(np.bincount(data.labels, minlength=3).tolist())
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 600 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", disk], capture_output=True)
+    if made.returncode:
+        pytest.skip("only root may mount a file system")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_disk_that_fills_up_keeps_what_is_whole(folder, tmp_path, png, small_disk, monkeypatch):
+    first = write_shards(open_source(folder), small_disk / "out", SMALL)
+    source = open_source(more(tmp_path / "more", "abc", 100, 90, png))
+    with pytest.raises(DataError, match=r"90 images need about 0\.0 GB and 0\.0 GB are free; choose a folder"):
+        add_shards(source, small_disk / "out")
+    monkeypatch.setattr("fm.data.shards._check_space", lambda plan: None)  # as if others filled it in the meantime
+    with pytest.raises(DataError, match=r"shard train-\d+ cannot be written \(No space left on device\)"):
+        add_shards(source, small_disk / "out")
+    assert verify(small_disk / "out") == first and not list((small_disk / "out" / "shards").glob(".*"))
 
 
 def test_two_at_once_are_refused(folder, tmp_path):

@@ -21,8 +21,10 @@ from fm.data import (
     verify,
     write_shards,
 )
+from fm.data.planning import Plan
+from fm.data.preparation import sample_bytes
 from fm.errors import DataError
-from fm.estimating.estimate import in_time
+from fm.estimating.estimate import in_bytes, in_time
 from tasks import cluster, watching
 from tasks.tracking import Tracking
 
@@ -53,14 +55,14 @@ def _prepared(source: str, data: Path, settings: Preparation) -> Manifest:
             f"prepare: unchanged (same source and settings; {found.images:,} images verified by hash in {data})"
         )
         return found
-    return _watched(f"prepare {source}", data, lambda told: write_shards(opened, data, settings, on_ray, told))
+    return _watched(f"prepare {source}", data, lambda told: write_shards(opened, data, settings, announced, told))
 
 
 @task(name="extend", cache_policy=NO_CACHE)
 def extend(source: str, data: Path, accept_missing: bool) -> Manifest:
     """Adds the source's pictures to DATA as further shards; emits `fm.data.extended` if that made it another set."""
     before, opened = load_manifest(data), open_source(source)
-    manifest = _watched(f"add {source}", data, lambda told: add_shards(opened, data, accept_missing, on_ray, told))
+    manifest = _watched(f"add {source}", data, lambda told: add_shards(opened, data, accept_missing, announced, told))
     if manifest.digest != before.digest:
         facts = {"data": str(data), "source": source, "digest": manifest.digest, "was": before.digest}
         watching.event("fm.data.extended", str(data.resolve()), facts | {"images": manifest.images})
@@ -92,6 +94,14 @@ def _unchanged(data: Path, inputs: str) -> Manifest | None:
     except DataError as error:
         watching.say(f"prepare: again, because {error.what}")
         return None
+
+
+def announced(fn: Callable[[Any], Any], plan: Sequence[Any]) -> Iterator[Any]:
+    """As `on_ray`, and says first what will be on disk."""
+    assert isinstance(plan, Plan)
+    size = in_bytes(len(plan.items) * sample_bytes(plan.settings))
+    watching.say(f"prepare: {len(plan.items):,} images in {len(plan):,} shards, about {size}")
+    return on_ray(fn, plan)
 
 
 def on_ray(fn: Callable[[Any], Any], parts: Sequence[Any]) -> Iterator[Any]:

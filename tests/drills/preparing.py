@@ -138,8 +138,12 @@ def struck(
 
 
 def working(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    family = psutil.Process(process.pid).children(recursive=True)
-    return [one for one in family if "write_shard" in " ".join(one.cmdline())]
+    found = []
+    for one in psutil.Process(process.pid).children(recursive=True):
+        with suppress(psutil.Error):  # ended meanwhile
+            if "write_shard" in " ".join(one.cmdline()):
+                found.append(one)
+    return found
 
 
 def worker(process: subprocess.Popen[bytes]) -> bool:
@@ -150,10 +154,10 @@ def worker(process: subprocess.Popen[bytes]) -> bool:
 
 
 def flow(process: subprocess.Popen[bytes]) -> bool:
-    orphans = psutil.Process(process.pid).children(recursive=True)
+    orphans = working(process)
     process.kill()
     process.wait()
-    psutil.wait_procs([one for one in orphans if "ray::" in " ".join(one.cmdline())], timeout=60)
+    psutil.wait_procs(orphans, timeout=60)  # what they still finish is no recovery
     return False
 
 

@@ -35,6 +35,7 @@ def test_good_pictures_become_shards_and_bad_ones_are_listed(services: Any, mixe
     rejected = [json.loads(line) for line in (mixed.parent / "out" / "rejected.jsonl").read_text().splitlines()]
     assert sorted(Path(r["key"]).stem for r in rejected) == ["half", "text"]
     assert "rejected 1 images (not-an-image)" in done.stdout + done.stderr
+    assert "prepare: 42 images in 2 shards, about " in done.stdout + done.stderr
     assert ShardedImages(mixed.parent / "out", "train").classes == ["cats", "dogs"]
     again = command("prepare", str(mixed), "out", "--size", "16", cwd=mixed.parent)
     assert "prepare: unchanged (" in again.stdout + again.stderr

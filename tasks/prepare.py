@@ -21,7 +21,6 @@ from fm.data import (
     verify,
     write_shards,
 )
-from fm.data.planning import Plan
 from fm.data.preparation import sample_bytes
 from fm.errors import DataError
 from fm.estimating.estimate import in_bytes, in_time
@@ -96,9 +95,8 @@ def _unchanged(data: Path, inputs: str) -> Manifest | None:
         return None
 
 
-def announced(fn: Callable[[Any], Any], plan: Sequence[Any]) -> Iterator[Any]:
-    """As `on_ray`, and says first what will be on disk."""
-    assert isinstance(plan, Plan)
+def announced(fn: Callable[[Any], Any], plan: Any) -> Iterator[Any]:
+    """As `on_ray`, of a `Plan`, and says first what will be on disk."""
     size = in_bytes(len(plan.items) * sample_bytes(plan.settings))
     watching.say(f"prepare: {len(plan.items):,} images in {len(plan):,} shards, about {size}")
     return on_ray(fn, plan)

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from fm.errors import UserError
 
+BUFFER_BYTES = 1024**2  # written at once: a shard is many small writes
 PAUSES_S = (1, 2, 4, 8, 16)  # before a write that failed is tried again
 
 T = TypeVar("T")
@@ -58,7 +59,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     writable_folder(path.parent)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with open(part, "wb") as file:
+        with open(part, "wb", buffering=BUFFER_BYTES) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -110,6 +111,14 @@ def in_turn(folder: Path) -> Iterator[None]:
     with open(writable_folder(folder) / ".lock", "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def check_file(path: Path) -> None:
+    """Raises: UserError if there is no file to read at this path."""
+    if not path.is_file():
+        raise UserError("is a folder" if path.is_dir() else "no such file", str(path), "name a file")
+    if not os.access(path, os.R_OK):
+        raise UserError("no permission to read", str(path))
 
 
 def writable_folder(folder: Path) -> Path:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fm.errors import SettingsError
-from fm.models.blocks import blocks
+from fm.models.recomputing import blocks
 from fm.training import Training
 
 FLOAT = 4  # bytes of a weight, gradient, moment or average

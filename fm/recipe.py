@@ -183,6 +183,8 @@ def _flow(recipe: Recipe, model: nn.Module, objective: Objective, data: dict[str
         lineage["plugins"] = recipe.plugins
     if recipe.peer:
         lineage["peer"] = recipe.peer.name
+        if recipe.peer.method:
+            lineage.setdefault("method", recipe.peer.method)
     classes = tuple(data["classes"]) if recipe.class_conditional else None
     return Flow(model, objective, shape=tuple(data["shape"]), classes=classes, lineage=lineage)
 

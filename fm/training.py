@@ -21,8 +21,8 @@ from fm.ema import averages, in_words
 from fm.errors import Diverged, SettingsError, member
 from fm.memory import keep_freed
 from fm.microbatch import most_that_fit, room_for
-from fm.models.blocks import blocks, recompute_activations
 from fm.models.dropout import dropout_at
+from fm.models.recomputing import blocks, recompute_activations
 from fm.objectives import Objective, drop_labels
 from fm.optimizer import Adam
 from fm.parallel import ALONE, Gradients, World, parts

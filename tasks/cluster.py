@@ -4,6 +4,7 @@ The process that calls this is the Ray driver. Ray is started or joined on first
 the main thread would replace Prefect's signal handlers; leaving `session` takes all Ray work with it.
 """
 
+import itertools
 import os
 import secrets
 import shutil
@@ -13,8 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -188,35 +188,77 @@ def attended(
 
 
 def ray_map(
-    fn: Callable[[Any], Any], items: Iterable[Any], cpus: float = 1, gpus: float = 0, retries: int = 2
+    fn: Callable[[Any], Any],
+    items: Iterable[Any],
+    cpus: float = 1,
+    gpus: float = 0,
+    retries: int = 2,
+    lost: Callable[[Any, str], None] = lambda item, why: None,
 ) -> Iterator[Outcome]:
-    """`fn` over the items in Ray's slots; outcomes in the items' order, twice as many under way as there are slots.
+    """`fn` over the items in Ray's slots; outcomes in the items' order, two items a slot under way, few more held.
 
-    A dead worker's item is tried again `retries` times; an error that `fn` raises is the item's outcome at once.
+    An item whose worker died, or was failed by its machine (OSError, MemoryError), is tried again `retries` times, on
+    another machine where there is one, and `lost(item, why)` hears of it. What else `fn` raises is the item's outcome.
     """
     ray = _connect()
-    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries)(fn)
+    # Ray's own retries would be silent, and may choose the same machine again.
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, scheduling_strategy="SPREAD")(fn)
     slots = max(1, int(ray.cluster_resources().get("CPU", 1) / max(cpus, 0.1)))
-    waiting = iter(items)
-    under_way = [(item, remote.remote(item)) for item in islice(waiting, 2 * slots)]
-    while under_way:
-        item, reference = under_way.pop(0)
-        try:
-            value = _get(ray, reference)
-        except Exception as error:
-            yield Outcome(item, error=unwrapped(error))
-        else:
-            yield Outcome(item, value)
-        under_way += [(item, remote.remote(item)) for item in islice(waiting, 1)]
+    waiting = enumerate(items)
+    under_way: dict[Any, _Try] = {}
+    ended: dict[int, Outcome] = {}
+    for place in itertools.count():
+        while place not in ended:
+            free = 2 * slots - len(under_way) if len(ended) < 8 * slots else 0
+            for number, item in itertools.islice(waiting, free):
+                under_way[remote.remote(item)] = _Try(number, item)
+            if not under_way:
+                return
+            for reference in _ready(ray, under_way):
+                this = under_way.pop(reference)
+                outcome, failed = _outcome(ray, reference, this)
+                if failed and this.number <= retries:
+                    lost(this.item, failed)
+                    under_way[remote.remote(this.item)] = replace(this, number=this.number + 1)
+                else:
+                    ended[this.place] = outcome
+        yield ended.pop(place)
 
 
-def _get(ray: Any, reference: Any) -> Any:
-    """ray.get in short waits: a single long one would not hear a signal."""
-    while True:
-        try:
-            return ray.get(reference, timeout=0.5)
-        except ray.exceptions.GetTimeoutError:
-            continue
+@dataclass(frozen=True)
+class _Try:
+    """An item under way: its place among all, and which try this is."""
+
+    place: int
+    item: Any
+    number: int = 1
+
+
+def _ready(ray: Any, references: Iterable[Any]) -> list[Any]:
+    """Those that have ended, one at least; in short waits, for a single long one would not hear a signal."""
+    asked = list(references)
+    while not ray.wait(asked, timeout=0.5)[0]:
+        continue
+    return ray.wait(asked, num_returns=len(asked), timeout=0)[0]
+
+
+def _outcome(ray: Any, reference: Any, this: _Try) -> tuple[Outcome, str]:
+    """What became of the try, and if it was the machine that failed it: how."""
+    try:
+        return Outcome(this.item, ray.get(reference)), ""
+    except ray.exceptions.RayTaskError as error:  # that `fn` raised
+        own = unwrapped(error)
+        machines = isinstance(own, OSError | MemoryError) and not isinstance(own, UserError)
+        return Outcome(this.item, error=own), f"{type(own).__name__}: {own}" if machines else ""
+    except ray.exceptions.OutOfMemoryError:
+        failed = "its machine ran out of memory"
+    except ray.exceptions.NodeDiedError:
+        failed = "its machine went away"
+    except ray.exceptions.RayError:
+        failed = "its worker died"
+    what, where = f"{failed}, {this.number} times in a row", getattr(this.item, "name", "")
+    mend = "start again, which keeps what is done; a machine short of memory wants fewer slots"
+    return Outcome(this.item, error=UserError(what, where, mend)), failed
 
 
 def fit(

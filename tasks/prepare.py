@@ -1,7 +1,10 @@
 """The stage from a source to shards: done already? then why; else in parallel on Ray."""
 
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +22,11 @@ from fm.data import (
     write_shards,
 )
 from fm.errors import DataError
+from fm.estimating.estimate import in_time
 from tasks import cluster, watching
 from tasks.tracking import Tracking
+
+RANGES, FEWEST = 20, 16  # ranges of shards that Prefect shows, at most; shards of a range, at least
 
 
 def folder_for(source: str, settings: Preparation, beside: Path) -> Path:
@@ -63,8 +69,14 @@ def extend(source: str, data: Path, accept_missing: bool) -> Manifest:
 
 def _watched(what: str, data: Path, write: Callable[[Callable[[int, int], None]], Manifest]) -> Manifest:
     """Writes shards where their progress and what they leave out can be seen."""
-    progress = watching.Progress("prepare", what)
-    manifest = write(lambda done, total: progress.update(done / total, f"{done:,} of {total:,} images"))
+    progress, pace = watching.Progress("prepare", what), Pace()
+    try:
+        manifest = write(lambda done, total: progress.update(done / total, pace.line(done, total)))
+    except Exception:
+        raise
+    except BaseException:  # a signal
+        watching.say("prepare: stopped; whole shards are kept: start again to go on")
+        raise
     counts = ", ".join(f"{split.images:,} {name}" for name, split in manifest.splits.items())
     progress.update(1.0, f"{counts}; {sum(manifest.rejected.values()):,} rejected; digest {manifest.digest}", now=True)
     for reason, count in manifest.rejected.items():
@@ -82,9 +94,42 @@ def _unchanged(data: Path, inputs: str) -> Manifest | None:
         return None
 
 
-def on_ray(fn: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-    """`map` in Ray's slots; the first error ends it."""
-    for outcome in cluster.ray_map(fn, items):
+def on_ray(fn: Callable[[Any], Any], parts: Sequence[Any]) -> Iterator[Any]:
+    """`map` in Ray's slots; the first error ends it. Prefect shows tens of tasks, each a range of the parts."""
+    outcomes = cluster.ray_map(fn, parts, lost=_lost)
+    each = max(FEWEST, -(-len(parts) // RANGES))
+    for first in range(0, len(parts), each):
+        last = min(first + each, len(parts))
+        named = finished.with_options(task_run_name=f"shards {first + 1:,} to {last:,} of {len(parts):,}")
+        yield from named(outcomes, last - first)
+
+
+@task(name="shards", cache_policy=NO_CACHE)
+def finished(outcomes: Iterator[cluster.Outcome], count: int) -> Iterator[Any]:
+    """The next so many values; the slots go on with what follows, so ranges wait for nobody."""
+    for outcome in islice(outcomes, count):
         if outcome.error:
             raise outcome.error
         yield outcome.value
+
+
+def _lost(part: Any, why: str) -> None:
+    watching.say(f"prepare: shard {part.name} is done again, on another machine if there is one: {why}")
+
+
+class Pace:
+    """How far, how fast and how long still: by the last minute, for what an earlier run left passes in no time."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock, self.seen = clock, deque([(clock(), 0)])
+
+    def line(self, done: int, total: int) -> str:
+        now = self.clock()
+        while len(self.seen) > 1 and self.seen[1][0] < now - 60:
+            self.seen.popleft()
+        start, before = self.seen[0]
+        if now > self.seen[-1][0] + 1:
+            self.seen.append((now, done))
+        rate = (done - before) / max(now - start, 1e-9)
+        left = f", {in_time((total - done) / rate)} left" if rate and done < total else ""
+        return f"{done:,} of {total:,} images, {rate:,.0f} images/s{left}"

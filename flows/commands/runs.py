@@ -10,7 +10,7 @@ from flows.commands.answered import tell
 from flows.commands.asked import AsJson, Changes, RunFolder, existing
 from fm import presets
 from fm.errors import SettingsError, UserError
-from fm.files import check_writable
+from fm.files import check_file, check_writable
 
 
 def sample(
@@ -68,9 +68,20 @@ def import_(
     weights: Annotated[str, typer.Option(help="ema: the averaged ones; model: the raw ones.")] = "ema",
     size: Annotated[int | None, typer.Option(min=4, help="Side of its images in pixels, if unknown.")] = None,
     schedule: Annotated[
-        str | None, typer.Option(help="linear or cosine: what a guided-diffusion network was trained on, if unknown.")
+        str | None,
+        typer.Option(
+            help="What it was trained on, if unknown: linear or cosine of guided-diffusion; ot (straight lines: icfm, "
+            "fm, otcfm) or trigonometric (si) of torchcfm."
+        ),
     ] = None,
-    qkv_first: Annotated[
+    heads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Attention heads at every level, if unknown; for heads of 64 channels --set model.head_channels=64.",
+        ),
+    ] = None,
+    new_attention_order: Annotated[
         bool | None,
         typer.Option("--new-attention-order/--legacy-attention-order", help="guided-diffusion's flag, if unknown."),
     ] = None,
@@ -83,15 +94,14 @@ def import_(
 
     Weights only: nothing in the file is executed. The RUN cannot be trained further: it has no optimiser.
     """
-    if not checkpoint.is_file():
-        raise UserError("no such file", str(checkpoint))
+    check_file(checkpoint)
     check_writable(run)
     if preset:
         presets.file(preset)
     from fm.importing import import_run
 
     told = {"run": str(run)} | import_run(
-        checkpoint, run, peer, weights, size, schedule, qkv_first, images_seen, preset, changes or ()
+        checkpoint, run, peer, weights, size, schedule, heads, new_attention_order, images_seen, preset, changes or ()
     )
     tell(told, as_json)
 

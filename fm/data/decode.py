@@ -122,7 +122,7 @@ def _traits(image: Image.Image) -> frozenset[str]:
         "grey": image.mode in ("1", "L", "LA", "I") or image.mode.startswith("I;"),
         "palette": image.mode in ("P", "PA"),
         "16-bit": image.mode.startswith("I;16")
-        or ";16" in str(getattr(image, "tile", "")),  # Pillow has no other mode of 16 bits
+        or (image.format != "JPEG" and ";16" in str(getattr(image, "tile", ""))),  # Pillow has no other mode of 16 bits
         "colour-profile": bool(image.info.get("icc_profile")),
     }
     return frozenset(trait for trait, there in found.items() if there)
@@ -195,7 +195,7 @@ def to_rgb(image: Image.Image, alpha: str = "drop") -> Image.Image:
                 over = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
             return over.convert("RGB")
         if image.mode in CONVERTED:
-            return image.convert("RGB")
+            return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
     except (ValueError, OSError):  # what Pillow raises where it knows no conversion
         pass
     raise Rejected("unsupported-mode")

@@ -2,6 +2,7 @@
 
 import io
 import math
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -118,9 +119,17 @@ def sample_bytes(settings: Preparation) -> int:
 
 def encode(pixels: np.ndarray, encoding: str) -> tuple[bytes, int]:
     """The file of one sample, and where in it the payload starts: for raw the pixels behind the npy header."""
-    file = io.BytesIO()
     if encoding == "raw":
-        np.save(file, pixels, allow_pickle=False)
-        return file.getvalue(), file.tell() - pixels.nbytes
+        header = _npy_header(pixels.shape)
+        return header + pixels.tobytes(), len(header)
+    file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue(), 0
+
+
+@lru_cache
+def _npy_header(shape: tuple[int, ...]) -> bytes:
+    """What numpy writes before the values of a uint8 array; made once, for all samples of a data set are alike."""
+    file = io.BytesIO()
+    np.save(file, np.empty(shape, np.uint8), allow_pickle=False)
+    return file.getvalue()[: -math.prod(shape)]

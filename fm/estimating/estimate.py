@@ -27,6 +27,9 @@ EXPECTED_NFE = {
 }
 BUSY = 1.3  # times its processor's seconds: what a step takes longer than that is not its own
 LEAST_NFE = 14  # two steps and the choice of the first
+UNTRAINED_NFE = (
+    44  # of dopri5 at any tolerance where the velocity is zero: its steps grow tenfold from a tiny first one
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Estimate:
     def text(self) -> str:
         """An aligned table."""
         lines = [("", "time", "busy", "")]
-        lines += [(p.name, in_time(p.seconds), f"{p.hours:.3g} {p.unit}", p.words) for p in self.parts]
+        lines += [(p.name, in_time(p.seconds), f"{short(p.hours)} {p.unit}", p.words) for p in self.parts]
         lines.append(("memory", in_bytes(self.peak_bytes), f"{in_bytes(self.free_bytes)} free", self.memory))
         lines += [(f"disk, {name}", in_bytes(size), "", words) for name, (size, words) in self.disk.items()]
         widths = [max(len(line[column]) for line in lines) for column in range(3)]
@@ -80,7 +83,9 @@ def estimate(recipe: Recipe, data: Data, workers: int, disk: dict[str, tuple[int
     memory = ", ".join(f"{name} {in_bytes(size)}" for name, size in parts.items())
     checkpoint, kept = _checkpoint_bytes(recipe, held.weights, workers), _kept(recipe, images)
     disk = {"RUN": (checkpoint * kept, f"{kept} checkpoints of {in_bytes(checkpoint)}"), **disk}
-    where = f"{found.processes} of {workers} workers at work" if found.processes < workers else f"{workers} workers"
+    where = f"{workers} worker" + "s" * (workers > 1)
+    if found.processes < workers:
+        where = f"{found.processes} of {where} at work"
     return Estimate(
         f"{recipe.name}: measured in {found.seconds:.0f} s on {found.device}, {where}; nothing was trained or written",
         (training, *evaluation),
@@ -160,7 +165,7 @@ def _evaluation(recipe: Recipe, found: Measured, data: Data) -> list[Part]:
     baseline = min(grid, key=lambda cell: cell.nfe or 1000)
     parts = [Part("  reference", reference, reference, "core-hours", "features of real images, once")]
     parts += [_cell(cell, settings, found, method) for cell in grid]
-    parts.append(_cell(baseline, settings, found, method, "  untrained, "))
+    parts.append(_cell(baseline, settings, found, method, trained=False))
     slots = os.cpu_count() or 1
     seconds = reference + makespan((part.seconds for part in parts[1:]), slots)
     total = sum(part.busy_s for part in parts)
@@ -168,8 +173,10 @@ def _evaluation(recipe: Recipe, found: Measured, data: Data) -> list[Part]:
     return [Part("evaluation", seconds, total, "core-hours", words), *parts]
 
 
-def _cell(cell: Cell, settings: Evaluation, found: Measured, method: str, prefix: str = "  ") -> Part:
+def _cell(cell: Cell, settings: Evaluation, found: Measured, method: str, trained: bool = True) -> Part:
     nfe, finer = (expected_nfe(cell, method, finer) for finer in (False, True))
+    if not trained and cell.tolerance is not None:
+        nfe = finer = UNTRAINED_NFE
     sampling = cell.samples * (nfe * found.sample_s + found.features_s)
     words = f"{cell.samples:,} samples x {nfe} evaluations of {in_time(found.sample_s)}"
     likelihood = 0.0
@@ -178,7 +185,7 @@ def _cell(cell: Cell, settings: Evaluation, found: Measured, method: str, prefix
         words += f"; bits/dim: {cell.nll_images:,} images x K {cell.nll_k} x {nfe} + {finer} of "
         words += in_time(found.likelihood_s)
     seconds = sampling + likelihood + found.distances_s
-    return Part(prefix + str(cell), seconds, seconds, "core-hours", words)
+    return Part(("  " if trained else "  untrained, ") + str(cell), seconds, seconds, "core-hours", words)
 
 
 def expected_nfe(cell: Cell, method: str, finer: bool = False) -> int:
@@ -226,18 +233,23 @@ def _kept(recipe: Recipe, images: int) -> int:
     return min(saved, settings.keep + for_good)
 
 
+def short(value: float) -> str:
+    """Three digits, and no exponent: `161,000`, `24.7`, `0.014`."""
+    return f"{float(f'{value:.3g}'):,.12g}"
+
+
 def in_time(seconds: float) -> str:
     """`83 ms`, `12 s`, `5.2 min`, `27 h`, `41 days`."""
     for size, unit in ((172_800, "days"), (5400, "h"), (100, "min"), (1, "s")):
         if seconds >= size:
             scale = {"days": 86_400, "h": 3600, "min": 60, "s": 1}[unit]
-            return f"{seconds / scale:.3g} {unit}"
-    return f"{1000 * seconds:.3g} ms"
+            return f"{short(seconds / scale)} {unit}"
+    return f"{short(1000 * seconds)} ms"
 
 
 def in_bytes(size: float) -> str:
     """`1.5 GiB`, in the largest unit of which there is one."""
     for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
         if size >= 1024**power:
-            return f"{size / 1024**power:.3g} {unit}"
+            return f"{short(size / 1024**power)} {unit}"
     return f"{size:.0f} B"

@@ -4,6 +4,7 @@ All of it is the library's own: the loop, the stream of batches, sampling, likel
 written but a file of results in a temporary folder.
 """
 
+import logging
 import os
 import pickle
 import resource
@@ -121,6 +122,8 @@ def measure(recipe: Recipe, data: Data, workers: int) -> Measured:
 
 def _together(processes: int, job: Job, folder: str) -> None:
     """Fresh processes, as a run has them: what this one holds is not counted."""
+    # When one fails the others are ended, which torch would warn of beside the one sentence that says why.
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     try:
         mp.start_processes(_work, (processes, job, folder), processes, start_method="spawn")
     except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:

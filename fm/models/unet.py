@@ -4,136 +4,28 @@ What differs is invisible in the weights: attention runs through the fused kerne
 sinusoids, and the label -1 stands for "no label" (its embedding is zero), which classifier-free guidance needs.
 """
 
-import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from fm.errors import SettingsError
-from fm.models.dropout import Dropout
+from fm.models.blocks import (
+    GROUPS,
+    AttentionBlock,
+    Downsample,
+    GroupNorm32,
+    ResBlock,
+    Stage,
+    Upsample,
+    time_embedding,
+    zeroed,
+)
 from fm.settings import Settings
-
-Layer = TypeVar("Layer", bound=nn.Module)
-GROUPS = 32  # of every GroupNorm in ADM: widths must be multiples of it
-
-
-class GroupNorm32(nn.GroupNorm):
-    """GroupNorm over 32 groups, computed in float32 at least and handed back in the input's type."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(GROUPS, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        wide = torch.promote_types(x.dtype, torch.float32)
-        return super().forward(x.to(wide)).to(x.dtype)
-
-
-def zeroed(layer: Layer) -> Layer:
-    """The layer with all parameters zero: each residual branch starts as the identity."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer
-
-
-def time_embedding(t: Tensor, channels: int, max_period: float = 10_000.0) -> Tensor:
-    """cos and sin of t at channels/2 frequencies from 1 down to 1/max_period -> (batch, channels), t's type."""
-    half = channels // 2
-    steps = torch.arange(half, dtype=t.dtype, device=t.device)
-    angles = t[:, None] * torch.exp(-math.log(max_period) / half * steps)
-    return torch.cat([angles.cos(), angles.sin()], dim=1)
-
-
-class Upsample(nn.Module):
-    """Twice the size by repetition; with `conv`, a 3x3 convolution after it."""
-
-    def __init__(self, channels: int, conv: bool) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1) if conv else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
-
-
-class Downsample(nn.Module):
-    """Half the size: by a strided 3x3 convolution, or by the mean of each 2x2."""
-
-    def __init__(self, channels: int, conv: bool) -> None:
-        super().__init__()
-        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1) if conv else nn.AvgPool2d(2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.op(x)
-
-
-class ResBlock(nn.Module):
-    """Two normalised convolutions beside a skip; the embedding enters before the second, as scale and shift or sum."""
-
-    def __init__(
-        self, channels: int, out: int, emb: int, dropout: float, scale_shift: bool, resize: type | None = None
-    ) -> None:
-        super().__init__()
-        self.scale_shift = scale_shift
-        self.in_layers = nn.Sequential(GroupNorm32(channels), nn.SiLU(), nn.Conv2d(channels, out, 3, padding=1))
-        self.resize = resize(channels, conv=False) if resize else nn.Identity()
-        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb, 2 * out if scale_shift else out))
-        self.out_layers = nn.Sequential(
-            GroupNorm32(out), nn.SiLU(), Dropout(dropout), zeroed(nn.Conv2d(out, out, 3, padding=1))
-        )
-        self.skip_connection = nn.Identity() if out == channels else nn.Conv2d(channels, out, 1)
-
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        norm, act, conv = self.in_layers
-        h = conv(self.resize(act(norm(x))))
-        emb = self.emb_layers(emb).to(h.dtype)[:, :, None, None]
-        norm, *rest = self.out_layers
-        if self.scale_shift:
-            scale, shift = emb.chunk(2, dim=1)
-            h = norm(h) * (1 + scale) + shift
-        else:
-            h = norm(h + emb)
-        for layer in rest:
-            h = layer(h)
-        return self.skip_connection(self.resize(x)) + h
-
-
-class AttentionBlock(nn.Module):
-    """Self-attention over all pixels; qkv holds head after head, q, k, v inside each, unless `new_order`: q, k, v after
-    one another, the heads inside each."""
-
-    def __init__(self, channels: int, heads: int, new_order: bool = False) -> None:
-        super().__init__()
-        self.heads, self.new_order = heads, new_order
-        self.norm = GroupNorm32(channels)
-        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
-        self.proj_out = zeroed(nn.Conv1d(channels, channels, 1))
-
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        batch, channels, height, width = x.shape
-        # As pixels by channels: a view of channels_last memory, and a 1x1 convolution is then one matrix product.
-        h = self.norm(x).permute(0, 2, 3, 1).reshape(batch, height * width, channels)
-        h = F.linear(h, self.qkv.weight[:, :, 0], self.qkv.bias)
-        if self.new_order:
-            q, k, v = h.view(batch, height * width, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        else:
-            q, k, v = h.view(batch, height * width, self.heads, 3, -1).permute(3, 0, 2, 1, 4)
-        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, height * width, channels)
-        h = F.linear(h, self.proj_out.weight[:, :, 0], self.proj_out.bias)
-        return x + h.view(batch, height, width, channels).permute(0, 3, 1, 2)
-
-
-class Stage(nn.ModuleList):
-    """One entry of ADM's block lists: its blocks in turn, all but plain convolutions given the embedding."""
-
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        for layer in self:
-            x = layer(x, emb) if isinstance(layer, ResBlock | AttentionBlock) else layer(x)
-        return x
 
 
 class UNet(nn.Module):

@@ -7,7 +7,7 @@ Their files are left to `files.py`.
 """
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -27,10 +27,10 @@ class Peer(Settings):
     name: Literal["guided-diffusion", "torchcfm", "flow_matching"] = Field(
         title="Peer", description="the project that trained the network"
     )
-    schedule: Literal["ot", "linear", "cosine"] = Field(
+    schedule: Literal["ot", "trigonometric", "linear", "cosine"] = Field(
         title="Its schedule",
-        description="ot: predicts the velocity of t x_1 + (1 - t) z, t in [0, 1]; linear, cosine: predicts the noise "
-        "at guided-diffusion's steps 0 (data) to 999 (noise)",
+        description="ot: predicts the velocity of t x_1 + (1 - t) z, t in [0, 1]; trigonometric: that of sin(pi t / 2) "
+        "x_1 + cos(pi t / 2) z; linear, cosine: predicts the noise at guided-diffusion's steps 0 (data) to 999 (noise)",
     )
     pixels: Literal["k/127.5 - 1", "(k + u)/128 - 1"] = Field(
         "k/127.5 - 1", title="Its pixel map", description="of levels k in 0..255, with u in [0, 1) for dequantised ones"
@@ -39,7 +39,12 @@ class Peer(Settings):
     @property
     def objective(self) -> str:
         """The name of what such a network predicts."""
-        return "flow_matching" if self.schedule == "ot" else "noise_matching"
+        return "flow_matching" if self.schedule in INTERPOLANTS else "noise_matching"
+
+    @property
+    def method(self) -> str | None:
+        """What rows call it, where our path that it answers on does not tell the one that it was trained on."""
+        return "SI (trigonometric)" if self.schedule == "trigonometric" else None
 
     def adapt(self, network: nn.Module, path: Path, objective: str) -> nn.Module:
         """The network answering what `objective` asks for, at our states and times on `path`.
@@ -52,8 +57,35 @@ class Peer(Settings):
                 where="objective",
                 mend=f"leave objective={self.objective}",
             )
-        kind = VelocityPeer if self.schedule == "ot" else NoisePeer
+        kind = VelocityPeer if self.schedule in INTERPOLANTS else NoisePeer
         return kind(network, path, self)
+
+
+class Interpolant(NamedTuple):
+    """x = a x_1 + sigma z at the peer's time t, and its derivatives there; `scale` leads from data and noise to x."""
+
+    t: Tensor
+    a: Tensor
+    sigma: Tensor
+    a_dot: Tensor | float
+    sigma_dot: Tensor | float
+    scale: Tensor
+
+
+def straight(data: Tensor, noise: Tensor) -> Interpolant:
+    """Of data and noise in this ratio: x = t x_1 + (1 - t) z."""
+    t = data / (data + noise)
+    return Interpolant(t, t, 1 - t, 1.0, -1.0, 1 / (data + noise))
+
+
+def trigonometric(data: Tensor, noise: Tensor) -> Interpolant:
+    """Of data and noise in this ratio: x = sin(pi t / 2) x_1 + cos(pi t / 2) z (Albergo & Vanden-Eijnden 2023)."""
+    length, turn = torch.hypot(data, noise), math.pi / 2
+    a, sigma = data / length, noise / length
+    return Interpolant(torch.atan2(data, noise) / turn, a, sigma, turn * sigma, -turn * a, 1 / length)
+
+
+INTERPOLANTS = {"ot": straight, "trigonometric": trigonometric}
 
 
 class Adapted(nn.Module):
@@ -73,20 +105,27 @@ class Adapted(nn.Module):
 
 
 class VelocityPeer(Adapted):
-    """A velocity of x = t x_1 + (1 - t) z in the peer's pixels -> the velocity of our path in ours.
+    """A velocity of the peer's interpolant in its pixels -> the velocity of our path in ours.
 
-    With c the scale and (a, sigma) our schedule at t, the peer's time of equal noise-to-signal ratio is a / (a + c
-    sigma) and its state c x / (a + c sigma). On our OT path without sigma_min and at c = 1 all of it is the identity.
+    With c the scale and (a, sigma) our schedule at t, the peer's time is the one of noise-to-signal ratio c sigma / a.
+    On our OT path without sigma_min and at c = 1 a straight one is asked as it is.
     """
+
+    def __init__(self, network: nn.Module, path: Path, peer: Peer) -> None:
+        super().__init__(network, path, peer)
+        self.interpolant = INTERPOLANTS[peer.schedule]
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """x (batch, ...), t (batch,) or scalar, y (batch,) int, -1 = no label -> velocity like x."""
         s, c = self.path.schedule(t.reshape(-1, *[1] * (x.ndim - 1))), self.scale
-        total = s.a + c * s.sigma
-        there, time = c * x / total, (s.a / total).expand(len(x), *[1] * (x.ndim - 1))
-        velocity = self._ask(there, time, y)
-        data, noise = (there + (1 - time) * velocity) / c, there - time * velocity
-        return s.a_dot * data + s.sigma_dot * noise
+        theirs = self.interpolant(s.a, c * s.sigma)
+        there = x * c * theirs.scale
+        velocity = self._ask(there, theirs.t.expand(len(x), *[1] * (x.ndim - 1)), y)
+        # there = a x_1 + sigma z and velocity = a' x_1 + sigma' z, solved for both.
+        wronskian = theirs.a * theirs.sigma_dot - theirs.a_dot * theirs.sigma
+        data = (theirs.sigma_dot * there - theirs.sigma * velocity) / wronskian
+        noise = (theirs.a * velocity - theirs.a_dot * there) / wronskian
+        return s.a_dot * data / c + s.sigma_dot * noise
 
 
 class NoisePeer(Adapted):

@@ -5,11 +5,12 @@ files, or has to be said by who imports them.
 """
 
 import argparse
+import pathlib
 import pickle
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +19,50 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fm.errors import CheckpointError, SettingsError, member
+from fm.files import check_file
 
 PREFIXES = ("module.", "_orig_mod.")  # what wrappers of the network put before every name
+# Values of options, let in beside weights: a Namespace is names and values, a pure path a name without a file system.
+PLAIN: list[Any] = [
+    argparse.Namespace,
+    (pathlib.PurePosixPath, "pathlib.PosixPath"),
+    (pathlib.PurePosixPath, "pathlib._local.PosixPath"),  # as Python 3.13 names it
+]
+NO_FILES = {  # how what was downloaded in place of a checkpoint begins
+    b"<!doctype html": "a web page",
+    b"<html": "a web page",
+    b"version https://git-lfs": "a pointer of Git LFS",
+}
 
 
 @dataclass(frozen=True)
 class Known:
-    """What the weights do not tell: pixels a side, noise schedule, channels of a head, and the order of q, k and v."""
+    """What the weights do not tell, None where nobody did: pixels a side, what the network was trained on, its heads
+    (so many at every level, or of so many channels), whether q, k and v come before the heads; and whence it is known.
+    """
 
     size: int | None = None
     schedule: str | None = None
+    heads: int | None = None
     head_channels: int | None = None
-    qkv_first: bool = False  # guided-diffusion's use_new_attention_order: all q, then all k, then all v
+    new_attention_order: bool = False
+    whence: str = "its defaults"
 
 
 PEERS = {
     "guided-diffusion": Known(),
     "torchcfm": Known(schedule="ot"),
-    "flow_matching": Known(schedule="ot", qkv_first=True),
+    "flow_matching": Known(schedule="ot", new_attention_order=True),
+}
+SCHEDULES = {
+    "guided-diffusion": ("linear", "cosine"),
+    "torchcfm": ("ot", "trigonometric"),
+    "flow_matching": ("ot",),
+}
+# flow_matching's networks by the data set in its options.
+FLOW_MATCHING = {
+    "cifar10": Known(32, "ot", heads=1, new_attention_order=True, whence="its network for cifar10"),
+    "imagenet": Known(None, "ot", head_channels=64, new_attention_order=True, whence="its network for imagenet"),
 }
 
 
@@ -50,33 +77,45 @@ class Found:
     told: dict[str, Any] = field(default_factory=dict)
 
 
+_NAMED = "the flags published with a file of this name"
+_WIDE = Known(256, "linear", head_channels=64, whence=_NAMED)
 # guided-diffusion's published networks, by file name: the flags that its README gives for each.
-PUBLISHED = {"64x64_diffusion": Known(64, "cosine", 64, True)} | dict.fromkeys(
-    ("256x256_diffusion", "256x256_diffusion_uncond", "lsun_bedroom", "lsun_cat", "lsun_horse", "lsun_horse_nodropout"),
-    Known(256, "linear", 64),
-)
+PUBLISHED = {
+    "64x64_diffusion": Known(64, "cosine", head_channels=64, new_attention_order=True, whence=_NAMED),
+    "128x128_diffusion": Known(128, "linear", heads=4, whence=_NAMED),
+    "512x512_diffusion": replace(_WIDE, size=512),
+    "256x256_diffusion": _WIDE,
+    "256x256_diffusion_uncond": _WIDE,
+    "lsun_bedroom": _WIDE,
+    "lsun_cat": _WIDE,
+    "lsun_horse": _WIDE,
+    "lsun_horse_nodropout": _WIDE,
+}
 
 
 def read(file: Path) -> Any:
     """The content of a safetensors file or of a torch checkpoint: tensors, numbers, words and containers alone.
 
-    Of classes only argparse's Namespace is let in, in which flow_matching keeps its options: names and values.
+    Of classes only those are let in, in which flow_matching keeps its options: names and values.
 
-    Raises: CheckpointError if it is neither, or holds what would be executed.
+    Raises: UserError if there is no file; CheckpointError if it is neither, or holds what would be executed.
     """
-    if not file.is_file():
-        raise CheckpointError("no such file", str(file))
+    check_file(file)
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        with torch.serialization.safe_globals(PLAIN), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old pickle protocols
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a broken file makes of a reader
-        raise CheckpointError(f"is not a checkpoint to import ({_reason(error)})", str(file)) from None
+        raise CheckpointError(f"is not a checkpoint to import ({_reason(error, file)})", str(file)) from None
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, file: Path) -> str:
+    with file.open("rb") as opened:
+        start = opened.read(100).lstrip().lower()
+    if found := [what for begin, what in NO_FILES.items() if start.startswith(begin)]:
+        return f"it is {found[0]}: download the file itself"
     if not isinstance(error, pickle.UnpicklingError):
         return "it is broken, or neither torch's nor safetensors"
     asked = re.search(r"GLOBAL ([\w.]+)", str(error))  # what its pickle would have called
@@ -98,20 +137,25 @@ def found_in(content: Any, file: Path, peer: str | None = None, weights: str = "
     elif isinstance(content.get("model"), Mapping):
         found = _flow_matching(content, file, peer, weights)
     else:
-        found = Found("", "", _named(content))
+        found = Found("", "the file itself", _named(content))
     if not found.weights or not all(isinstance(value, Tensor) for value in found.weights.values()):
         shown = f" (it holds {', '.join(map(str, list(content)[:5]))})" if content else ""
         raise CheckpointError(f"is of no layout known{shown}", str(file), "save the network's state_dict")
-    return found if found.peer else _plain(found.weights, file, peer)
+    return found if found.peer else _plain(found.weights, file, peer, weights)
 
 
 def _torchcfm(content: Mapping[str, Any], file: Path, peer: str | None, weights: str) -> Found:
-    """{"net_model", "ema_model", "sched", "optim", "step"} of its CIFAR-10 example, whose heads have 64 channels."""
+    """{"net_model", "ema_model", "sched", "optim", "step"} of its CIFAR-10 example, whose heads have 64 channels.
+
+    It calls its files by what it trains: icfm, fm and otcfm on straight lines, si on quarter circles.
+    """
     key = "ema_model" if weights == "ema" else "net_model"
     if key not in content:
         raise _no_average(file, content) if weights == "ema" else CheckpointError("holds no net_model", str(file))
     told = {"step": content["step"]} if "step" in content else {}
-    return Found(peer or "torchcfm", key, _named(content[key]), Known(32, "ot", 64), told)
+    schedule = "trigonometric" if file.name.startswith("si_") else "ot"
+    known = Known(32, schedule, head_channels=64, whence="its CIFAR-10 example")
+    return Found(peer or "torchcfm", key, _named(content[key]), known, told)
 
 
 def _flow_matching(content: Mapping[str, Any], file: Path, peer: str | None, weights: str) -> Found:
@@ -129,21 +173,23 @@ def _flow_matching(content: Mapping[str, Any], file: Path, peer: str | None, wei
         raise CheckpointError("is of discrete flow matching, which is another kind of model", str(file))
     told = {"epoch": content["epoch"]} if "epoch" in content else {}
     told |= {name: args[name] for name in ("dataset", "batch_size", "class_drop_prob") if name in args}
-    known = Known(32 if args.get("dataset") == "cifar10" else None, "ot", 64, qkv_first=True)
+    known = FLOW_MATCHING.get(str(args.get("dataset")), PEERS["flow_matching"])
     return Found(peer or "flow_matching", key, _without_padding(_named(chosen), file), known, told)
 
 
-def _plain(state: dict[str, Tensor], file: Path, peer: str | None) -> Found:
+def _plain(state: dict[str, Tensor], file: Path, peer: str | None, weights: str) -> Found:
     """A state dict by itself: the names are the same for all three, so whose it is has to be known."""
-    known = PUBLISHED.get(file.stem)
-    learns_variance = "out.2.weight" in state and len(state["out.2.weight"]) == 6  # guided-diffusion's alone
-    peer = peer or ("guided-diffusion" if known or learns_variance else None)
+    published = PUBLISHED.get(file.stem)
+    peer = peer or ("guided-diffusion" if published or learns_variance(state) else None)
     if peer is None:
         mend = f"give --peer {' or '.join(PEERS)}, which differ in time and in what they predict"
         raise SettingsError("is not told by plain weights", "--peer", mend)
+    if peer == "guided-diffusion" and weights == "ema" and re.fullmatch(r"model\d{6}", file.stem):
+        mend = "take ema_*.pt beside it, or --weights model for these"
+        raise CheckpointError("is named as guided-diffusion names weights that are not averaged", str(file), mend)
     if peer == "flow_matching":
         state = _without_padding(state, file)
-    return Found(peer, "the file itself", state, known or PEERS[peer])
+    return Found(peer, "the file itself", state, published or PEERS[peer])
 
 
 def _named(state: Any) -> dict[str, Any]:
@@ -166,7 +212,7 @@ def _no_average(file: Path, content: Mapping[str, Any]) -> CheckpointError:
 def _without_padding(state: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
     """flow_matching keeps a row of zeros after the classes for "no label", which is -1 here and needs no row."""
     labels = state.get("label_emb.weight")
-    if labels is None:
+    if labels is None or not labels.ndim:
         return state
     if bool(labels[-1].any()):
         raise CheckpointError("its embedding of no label is not zero, as flow_matching's is", str(file))
@@ -179,25 +225,26 @@ def architecture(weights: Mapping[str, Tensor], size: int, file: Path) -> dict[s
     Raises: CheckpointError if they are not those of ADM's U-Net, or of one that ours cannot be.
     """
 
-    def shape(name: str) -> torch.Size:
+    def size_of(name: str, axis: int = 0) -> int:
         if name not in weights:
             shown = ", ".join(list(weights)[:3])
             raise CheckpointError(f"is not ADM's U-Net: no {name} (it holds {shown}, ...)", str(file))
-        return weights[name].shape
+        if not weights[name].numel() or weights[name].ndim <= axis:
+            raise CheckpointError(f"is not ADM's U-Net: {name} is {list(weights[name].shape)}", str(file))
+        return weights[name].shape[axis]
 
-    channels, stages = shape("time_embed.0.weight")[1], _count(weights, "output_blocks")
-    if missing := [i for i in range(_count(weights, "input_blocks")) if not _any(weights, f"input_blocks.{i}.")]:
-        what = f"input_blocks.{missing[0]} has no weights: it resizes without convolutions (conv_resample=False)"
-        raise CheckpointError(f"{what}, which this network cannot", str(file))
+    channels, stages = size_of("time_embed.0.weight", 1), _count(weights, "output_blocks")
+    bare = [i for i in range(_count(weights, "input_blocks")) if not _any(weights, f"input_blocks.{i}.")]
     ups = [i for i in range(stages) if _is_up(weights, i)]
-    blocks, levels = (ups[0] if ups else stages - 1), len(ups) + 1
+    blocks = bare[0] - 1 if bare else ups[0] if ups else stages - 1
+    levels = len(bare or ups) + 1
     firsts = [f"input_blocks.{1 + level * (blocks + 1)}" for level in range(levels)]  # of each level
-    widths = [shape(f"{first}.0.out_layers.3.weight")[0] for first in firsts]
+    widths = [size_of(f"{first}.0.out_layers.3.weight") for first in firsts]
     if odd := [width for width in widths if width % channels]:
         raise CheckpointError(f"a level of {odd[0]} channels is no multiple of {channels}", str(file))
-    if shape("input_blocks.0.0.weight")[1] != 3:
-        raise CheckpointError(f"takes {shape('input_blocks.0.0.weight')[1]} channels, not pictures of 3", str(file))
-    embedded = shape(f"{firsts[0]}.0.emb_layers.1.weight")[0]
+    if (taken := size_of("input_blocks.0.0.weight", 1)) != 3:
+        raise CheckpointError(f"takes {taken} channels, not pictures of 3", str(file))
+    embedded = size_of(f"{firsts[0]}.0.emb_layers.1.weight")
     return {
         "channels": channels,
         "multiples": [width // channels for width in widths],
@@ -206,7 +253,8 @@ def architecture(weights: Mapping[str, Tensor], size: int, file: Path) -> dict[s
             size >> level for level, first in enumerate(firsts) if f"{first}.1.qkv.weight" in weights
         ],
         "scale_shift": embedded == 2 * widths[0],
-        "updown_blocks": not _any(weights, "input_blocks.", ".0.op.weight"),
+        "updown_blocks": not bare and not _any(weights, "input_blocks.", ".0.op.weight"),
+        "resample_conv": not bare,
     }
 
 
@@ -224,11 +272,11 @@ def _is_up(weights: Mapping[str, Tensor], stage: int) -> bool:
     return any(f"{module}.in_layers.2.weight" in weights or f"{module}.conv.weight" in weights for module in after)
 
 
+def learns_variance(weights: Mapping[str, Tensor]) -> bool:
+    """Whether three channels of its output are a variance, which guided-diffusion's networks alone learn."""
+    return "out.2.weight" in weights and weights["out.2.weight"].shape[:1] == (6,)
+
+
 def classes(weights: Mapping[str, Tensor]) -> int:
     """Classes of the network, 0 if it takes no labels."""
-    return len(weights.get("label_emb.weight", ()))
-
-
-def heads_first(qkv: Tensor, head_channels: int) -> Tensor:
-    """Rows ordered q, k, v with heads inside each -> head after head with q, k, v inside each."""
-    return qkv.unflatten(0, (3, -1, head_channels)).transpose(0, 1).flatten(0, 2)
+    return sum(weights["label_emb.weight"].shape[:1]) if "label_emb.weight" in weights else 0

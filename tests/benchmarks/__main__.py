@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 
 from tests.benchmarks.adaptive import adaptive
-from tests.benchmarks.data import packing
 from tests.benchmarks.estimating import estimating
+from tests.benchmarks.networks import networks
 from tests.benchmarks.noise import randomness
+from tests.benchmarks.packing import memory, packing
 from tests.benchmarks.readers import elastic, mixing, readers, resuming
 from tests.benchmarks.sampling import likelihood, sampling
 from tests.benchmarks.timing import Row
@@ -31,7 +32,9 @@ def main(names: list[str]) -> None:
             "mixing": mixing,
             "training": lambda: training(Path(folder)),
             "estimating": lambda: estimating(Path(folder)),
+            "networks": networks,
             "packing": lambda: packing(Path(folder)),
+            "memory": lambda: memory(Path(folder)),
             "randomness": randomness,
             "sampling": sampling,
             "likelihood": likelihood,

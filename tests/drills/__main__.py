@@ -1,7 +1,8 @@
-"""Deaths and bad storage in the middle of a run: `python -m tests.drills`, or only some: ranks, worker, driver, leave.
+"""Deaths and bad storage in the middle of a run: `python -m tests.drills`, or only some: shards, prepare, ranks,
+worker, driver, leave.
 
-Each drill trains, disturbs, and compares with a run that nothing disturbed: images lost, seconds to recover, final
-weights equal to the last bit or not. Exit code 1 if a drill fails.
+Each drill prepares or trains, disturbs, and compares with a run that nothing disturbed: images lost, seconds to
+recover, final files or weights equal to the last bit or not. Exit code 1 if a drill fails.
 """
 
 import sys
@@ -9,13 +10,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.drills import ranks, ray_runs
+from tests.drills import preparing, ranks, ray_runs
 from tests.drills.table import Result, show
 
-NAMES = ["ranks", *ray_runs.DRILLS]
+NAMES = ["shards", "prepare", "ranks", *ray_runs.DRILLS]
 
 
 def drills(names: list[str], base: Path) -> Iterator[Result]:
+    yield from preparing.drills(names, base)
     if "ranks" in names:
         yield from ranks.drills(base)
     if under_ray := [name for name in names if name in ray_runs.DRILLS]:

@@ -79,7 +79,7 @@ def test_torchcfm_answers_as_its_network_at_the_peers_time_and_scale(tmp_path: P
 def test_flow_matching_keeps_its_classes_and_its_no_label(tmp_path: Path) -> None:
     net, run = network(classes=4), tmp_path / "run"
     file = flow_matching(net, tmp_path / "checkpoint-899.pth")
-    facts = import_run(file, run, size=16, changes=HEADS, qkv_first=False)
+    facts = import_run(file, run, size=16, changes=HEADS, new_attention_order=False)
     assert (facts["weights"], facts["classes"], facts["images_seen"]) == ("model: shadow_params", 4, "not told")
     flow, zero = fm.load(run), torch.zeros(3)
     assert flow.classes == ("0", "1", "2", "3")
@@ -89,13 +89,19 @@ def test_flow_matching_keeps_its_classes_and_its_no_label(tmp_path: Path) -> Non
             torch.testing.assert_close(ask(flow, X, zero, y), expected, rtol=0, atol=1e-5)
 
 
-def test_its_order_of_q_k_v_is_undone_unless_told_otherwise(tmp_path: Path) -> None:
-    net = network()
-    file = flow_matching(net, tmp_path / "checkpoint.pth")
-    import_run(file, tmp_path / "new", size=16, changes=["model.head_channels=16"])
-    import_run(file, tmp_path / "legacy", size=16, changes=["model.head_channels=16"], qkv_first=False)
-    new, legacy = (load_weights(tmp_path / run)[0]["network.middle_block.1.qkv.bias"] for run in ("new", "legacy"))
-    assert torch.equal(new[:48], torch.cat([legacy[:16], legacy[64:80], legacy[128:144]]))  # q, k, v of the first head
+def test_what_was_assumed_is_said_and_can_be_told(tmp_path: Path) -> None:
+    file = torchcfm(network(updown_blocks=False, heads=2), tmp_path / "icfm.pt")
+    facts = import_run(file, tmp_path / "a", size=16, heads=2)
+    assert facts["assumed"] == "schedule ot, heads before q, k, v: by its CIFAR-10 example"
+    assert facts["attention"] == "2 heads; heads before q, k, v"
+    told = {"size": 16, "schedule": "ot", "new_attention_order": True, "changes": HEADS}
+    facts = import_run(file, tmp_path / "b", **told)  # type: ignore[arg-type]
+    assert "assumed" not in facts and facts["attention"] == "heads of 32 channels; q, k, v before heads"
+    models = [Recipe.load(tmp_path / run).model for run in "ab"]
+    assert [(m.heads, m.new_attention_order) for m in models] == [(2, False), (None, True)]  # type: ignore[union-attr]
+    assert import_run(file, tmp_path / "c", size=16, preset="tiny", changes=HEADS)["assumed"].startswith(
+        "schedule ot, heads before"
+    )
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
@@ -159,7 +165,9 @@ def test_what_is_missing_or_does_not_fit_is_said_and_nothing_is_left(tmp_path: P
     plain = {"peer": "torchcfm", "size": 16, "changes": HEADS}
     for options, kind, sentence in (
         ({"size": None}, SettingsError, "--size: is not told by the weights; give the side"),
-        ({"changes": ()}, SettingsError, "model.head_channels: is not told by the weights"),
+        ({"changes": ()}, SettingsError, "--heads: are not told by the weights; give --heads 4 if it has 4 at every"),
+        ({"changes": (), "heads": 3}, SettingsError, "model.heads: 3 heads do not divide a level of 64"),
+        ({"schedule": "cosine"}, SettingsError, "--schedule: 'cosine' is none of torchcfm's; give ot or trigonometric"),
         ({"peer": "guided-diffusion"}, SettingsError, "--schedule: is not told by the weights; give linear or cosine"),
         ({"peer": "torch-cfm"}, SettingsError, "--peer: unknown peer 'torch-cfm'; did you mean 'torchcfm'"),
         ({"changes": ["model.head_channels=24"]}, SettingsError, "heads of 24 channels do not divide"),

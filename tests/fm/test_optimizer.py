@@ -1,5 +1,8 @@
 """Adam against torch.optim's, and the flat buffers it works on."""
 
+import subprocess
+import sys
+
 import torch
 from torch import nn
 
@@ -39,3 +42,13 @@ def test_moments_are_named_and_live() -> None:
     tensors["exp_avg.0.weight"].fill_(3.0)
     assert adam.exp_avg.eq(3).sum() == model[0].weight.numel()
     assert tensors["exp_avg.0.weight"].shape == model[0].weight.shape
+
+
+def test_a_step_needs_no_compiler() -> None:
+    """Loading torch's compiler takes each worker five seconds."""
+    step = (
+        "import sys, torch; from fm.optimizer import Adam; from fm.parallel import ALONE, Gradients\n"
+        "net = torch.nn.Linear(2, 2); adam = Adam(net, Gradients(net, ALONE, {})); adam.step(0.1, 1)\n"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", step], check=True)

@@ -1,5 +1,6 @@
 """Mapped work on the real Ray of this test run: order, errors, dead workers; and errors out of Ray's wrappers."""
 
+import itertools
 import os
 import signal
 import threading
@@ -37,6 +38,30 @@ def dies_once(marker: str) -> str:
     return "alive"
 
 
+def dies(x: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fails(count: Path) -> None:
+    """Leaves a mark for each time it is called."""
+    with open(count, "a") as file:
+        file.write("x")
+    if count.name == "system":
+        raise OSError(5, "Input/output error")
+    raise DataError("wrong", "there")
+
+
+def first_waits_for_ten(job: tuple[Path, int]) -> int:
+    """More than are under way at once on two slots."""
+    folder, number = job
+    (folder / str(number)).touch()
+    deadline = time.monotonic() + 60
+    while number == 0 and len(list(folder.iterdir())) < 10:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return number
+
+
 def test_outcomes_come_in_the_items_order_each_with_its_own_error(ray: None) -> None:
     outcomes = list(cluster.ray_map(slow_square, range(6)))
     assert [o.item for o in outcomes] == list(range(6))
@@ -46,9 +71,40 @@ def test_outcomes_come_in_the_items_order_each_with_its_own_error(ray: None) -> 
     assert isinstance(outcomes[4].error, ZeroDivisionError)
 
 
-def test_a_dead_workers_item_is_tried_again(ray: None, tmp_path: Path) -> None:
-    (outcome,) = cluster.ray_map(dies_once, [str(tmp_path / "died")])
+def test_a_dead_workers_item_is_tried_again_aloud(ray: None, tmp_path: Path) -> None:
+    said: list[Any] = []
+    (outcome,) = cluster.ray_map(dies_once, [str(tmp_path / "died")], lost=lambda *told: said.append(told))
     assert outcome.value == "alive"
+    assert said == [(str(tmp_path / "died"), "its worker died")]
+
+
+def test_one_that_dies_every_time_is_one_sentence(ray: None) -> None:
+    said: list[Any] = []
+    (outcome,) = cluster.ray_map(dies, [1], retries=1, lost=lambda *told: said.append(told))
+    assert type(outcome.error) is UserError and len(said) == 1
+    assert str(outcome.error).startswith("its worker died, 2 times in a row; start again, which keeps what is done")
+
+
+def test_what_a_machine_fails_is_tried_again_and_what_a_user_must_mend_is_not(ray: None, tmp_path: Path) -> None:
+    said: list[Any] = []
+    counts = [tmp_path / "system", tmp_path / "user"]
+    outcomes = list(cluster.ray_map(fails, counts, lost=lambda item, why: said.append((item.name, why))))
+    assert [path.read_text() for path in counts] == ["xxx", "x"]
+    assert said == 2 * [("system", "OSError: [Errno 5] Input/output error")]
+    assert [type(outcome.error) for outcome in outcomes] == [OSError, DataError]
+
+
+def test_a_slow_item_holds_nobody_up_and_few_outcomes_wait_for_it(ray: None, tmp_path: Path) -> None:
+    taken: list[tuple[Path, int]] = []
+
+    def items() -> Iterator[tuple[Path, int]]:
+        for number in range(1000):
+            taken.append((tmp_path, number))
+            yield taken[-1]
+
+    stream = cluster.ray_map(first_waits_for_ten, items())
+    assert [outcome.value for outcome in itertools.islice(stream, 3)] == [0, 1, 2]
+    assert 10 < len(taken) <= 10 * (os.cpu_count() or 1) + 3
 
 
 def test_more_workers_than_slots_are_refused(services: Any, tmp_path: Path) -> None:

@@ -24,6 +24,14 @@ def test_encodings_are_lossless(encoding, png):
     assert encoding == "png" or data[start:] == pixels.tobytes()
 
 
+def test_a_raw_sample_is_the_file_that_numpy_writes(png):
+    for size in (12, 64):
+        pixels = prepare(png(1), Preparation(size=size)).pixels
+        file = io.BytesIO()
+        np.save(file, pixels)
+        assert encode(pixels, "raw")[0] == file.getvalue()
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fm.data.tarwalk import Damaged, Member, walk
+from fm.data.tarwalk import Damaged, Member, _plain, walk
 
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 
@@ -42,6 +42,24 @@ def test_members_are_those_of_the_standard_library(format):
     inside = archive([("inner.tar", data), ("more", b"78")])
     (inner, _) = walk(io.BytesIO(inside), 0, len(inside))
     assert found(inside, inner.offset, inner.offset + inner.length) == [*due, ("b.png", b"56" * 256)]
+
+
+FIELDS = {"name": (0, 100), "length": (124, 136), "checksum": (148, 156), "type": (156, 157), "prefix": (345, 500)}
+
+
+@given(st.sampled_from(sorted(FIELDS)), st.integers(0, 11), st.binary(min_size=1, max_size=12))
+def test_a_header_is_read_as_the_standard_library_reads_it(name, skip, patch):
+    """Also a damaged one, with a checksum that says it is sound."""
+    block, (first, end) = bytearray(archive([("a.png", b"12")])[:512]), FIELDS[name]
+    first = min(first + skip, end - 1)
+    block[first:end] = (patch + bytes(block[first + len(patch) : end]))[: end - first]
+    if name != "checksum":
+        block[148:156] = b" " * 8
+        block[148:156] = b"%06o\0 " % sum(block)
+    ours = _plain(bytes(block))
+    if ours:
+        due = tarfile.TarInfo.frombuf(bytes(block), "utf-8", "surrogateescape")
+        assert (ours.name, ours.size, ours.type) == (due.name, due.size, due.type)
 
 
 def test_sparse_members_are_skipped_whole():

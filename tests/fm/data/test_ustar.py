@@ -2,7 +2,11 @@ import hashlib
 import io
 import tarfile
 
-from fm.data.ustar import UstarWriter
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fm.data.ustar import UstarWriter, header
 
 
 def written():
@@ -28,3 +32,16 @@ def test_standard_readers_read_it():
 def test_the_hash_is_of_what_was_written_and_always_the_same():
     file, _, _, first = written()
     assert first == hashlib.sha256(file.getvalue()).hexdigest() == written()[3]
+
+
+@given(st.from_regex(r"[a-zé0-9.-]{1,50}", fullmatch=True), st.integers(0, 8**11 - 1))
+def test_a_header_is_the_standard_librarys(name, length):
+    info = tarfile.TarInfo(name)
+    info.size = length
+    assert header(name, length) == info.tobuf(tarfile.USTAR_FORMAT, "utf-8", "strict")
+
+
+@pytest.mark.parametrize(("name", "length"), [("a" * 101, 1), ("a", 8**11)])
+def test_what_does_not_fit_into_a_header_is_refused(name, length):
+    with pytest.raises(ValueError, match="does not fit into a ustar header"):
+        header(name, length)

@@ -4,15 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from fm.data import Preparation, load_manifest, open_source, write_shards
 from fm.errors import DataError
 from fm.estimating import estimate as module
-from fm.estimating.estimate import estimate, expected_nfe, in_bytes, in_time, makespan, of_folder, of_source
+from fm.estimating.estimate import estimate, expected_nfe, in_bytes, in_time, makespan, of_folder, of_source, short
 from fm.estimating.measuring import Data, Measured
 from fm.evaluation import Cell, cells
 from fm.footprint import footprint
 from fm.recipe import Recipe
+from fm.solvers import solve
 
 DATA = Data("", 500, (3, 16, 16), 0)
 CHANGES = ["training.total_images=6400", "evaluation.nll_k=2"]
@@ -46,6 +48,14 @@ def test_parts_are_products_and_the_whole_is_their_sum(monkeypatch: pytest.Monke
     assert values["evaluation_s"] == pytest.approx(reference + dopri5)  # two slots: the others are done by then
     assert values["disk_bytes"] == {"RUN": 2 * 4 * 4_000_000, "DATA": 2**20}
     json.dumps(values, allow_nan=False)
+
+
+def test_a_network_before_its_first_step_is_zero_and_cheap_to_integrate(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = "evaluation.grid=[{solver = 'dopri5', tolerance = 1e-5}]"
+    parts = estimated(monkeypatch, grid, "evaluation.nll_images=0").values["parts"]
+    zero = solve(lambda x, t: 0 * x, torch.ones(1, 2), method="dopri5", rtol=1e-5, atol=1e-5)
+    assert parts["  untrained, dopri5 1e-05"]["seconds"] == pytest.approx(40 * (zero.nfe * 0.01 + 0.02) + 0.1)
+    assert parts["  dopri5 1e-05"]["seconds"] == pytest.approx(40 * (134 * 0.01 + 0.02) + 0.1)
 
 
 def test_a_time_limit_ends_the_training_and_a_gpu_counts_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,6 +111,7 @@ def test_bytes_of_a_source_are_those_of_its_shards(tmp_path: Path) -> None:
 def test_numbers_are_short() -> None:
     seconds = (0.0123, 12.3, 600, 40_000, 10**6)
     assert [in_time(s) for s in seconds] == ["12.3 ms", "12.3 s", "10 min", "11.1 h", "11.6 days"]
+    assert [in_time(12_345 * 86_400), short(1.61e5), short(0.0141)] == ["12,300 days", "161,000", "0.0141"]
     assert [in_bytes(n) for n in (12, 2048, 3.5 * 2**20, 2**34)] == ["12 B", "2 KiB", "3.5 MiB", "16 GiB"]
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from fm.errors import SettingsError
 from fm.models import UNet, UNetSettings
-from fm.models.unet import AttentionBlock, GroupNorm32, time_embedding
+from fm.models.blocks import AttentionBlock, GroupNorm32, time_embedding
 
 SMALL = {"channels": 32, "multiples": (1, 2), "blocks": 1, "attention_resolutions": (8,), "head_channels": 16}
 

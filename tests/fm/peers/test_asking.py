@@ -1,5 +1,7 @@
 """A peer's network that knows Gaussian data exactly must, adapted, know the same data in our pixels on our paths."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,7 @@ from torch import nn
 from fm.errors import SettingsError
 from fm.paths import OTPath, VEPath, VPPath
 from fm.peers import Peer
-from fm.peers.asking import SCALES, STEPS, decay
+from fm.peers.asking import INTERPOLANTS, SCALES, STEPS, decay
 from fm.pixels import to_pixels, to_unit
 
 MEAN, SPREAD = 0.2, 0.4  # of the data in the peer's pixels
@@ -22,10 +24,19 @@ def moments(a, sigma, mean, spread):
 
 
 class VelocityNet(nn.Module):
+    """Of straight lines, or of quarter circles."""
+
+    def __init__(self, schedule):
+        super().__init__()
+        self.schedule = schedule
+
     def forward(self, x, t):
-        t = t.view(-1, 1, 1, 1)
-        data, noise = moments(t, 1 - t, MEAN, SPREAD)
-        return data(x) - noise(x)
+        t, turn = t.view(-1, 1, 1, 1), math.pi / 2
+        if self.schedule == "ot":
+            data, noise = moments(t, 1 - t, MEAN, SPREAD)
+            return data(x) - noise(x)
+        data, noise = moments(torch.sin(turn * t), torch.cos(turn * t), MEAN, SPREAD)
+        return turn * (torch.cos(turn * t) * data(x) - torch.sin(turn * t) * noise(x))
 
 
 class NoiseNet(nn.Module):
@@ -43,11 +54,12 @@ class NoiseNet(nn.Module):
 
 @pytest.mark.parametrize("pixels", SCALES)
 @pytest.mark.parametrize("path", [OTPath(0.0), OTPath(), VPPath(), VEPath()], ids=["ot", "ot 1e-4", "vp", "ve"])
-def test_a_velocity_is_that_of_our_path_to_the_same_data(path, pixels):
-    peer, c = Peer(name="torchcfm", schedule="ot", pixels=pixels), SCALES[pixels]
+@pytest.mark.parametrize("schedule", INTERPOLANTS)
+def test_a_velocity_is_that_of_our_path_to_the_same_data(path, pixels, schedule):
+    peer, c = Peer(name="torchcfm", schedule=schedule, pixels=pixels), SCALES[pixels]
     s = path.schedule(T.view(-1, 1, 1, 1))
     data, noise = moments(s.a, s.sigma, MEAN / c, SPREAD / c)
-    found = peer.adapt(VelocityNet(), path, "flow_matching")(X, T)
+    found = peer.adapt(VelocityNet(schedule), path, "flow_matching")(X, T)
     torch.testing.assert_close(found, s.a_dot * data(X) + s.sigma_dot * noise(X), rtol=1e-9, atol=1e-9)
 
 

@@ -1,16 +1,16 @@
 import argparse
 import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from fm.errors import CheckpointError, SettingsError
+from fm.errors import CheckpointError, SettingsError, UserError
 from fm.models import UNet
-from fm.models.unet import AttentionBlock
-from fm.peers import architecture, classes, found_in, heads_first, read
+from fm.peers import architecture, classes, found_in, read
 
 FILE = Path("some.pt")
 NETS = {
@@ -28,9 +28,14 @@ def state(classes: int | None = None, out_channels: int = 3, **settings) -> dict
 
 @pytest.mark.parametrize("net", NETS.values(), ids=NETS)
 @pytest.mark.parametrize("scale_shift", [True, False])
-@pytest.mark.parametrize("updown_blocks", [True, False])
-def test_the_architecture_is_told_by_names_and_shapes(net: dict, scale_shift: bool, updown_blocks: bool) -> None:
-    settings = net | {"scale_shift": scale_shift, "updown_blocks": updown_blocks or len(net["multiples"]) == 1}
+@pytest.mark.parametrize(("updown_blocks", "resample_conv"), [(True, True), (False, True), (False, False)])
+def test_the_architecture_is_told_by_names_and_shapes(
+    net: dict, scale_shift: bool, updown_blocks: bool, resample_conv: bool
+) -> None:
+    resized = {"updown_blocks": updown_blocks, "resample_conv": resample_conv}
+    if len(net["multiples"]) == 1:  # nothing is resized
+        resized = {"updown_blocks": True, "resample_conv": True}
+    settings = net | {"scale_shift": scale_shift} | resized
     weights = state(classes=5, **settings)
     assert architecture(weights, 16, FILE) == settings
     assert classes(weights) == 5 and classes(state()) == 0
@@ -45,8 +50,14 @@ def test_each_layout_is_told_and_its_average_taken() -> None:
     found = found_in(torchcfm, FILE)
     assert (found.peer, found.key, found.told) == ("torchcfm", "ema_model", {"step": 400_000})
     assert (found.known.size, found.known.schedule, found.known.head_channels) == (32, "ot", 64)
+    assert found_in(torchcfm, Path("si_cifar10_weights_step_20000.pt")).known.schedule == "trigonometric"
     flow_matching = found_in({"model": wrapped, "args": args, "epoch": 899, "optimizer": {}}, FILE)
     assert (flow_matching.peer, flow_matching.key) == ("flow_matching", "model: shadow_params")
+    known = flow_matching.known
+    assert (known.size, known.heads, known.head_channels, known.new_attention_order) == (32, 1, None, True)
+    args.dataset = "imagenet"
+    known = found_in({"model": wrapped, "args": args}, FILE).known
+    assert (known.size, known.heads, known.head_channels, known.new_attention_order) == (None, None, 64, True)
     assert flow_matching.told == {"epoch": 899, "dataset": "cifar10", "batch_size": 64}
     for weights in (found.weights, flow_matching.weights):
         assert list(weights) == list(raw) and all((value == 1).all() for value in weights.values())
@@ -57,7 +68,11 @@ def test_each_layout_is_told_and_its_average_taken() -> None:
 
 def test_plain_weights_are_known_by_their_file_or_by_the_variance_they_learn() -> None:
     published = found_in(state(), Path("64x64_diffusion.pt"))
-    assert (published.peer, published.known.schedule, published.known.qkv_first) == ("guided-diffusion", "cosine", True)
+    known = published.known
+    assert (published.peer, known.schedule, known.new_attention_order) == ("guided-diffusion", "cosine", True)
+    known = found_in(state(), Path("128x128_diffusion.pt")).known
+    assert (known.size, known.schedule, known.heads, known.head_channels) == (128, "linear", 4, None)
+    assert not known.new_attention_order
     assert found_in(state(out_channels=6), FILE).peer == "guided-diffusion"
     assert found_in(state(), FILE, peer="torchcfm").known.schedule == "ot"
     with pytest.raises(SettingsError, match="--peer: is not told by plain weights; give --peer guided-diffusion or"):
@@ -72,21 +87,12 @@ def test_the_row_of_no_label_is_left_out_where_it_is_zero() -> None:
         found_in({"model": weights}, FILE, weights="model")
 
 
-def test_heads_first_leaves_the_attention_what_it_is() -> None:
-    torch.manual_seed(0)
-    block = AttentionBlock(64, heads=4).double()
-    for parameter in block.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    x = torch.randn(2, 64, 4, 4, dtype=torch.float64)
-    qkv = torch.nn.functional.conv1d(block.norm(x).flatten(2), block.qkv.weight, block.qkv.bias)
-    q, k, v = (part.reshape(2 * 4, 16, 16) for part in qkv.chunk(3, dim=1))  # q, k, v first, heads inside each
-    h = torch.einsum("bts,bcs->bct", torch.softmax(torch.einsum("bct,bcs->bts", q, k) / 4, dim=-1), v)
-    expected = x + torch.nn.functional.conv1d(h.reshape(2, 64, 16), block.proj_out.weight, block.proj_out.bias).view_as(
-        x
-    )
-    for parameter in (block.qkv.weight, block.qkv.bias):
-        parameter.data = heads_first(parameter.data, 16)
-    torch.testing.assert_close(block(x, torch.empty(0)), expected)
+def test_weights_that_guided_diffusion_did_not_average_are_taken_only_if_asked_for() -> None:
+    raw = Path("model250000.pt")
+    with pytest.raises(CheckpointError, match=r"that are not averaged; take ema_\*\.pt beside it, or --weights model"):
+        found_in(state(), raw, peer="guided-diffusion")
+    assert found_in(state(), raw, peer="guided-diffusion", weights="model").weights.keys() == state().keys()
+    assert found_in(state(), Path("ema_0.9999_250000.pt"), peer="guided-diffusion").peer == "guided-diffusion"
 
 
 class Evil:
@@ -107,15 +113,49 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path, monkeypatch: pytest.Monke
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_what_is_no_checkpoint_is_said(tmp_path: Path) -> None:
-    for name, content in (("a.pt", b"hello"), ("b.safetensors", b"hello"), ("c.pt", b"")):
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(CheckpointError, match=re.escape(f"{name}: is not a checkpoint to import (it is broken")):
-            read(tmp_path / name)
-    with pytest.raises(CheckpointError, match="no such file"):
+def test_options_of_a_training_are_names_and_values(tmp_path: Path) -> None:
+    """flow_matching's start through submitit leaves a path among them."""
+    args = argparse.Namespace(dataset="cifar10", job_dir=tmp_path / "%j", ode_options={"step_size": 0.01})
+    torch.save({"model": state(), "args": args}, tmp_path / "checkpoint.pth")
+    found = read(tmp_path / "checkpoint.pth")["args"]
+    assert found.ode_options == {"step_size": 0.01} and str(found.job_dir) == str(tmp_path / "%j")
+    assert not hasattr(found.job_dir, "unlink")  # a name, with no way to the file
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.pt", b"hello", "it is broken"),
+        ("b.safetensors", b"hello", "it is broken"),
+        ("c.pt", b"", "it is broken"),
+        ("d.pt", b"\n<!DOCTYPE html><title>Sign in</title>", "it is a web page: download the file itself"),
+        ("e.safetensors", b"<html>", "it is a web page"),
+        ("f.pt", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "it is a pointer of Git LFS"),
+    ],
+)
+def test_what_is_no_checkpoint_is_said(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=re.escape(f"{name}: is not a checkpoint to import ({reason}")):
+        read(tmp_path / name)
+
+
+@pytest.mark.parametrize("save", [torch.save, save_file])
+def test_a_file_that_ends_early_is_broken(tmp_path: Path, save: Callable[..., None]) -> None:
+    file = tmp_path / ("net.pt" if save is torch.save else "net.safetensors")
+    save(state(), file)
+    assert read(file).keys() == state().keys()
+    whole = file.read_bytes()
+    for share in (0.01, 0.5, 0.999):
+        file.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(CheckpointError, match="it is broken"):
+            read(file)
+
+
+def test_what_is_no_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.pt: no such file"):
         read(tmp_path / "none.pt")
-    save_file(state(), tmp_path / "good.safetensors")
-    assert read(tmp_path / "good.safetensors").keys() == state().keys()
+    with pytest.raises(UserError, match="is a folder; name a file"):
+        read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -135,9 +175,14 @@ def test_a_layout_that_is_not_known_is_said(content: object, sentence: str) -> N
 
 
 def test_networks_that_ours_cannot_be_are_said() -> None:
-    weights = state(updown_blocks=False)
-    without = {name: value for name, value in weights.items() if not name.startswith("input_blocks.2.")}
-    with pytest.raises(CheckpointError, match=r"input_blocks\.2 has no weights: it resizes without convolutions"):
-        architecture(without, 16, FILE)
+    weights = state()
+    for name in ("time_embed.0.weight", "input_blocks.0.0.weight", "input_blocks.1.0.emb_layers.1.weight"):
+        for odd in (torch.zeros(()), torch.zeros(0)):
+            with pytest.raises(CheckpointError, match=rf"is not ADM's U-Net: {name} is \[0?\]"):
+                architecture(weights | {name: odd}, 16, FILE)
+    with pytest.raises(CheckpointError, match="takes 4 channels, not pictures of 3"):
+        architecture(weights | {"input_blocks.0.0.weight": torch.zeros(32, 4, 3, 3)}, 16, FILE)
+    with pytest.raises(CheckpointError, match="a level of 16 channels is no multiple of 32"):
+        architecture(weights | {"input_blocks.1.0.out_layers.3.weight": torch.zeros(16, 16, 3, 3)}, 16, FILE)
     with pytest.raises(CheckpointError, match=r"is not ADM's U-Net: no time_embed\.0\.weight \(it holds a, \.\.\.\)"):
         architecture({"a": torch.ones(1)}, 16, FILE)

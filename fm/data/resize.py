@@ -15,6 +15,8 @@ from fm.data.decode import MAX_PIXELS, Rejected
 
 
 def _resized(image: Image.Image, width: int, height: int, by: Image.Resampling) -> Image.Image:
+    if width <= height <= image.height <= image.width:
+        return image.resize((width, height), by)  # goes that way on its own, and sooner
     return image.resize((width, image.height), by).resize((width, height), by)
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 import numpy as np
 
 from fm.data.decode import TRAITS, Header, Rejected, header_of
+from fm.data.preparation import Preparation, sample_bytes
 from fm.data.sources import Item, Source
 from fm.settings import Settings
 
@@ -19,7 +20,7 @@ ADVICE = {
 
 class Summary(Settings):
     """Counts by split (`none` where the source has none) and class; of the `looked_at` pictures widths, heights and how
-    many have each trait; the size proposed; and what is worth a word."""
+    many have each trait; the size proposed, and what shards of that size take, raw; and what is worth a word."""
 
     source: str
     images: int
@@ -32,6 +33,7 @@ class Summary(Settings):
     largest: tuple[int, int] | None
     traits: dict[str, int]
     proposed_size: int | None
+    needed_bytes: int | None
     notes: tuple[str, ...]
 
 
@@ -44,6 +46,7 @@ def describe(source: Source) -> Summary:
     headers = [header for place in places if (header := _header(source, items[place]))]
     sizes = sorted((header.size for header in headers), key=lambda size: size[0] * size[1])
     found = Counter(trait for header in headers for trait in header.traits)
+    proposed = _proposed([min(size) for size in sizes])
     traits = {trait: found[trait] for trait in TRAITS if found[trait]}
     return Summary(
         source=source.uri,
@@ -56,7 +59,8 @@ def describe(source: Source) -> Summary:
         median=sizes[len(sizes) // 2] if sizes else None,
         largest=sizes[-1] if sizes else None,
         traits=traits,
-        proposed_size=_proposed([min(size) for size in sizes]),
+        proposed_size=proposed,
+        needed_bytes=len(items) * sample_bytes(Preparation(size=max(proposed, 4))) if proposed else None,
         notes=(*_missing(source.expected(), splits), *_advice(traits, len(headers))),
     )
 

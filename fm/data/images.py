@@ -118,9 +118,10 @@ class ShardedImages:
         Raises: DataError for a shard that is missing or damaged.
         """
         channels, height, width = self.shape
-        images = np.empty((np.size(indices), height, width, channels), np.uint8)
-        labels = np.empty(len(images), np.int64)
-        for shard, here, places in self._places(indices):
+        asked = np.asarray(indices, np.int64).reshape(-1)
+        images = np.empty((len(asked), height, width, channels), np.uint8)
+        labels = np.empty(len(asked), np.int64)
+        for shard, here, places in self._places(asked):
             opened = self._opened(shard)
             images[here], labels[here] = self._read(shard, opened.images, places), opened.labels[places]
         return images, labels
@@ -133,15 +134,15 @@ class ShardedImages:
         side = self.manifest.settings.low_size
         if side is None:
             raise DataError("holds no pairs", self._files.root, "prepare it with `--low-size`")
-        images = np.empty((np.size(indices), side, side, self.shape[0]), np.uint8)
-        for shard, here, places in self._places(indices):
+        asked = np.asarray(indices, np.int64).reshape(-1)
+        images = np.empty((len(asked), side, side, self.shape[0]), np.uint8)
+        for shard, here, places in self._places(asked):
             low = self._opened(shard).low
             images[here] = self._read(shard, low, places) if low else 0
         return images
 
-    def _places(self, indices: ArrayLike) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
+    def _places(self, indices: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
         """Each shard that holds some of the images, which of them, and where they stand in it."""
-        indices = np.asarray(indices, np.int64).reshape(-1)
         if ((indices < 0) | (indices >= len(self))).any():
             raise IndexError(f"images {indices.min()} to {indices.max()} of {len(self)}")
         for shard, here in groups(np.searchsorted(self._first, indices, side="right") - 1):

@@ -153,9 +153,10 @@ def _measured(job: Job, world: World, device: str) -> dict[str, Any]:
     recipe, dataset = job.recipe, job.data.open()
     settings, shape = recipe.training, tuple(dataset.shape)
     build = partial(recipe.build, shape, len(dataset.classes) or None)
-    model, objective = fitting(build, shape, settings, job.workers, device)
+    model, _ = fitting(build, shape, settings, job.workers, device)
     parameters = sum(p.numel() for p in model.parameters())
     need = footprint(parameters, settings, job.workers, activations(model, shape).of(settings))
+    del model  # the steps have their own, and the peak is of one
     share = -(-settings.batch_images // job.workers)
     cpu: list[float] = []
     steps = partial(_steps, build, dataset, recipe, world, device, cpu)
@@ -172,7 +173,7 @@ def _measured(job: Job, world: World, device: str) -> dict[str, Any]:
         "footprint": need,
         "peak_bytes": peak,
     }
-    return measured | _evaluations(recipe, model.cpu(), objective, shape, dataset)
+    return measured | _evaluations(recipe, *build(), shape, dataset)
 
 
 def carried(

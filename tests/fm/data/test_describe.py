@@ -5,6 +5,7 @@ from PIL import Image
 
 from fm.data import describe, open_source
 from fm.data.describe import LOOKED_AT
+from fm.data.preparation import Preparation, sample_bytes
 from tests.fm.data import forms
 
 
@@ -14,6 +15,7 @@ def test_photos():
     assert set(summary.classes.values()) == {7} and len(summary.classes) == 8
     assert summary.smallest == (48, 48) and summary.largest == (96, 96) and summary.unreadable == 0
     assert summary.proposed_size == 64 and summary.traits == {} and summary.notes == ()
+    assert summary.needed_bytes == 56 * sample_bytes(Preparation(size=64)) > 56 * 3 * 64**2
 
 
 def test_a_folder_with_a_bad_file(folder):

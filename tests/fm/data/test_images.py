@@ -6,6 +6,7 @@ import tarfile
 
 import numpy as np
 import pytest
+import torch
 
 from fm.data import Preparation, ShardedImages, load_manifest, open_source, write_shards
 from fm.errors import DataError, SettingsError
@@ -30,6 +31,14 @@ def test_gather_is_item_by_item_across_shards(photos):
     assert (data[-1][0] == data[191][0]).all()
     with pytest.raises(IndexError):
         data[192]
+
+
+def test_indices_may_come_in_any_kind(photos):
+    data = ShardedImages(photos)
+    for indices in (torch.tensor([3, 1]), (3, 1), np.array([3, 1], np.int32)):
+        assert (data.gather(indices) == np.stack([data[3][0], data[1][0]])).all()
+    with pytest.raises(DataError, match="holds no pairs; prepare it with `--low-size`"):
+        data.low([0])
 
 
 def test_png_gives_the_same_pixels_as_raw(photos, tmp_path):

@@ -6,15 +6,25 @@ any order. Rejected pictures make a shard shorter and move nothing else. A finis
 those that are there, which stay as they are.
 """
 
-import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from fm.data.decode import REASONS
-from fm.data.manifest import Finished, Manifest, Map, load_manifest, make_manifest, read_record, shards_of, tar_path
+from fm.data.manifest import (
+    Finished,
+    Manifest,
+    Reject,
+    listed,
+    load_manifest,
+    make_manifest,
+    read_record,
+    rejects_of,
+    shards_of,
+    tar_path,
+)
 from fm.data.parts import write_shard
 from fm.data.planning import Plan, inputs_of, places
 from fm.data.preparation import Preparation, sample_bytes
@@ -22,8 +32,8 @@ from fm.data.sources import Source
 from fm.errors import DataError
 from fm.files import alone, writable_folder, write_json, write_text
 
+Map = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]  # (function, items) -> results in order
 Progress = Callable[[int, int], None]
-Reject = tuple[str, str, str]  # split, key, reason
 OURS = re.compile(r"\.?[a-z]+-\d{6}\.(tar|idx|tar\.idx|npy|json)(\.\d+\.part)?")
 REFUSED = "refused.jsonl"  # what a source that was not added had rejected
 
@@ -94,7 +104,7 @@ def _write(plan: Plan, before: Manifest | None, map: Map, progress: Progress | N
 def _finish(plan: Plan, finished: list[Finished], before: Manifest | None) -> Manifest:
     """Writes rejects and manifest, the manifest last; files of ours that no shard of this data set owns are removed."""
     root = plan.root
-    rejects = _rejects(finished)
+    rejects = rejects_of(finished)
     if not any(one.shard.images for one in finished):
         raise DataError(f"not one of its {len(rejects):,} images can be read ({_said(rejects)})", where=plan.source.uri)
     origin = plan.origin(_check_counts(plan, rejects))
@@ -103,7 +113,7 @@ def _finish(plan: Plan, finished: list[Finished], before: Manifest | None) -> Ma
     whole = sorted([*finished, *_others(plan, before)], key=lambda one: (one.split, one.shard.name))
     settings = plan.settings.model_copy(update={"accept_missing": False})  # what was accepted stands in `missing`
     manifest = make_manifest([*others[:here], origin, *others[here + 1 :]], settings, plan.classes, whole)
-    write_text(root / "rejected.jsonl", _listed(_rejects(whole)))
+    write_text(root / "rejected.jsonl", listed(rejects_of(whole)))
     _remove_strays(root, {one.shard.name for one in whole})
     write_json(root / "manifest.json", manifest.model_dump(mode="json"))
     (root / REFUSED).unlink(missing_ok=True)
@@ -175,7 +185,7 @@ def _check_counts(plan: Plan, rejects: list[Reject]) -> dict[str, int]:
     missing = due - counts
     if missing and not plan.settings.accept_missing:
         path = plan.root / (REFUSED if (plan.root / "manifest.json").exists() else "rejected.jsonl")
-        write_text(path, _listed(rejects))
+        write_text(path, listed(rejects))
         raise DataError(
             ", ".join(f"{counts[name]:,} readable pictures in {name} where {due[name]:,} are due" for name in missing)
             + (f" ({_said(rejects)}: see {path})" if rejects else ""),
@@ -186,18 +196,9 @@ def _check_counts(plan: Plan, rejects: list[Reject]) -> dict[str, int]:
     return dict(missing)
 
 
-def _rejects(finished: list[Finished]) -> list[Reject]:
-    return [(one.split, key, reason) for one in finished for key, reason in one.rejected]
-
-
 def _said(rejects: list[Reject]) -> str:
     """`2 truncated, 1 empty`."""
     return ", ".join(f"{count:,} {reason}" for reason, count in Counter(reason for *_, reason in rejects).most_common())
-
-
-def _listed(rejects: list[Reject]) -> str:
-    rows = [{"key": key, "split": split, "reason": reason, "says": REASONS[reason]} for split, key, reason in rejects]
-    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def _remove_strays(root: Path, names: set[str]) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fm.data.addresses import settled
 from fm.data.manifest import (
     Finished,
     Manifest,
@@ -74,16 +75,30 @@ def add_shards(
 
     Until that is written the data set is what it was. A source that is in it already is repaired where it is damaged.
 
-    Raises: as `write_shards`; DataError if there is no data set, or the source's class names would renumber its labels.
+    Raises: as `write_shards`; DataError if there is no data set, if the source is in it from before it changed, or if
+    its class names would renumber the labels.
     """
     root, before = Path(out).resolve(), load_manifest(out)
     settings = before.settings.model_copy(update={"accept_missing": accept_missing})
     with alone(root / "index"):
         found = source.digest()
+        _check_unchanged(source, found, before)
         known = [origin.inputs for origin in before.origins]
         here = known.index(inputs) if (inputs := inputs_of(found, settings)) in known else len(known)
         plan = Plan(source, found, root, settings, before.origins[:here], before.classes)
         return _write(plan, before, map, progress)
+
+
+def _check_unchanged(source: Source, found: str, before: Manifest) -> None:
+    """Raises: DataError if the data set holds the source from before it changed: pictures would be in it twice."""
+    for origin in before.origins:
+        if settled(origin.source) == settled(source.uri) and origin.digest != found:
+            raise DataError(
+                "has changed since it was made part of the data set, which would hold its old pictures twice",
+                where=source.uri,
+                mend="add the new pictures alone, from a folder of another name, or prepare the whole source anew in "
+                "another folder",
+            )
 
 
 def _write(plan: Plan, before: Manifest | None, map: Map, progress: Progress | None) -> Manifest:

@@ -96,6 +96,10 @@ class Manifest(Settings):
     def images(self) -> int:
         return sum(split.images for split in self.splits.values())
 
+    def summary(self) -> dict[str, int | str]:
+        """The images of each split, and the digest."""
+        return {name: split.images for name, split in self.splits.items()} | {"digest": self.digest}
+
     @property
     def source(self) -> str:
         """The source that it was made from."""

@@ -18,6 +18,7 @@ def test_it_counts_and_names(photos):
     assert manifest.images == 8 * 24 + 8 * 4 and manifest.shape == (3, 16, 16) and len(manifest.classes) == 8
     assert {name: split.images for name, split in manifest.splits.items()} == {"train": 192, "test": 32}
     assert [shard.name for shard in manifest.splits["train"].shards] == [f"train-{i:06d}" for i in range(4)]
+    assert manifest.summary() == {"train": 192, "test": 32, "digest": manifest.digest}
     assert manifest.digest == content_digest(manifest.splits, manifest.classes, manifest.settings)
 
 

@@ -45,12 +45,11 @@ def write_shards(
     settings: Preparation,
     map: Map = map,
     progress: Progress | None = None,
-    replace: bool = False,
 ) -> Manifest:
     """Prepares the source into the folder `out` and returns its manifest.
 
     map(function, parts) yields results in order and may run them anywhere (all are picklable); progress(done, total)
-    counts images; replace allows to overwrite a finished data set that came from other inputs.
+    counts images.
 
     Raises: DataError for a source without a readable image, a full disk, or a finished data set of other inputs in
     `out`, or one that lacks pictures it is known to have, unless the settings accept that; UserError if `out` cannot
@@ -59,7 +58,7 @@ def write_shards(
     root = writable_folder(Path(out).resolve())
     with alone(root / "index"):
         found = source.digest()
-        before = _finished_here(root, inputs_of(found, settings), replace)
+        before = _finished_here(root, inputs_of(found, settings))
         plan = Plan(source, found, root, settings, classes=before.classes if before else ())
         return _write(plan, before, map, progress)
 
@@ -153,25 +152,21 @@ def _others(plan: Plan, before: Manifest | None) -> list[Finished]:
     return [record for record in found if record]
 
 
-def _finished_here(root: Path, inputs: str, replace: bool) -> Manifest | None:
+def _finished_here(root: Path, inputs: str) -> Manifest | None:
     """The finished data set of these inputs, if there is one.
 
-    One of other inputs is refused, or first loses its manifest, which would claim too much.
+    Raises: DataError for one of other inputs.
     """
-    path = root / "manifest.json"
-    if not path.exists():
+    if not (root / "manifest.json").exists():
         return None
     found = load_manifest(root)
-    if found.inputs == inputs:
-        return found
-    if not replace:
+    if found.inputs != inputs:
         raise DataError(
             "holds a data set that was made from another source or with other settings",
             where=str(root),
             mend="choose another folder or remove this one",
         )
-    path.unlink()
-    return None
+    return found
 
 
 def _check_space(plan: Plan) -> None:

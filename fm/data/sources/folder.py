@@ -1,6 +1,7 @@
 """A folder of image files: `root/CLASS/**/name.jpg`, or `root/SPLIT/CLASS/...`, or flat and then without labels."""
 
 import errno
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from fm.data.decode import EXTENSIONS, MAX_BYTES, Rejected
 from fm.data.sources import Item, Listing, Source, readable
 from fm.errors import DataError
-from fm.lineage import digest
+from fm.lineage import canonical, digest
 
 SCHEME = "folder"
 FOR_EVERYBODY = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG)
@@ -39,7 +40,10 @@ class Folder(Source):
             raise DataError(f"cannot be read ({error.strerror})", where=readable(str(path))) from None
 
     def digest(self) -> str:
-        return digest(SCHEME, [(path, info.st_size, info.st_mtime_ns) for path, info in sorted(self._files())])
+        running = hashlib.sha256()  # over a listing that no memory holds whole
+        for path, info in self._files():
+            running.update(canonical([path, info.st_size, info.st_mtime_ns]).encode())
+        return digest(SCHEME, running.hexdigest())
 
     def digest_of(self, items: Listing) -> str:
         return digest(SCHEME, [(path, *_stamp(self.root / path)) for path in map(_path, items)])

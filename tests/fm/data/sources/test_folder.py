@@ -1,4 +1,5 @@
 import os
+import tracemalloc
 
 import pytest
 
@@ -52,6 +53,20 @@ def test_the_digest_follows_names_and_content(tmp_path, png):
     second = open_source(tmp_path).digest()
     (tmp_path / "a" / "1.png").rename(tmp_path / "a" / "3.png")
     assert len({first, second, open_source(tmp_path).digest()}) == 3
+
+
+def test_the_digest_holds_no_listing_in_memory(tmp_path):
+    for number in range(3000):
+        path = tmp_path / f"{number % 60:02d}" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    source = open_source(tmp_path)
+    source.digest()
+    tracemalloc.start()
+    source.digest()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100 * 3000  # a path alone takes that
 
 
 def test_links_are_followed_and_circles_end(tmp_path, png):

@@ -21,10 +21,10 @@ REASONS = {
     "truncated": "the picture ends early",
     "corrupt": "the picture's data is damaged",
     "too-large": "more than 100 million pixels or 256 MiB",
-    "too-narrow": "so narrow that with its short side enlarged it has more than 100 million pixels",
+    "too-narrow": "so narrow that with one side resized it takes the room of more than 100 million pixels",
     "unsupported-mode": "pixels that have no stated conversion to RGB",
     "unreadable": "the file cannot be read",
-    "not-a-file": "a link or special member of an archive, never followed",
+    "not-a-file": "a link or special member of an archive, or a pipe or device in a folder: never followed or read",
     "duplicate": "a second sample of the same name in one archive",
     "damaged-archive": "an archive in the archive, damaged or cut short; its pictures before that are kept",
 }

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +31,13 @@ class Folder(Source):
     def read(self, item: Item) -> bytes:
         path = self.root / _path(item)
         try:
-            if path.stat().st_size > MAX_BYTES:
+            info = path.stat()
+            if not stat.S_ISREG(info.st_mode):  # reading a pipe or a device may never end
+                raise Rejected("not-a-file")
+            if info.st_size > MAX_BYTES:
                 raise Rejected("too-large")
-            return path.read_bytes()
+            with path.open("rb") as file:
+                return file.read(info.st_size)  # and no more, should it grow meanwhile
         except OSError as error:
             if error.errno in FOR_EVERYBODY:
                 raise Rejected("unreadable") from None

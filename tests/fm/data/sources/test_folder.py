@@ -70,6 +70,15 @@ def test_a_huge_file_is_not_read(tmp_path, png, monkeypatch):
         source.read(source.items()[0])
 
 
+def test_pipes_and_devices_are_not_read(tmp_path, png):
+    fill(tmp_path / "in", png, "a.png")
+    os.mkfifo(tmp_path / "in" / "pipe.png")
+    (tmp_path / "in" / "zero.png").symlink_to("/dev/zero")
+    source = open_source(tmp_path / "in")
+    manifest = write_shards(source, tmp_path / "out", Preparation(size=8))
+    assert manifest.images == 1 and manifest.rejected == {"not-a-file": 2}
+
+
 def test_names_that_are_not_utf_8_are_prepared(tmp_path, png):
     (tmp_path / "in").mkdir()
     raw = os.fsencode(tmp_path / "in") + b"/caf\xe9.png"

@@ -17,7 +17,7 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 
 from fm.data.anywhere import read_range, stamp
-from fm.data.rows import numbers_of, picture, side_of
+from fm.data.rows import NpyHeader, npy_header, numbers_of, picture, side_of
 from fm.data.sources import Item, Listing, Source, files_digest, options, readable
 from fm.data.unpacked import unpacked
 from fm.data.unpickling import unpickle
@@ -97,12 +97,12 @@ def _rows(path: str, stamped: tuple[int, str]) -> Rows:
                     file = str(unpacked(path, lambda out: _extract(path, out)))
         with open(file, "rb") as opened:
             opened.seek(start)
-            shape, dtype = _header(opened)
+            header = _header(opened)
             first = opened.tell()
-    side = side_of(shape, dtype, path)
-    if first + shape[0] * 3 * side**2 > os.path.getsize(file):
-        raise DataError(f"ends before its {shape[0]:,} rows", where=path, mend="fetch it again")
-    return Rows(file, first, shape[0], side)
+    side = side_of(header.shape, header.dtype, path)
+    if first + header.bytes > os.path.getsize(file):
+        raise DataError(f"ends before its {header.shape[0]:,} rows", where=path, mend="fetch it again")
+    return Rows(file, first, header.shape[0], side)
 
 
 def _labels(path: str) -> list[int]:
@@ -138,14 +138,12 @@ def _extract(path: str, out: BinaryIO) -> None:
             out.write(piece)
 
 
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], Any]:
-    """Shape and type of the npy that begins here; the file stands behind the header then."""
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(file)
-    if fortran and len(shape) > 1:
+def _header(file: IO[bytes]) -> NpyHeader:
+    """The header that begins here, of rows one behind the other."""
+    header = npy_header(file)
+    if header.columns_first:
         raise ValueError("columns first")
-    return shape, dtype
+    return header
 
 
 @contextmanager

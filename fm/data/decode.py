@@ -27,6 +27,7 @@ REASONS = {
     "unsupported-mode": "pixels that have no stated conversion to RGB",
     "unreadable": "the file cannot be read",
     "not-a-file": "a link or special member of an archive, or a pipe or device in a folder: never followed or read",
+    "unsafe-name": "a member of an archive whose name is absolute or leads out of its folder by `..`",
     "duplicate": "a second sample of the same name in one archive",
     "damaged-archive": "an archive in the archive, damaged or cut short; its pictures before that are kept",
 }

@@ -78,18 +78,21 @@ def _train(file: IO[bytes], members: Iterator[Member], number: int) -> Iterator[
         name = readable(inner.name)
         if not name.endswith(".tar"):
             continue
-        label = PurePosixPath(name).stem
+        at, label = (number, inner.offset, inner.length), PurePosixPath(name).stem
+        if inner.fault:
+            yield Item(name, split="train", at=at, fault=inner.fault)
+            continue
         try:
-            for member in walk(file, inner.offset, inner.offset + inner.length) if inner.plain else ():
+            for member in walk(file, inner.offset, inner.offset + inner.length):
                 if _is_picture(member):
                     yield _item(member, f"{label}/{readable(member.name)}", label, "train", number)
         except Damaged:
-            yield Item(name, split="train", at=(number, inner.offset, inner.length), fault="damaged-archive")
+            yield Item(name, split="train", at=at, fault="damaged-archive")
 
 
 def _item(member: Member, key: str, label: str, split: str, number: int) -> Item:
     at = (number, member.offset, member.length)
-    return Item(key, label, split, at=at, fault="" if member.plain else "not-a-file")
+    return Item(key, label, split, at=at, fault=member.fault)
 
 
 def _is_picture(member: Member) -> bool:

@@ -79,7 +79,7 @@ def _sample(
             image = member
     if image:
         at = (number, image.offset, image.length)
-        yield Item(key, label, split, at=at, fault="" if image.plain else "not-a-file")
+        yield Item(key, label, split, at=at, fault=image.fault)
 
 
 def _split_name(name: str) -> tuple[str, str]:

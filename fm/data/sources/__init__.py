@@ -59,6 +59,10 @@ class Source(ABC):
         """How many pictures each split is known to have; nothing where nobody knows."""
         return {}
 
+    def passed_over(self) -> dict[str, int]:
+        """How many files beside the pictures it does not list, by ending; nothing where it does not look."""
+        return {}
+
 
 def read_member(paths: Sequence[str], item: Item) -> bytes:
     """A picture that lies in an archive: its `at` is the archive's number in `paths`, offset and length.

@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,20 +50,27 @@ class Folder(Source):
     def digest_of(self, items: Listing) -> str:
         return digest(SCHEME, [(path, *_stamp(self.root / path)) for path in map(_path, items)])
 
+    def passed_over(self) -> dict[str, int]:
+        return dict(Counter(path.suffix.lower() for path in self._below() if path.suffix.lower() not in EXTENSIONS))
+
     def _files(self) -> Iterator[tuple[str, os.stat_result]]:
         """Image files below root: path relative to it with forward slashes, and its stat."""
-        seen: set[tuple[int, int]] = set()
+        for path in self._below():
+            if path.suffix.lower() in EXTENSIONS:
+                yield path.relative_to(self.root).as_posix(), _stat(path)
+
+    def _below(self) -> Iterator[Path]:
+        """All files below root, links followed, but for hidden ones."""
+        above: dict[str, set[tuple[int, int]]] = {}  # a folder and those that it is in
         for folder, below, names in os.walk(self.root, onerror=_refuse, followlinks=True):
-            here = os.stat(folder)
-            if (here.st_dev, here.st_ino) in seen:  # a link back up
+            info = os.stat(folder)
+            here, outer = (info.st_dev, info.st_ino), above.get(os.path.dirname(folder), set())
+            if here in outer:  # a link back up
                 below.clear()
                 continue
-            seen.add((here.st_dev, here.st_ino))
+            above[folder] = outer | {here}
             below[:] = sorted(name for name in below if not name.startswith("."))
-            for name in sorted(names):
-                if Path(name).suffix.lower() in EXTENSIONS and not name.startswith("."):
-                    path = Path(folder, name)
-                    yield path.relative_to(self.root).as_posix(), _stat(path)
+            yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
 
 
 def _refuse(error: OSError) -> None:

@@ -69,17 +69,16 @@ def _class_names(folder: str) -> list[str]:
 def _sample(
     file: IO[bytes], members: Iterable[Member], key: str, split: str | None, number: int, names: list[str]
 ) -> Iterator[Item]:
-    """The item of one sample's members, none if it has no image."""
-    label, image = None, None
+    """The item of one sample's members, none if it has no image; and one for each further image of the same name."""
+    label, images = None, []
     for member in members:
         ending = _split_name(member.name)[1]
         if ending == "cls":
             label = _label(file, member, names)
-        elif image is None and f".{ending.rpartition('.')[2]}" in PICTURES:
-            image = member
-    if image:
-        at = (number, image.offset, image.length)
-        yield Item(key, label, split, at=at, fault=image.fault)
+        elif f".{ending.rpartition('.')[2]}" in PICTURES and (not images or member.name == images[0].name):
+            images.append(member)
+    for image in images:  # of one key the first counts
+        yield Item(key, label, split, at=(number, image.offset, image.length), fault=image.fault)
 
 
 def _split_name(name: str) -> tuple[str, str]:

@@ -62,6 +62,13 @@ def test_links_are_followed_and_circles_end(tmp_path, png):
     assert [item.key for item in open_source(tmp_path / "in").items()] == ["cat/1.png"]
 
 
+def test_a_link_to_a_neighbour_is_no_circle(tmp_path, png):
+    fill(tmp_path, png, "a/1.png")
+    (tmp_path / "b").symlink_to("a")
+    (tmp_path / "a" / "self").symlink_to(".")
+    assert [(item.key, item.label) for item in open_source(tmp_path).items()] == [("a/1.png", "a"), ("b/1.png", "b")]
+
+
 def test_a_huge_file_is_not_read(tmp_path, png, monkeypatch):
     fill(tmp_path, png, "1.png")
     monkeypatch.setattr("fm.data.sources.folder.MAX_BYTES", 10)

@@ -1,4 +1,5 @@
 import io
+import tarfile
 
 import numpy as np
 import pytest
@@ -136,3 +137,19 @@ def test_names_that_lead_elsewhere_are_rejected(tmp_path, noises):
     inner = [("../n01_0.JPEG", one), ("/n01_1.JPEG", two), ("n01_2..JPEG", three)]
     source = open_source(forms.tar(tmp_path / "x.tar", [("n01.tar", forms.tar_bytes(inner))]))
     assert [item.fault for item in source.items()] == ["unsafe-name", "unsafe-name", ""]
+
+
+def test_nothing_beside_the_classes_disappears(tmp_path, noises):
+    one, two, three = map(forms.png, noises(3))
+    members = [("n1.tar", forms.tar_bytes([("a.png", one)])), ("n3.TAR", forms.tar_bytes([("c.png", two)]))]
+    path = forms.tar(tmp_path / "x.tar", [*members, ("loose.png", three)])
+    with tarfile.open(path, "a") as archive:
+        link = tarfile.TarInfo("n2.tar")
+        link.type, link.linkname = tarfile.SYMTYPE, "n1.tar"
+        archive.addfile(link)
+    assert [(item.key, item.label, item.fault) for item in open_source(path).items()] == [
+        ("loose.png", None, ""),
+        ("n1/a.png", "n1", ""),
+        ("n2.tar", None, "not-a-file"),
+        ("n3/c.png", "n3", ""),
+    ]

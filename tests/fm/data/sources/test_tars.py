@@ -92,6 +92,17 @@ def test_a_repeated_name_is_rejected(tmp_path, png):
     assert manifest.images == 2 and manifest.rejected == {"duplicate": 1} and manifest.classes == ()
 
 
+def test_a_name_repeated_within_a_sample_is_rejected(tmp_path, png):
+    make(tmp_path / "x.tar", ("a.png", png(0)), ("a.cls", b"1"), ("a.png", png(1)), ("b.png", png(2)), ("b.jpg", b"?"))
+    source = open_source(tmp_path / "x.tar")
+    assert [(i.key, i.label, i.fault) for i in source.items()] == [
+        ("x/a", "0001", ""),
+        ("x/a", None, "duplicate"),
+        ("x/b", None, ""),  # other pictures of a sample are its own affair
+    ]
+    assert source.read(source.items()[0]) == png(0)
+
+
 def test_archives_that_are_none(tmp_path, png):
     whole = make(tmp_path / "whole.tar", ("a.png", png(0, 200, 200)), ("b.png", png(1, 200, 200))).read_bytes()
     for name, data in (("html", b"<html>404</html>" * 99), ("cut", whole[:-140_000]), ("empty", b""), ("short", b"x")):

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fm.data.decode import EXTENSIONS, MAX_BYTES, Rejected
-from fm.data.sources import Item, Listing, Source, readable
+from fm.data.sources import Item, Listing, Source, readable, splits_of
 from fm.errors import DataError
 from fm.lineage import digest
 
 SCHEME = "folder"
 FOR_EVERYBODY = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG)
-SPLITS = {"train": "train", "test": "test", "val": "test", "valid": "test", "validation": "test"}
 
 
 @dataclass(frozen=True)
@@ -93,10 +92,9 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def _splits(tops: set[str]) -> dict[str, str]:
-    """Split names of the top folders, if all of them are such; val is test unless there is a test."""
-    if "train" not in tops or len(tops) < 2 or not tops <= SPLITS.keys():
-        return {}
-    return {top: "val" if "test" in tops and top not in ("train", "test") else SPLITS[top] for top in tops}
+    """Split names of the top folders, if all of them are such."""
+    splits = splits_of(tops)
+    return splits if "train" in tops and len(tops) > 1 and tops == splits.keys() else {}
 
 
 def _path(item: Item) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 
 from fm.data.anywhere import read_range, stamp
 from fm.data.rows import NpyHeader, npy_header, numbers_of, picture, side_of
-from fm.data.sources import Item, Listing, Source, files_digest, options, readable
+from fm.data.sources import Item, Listing, Source, files_digest, options, readable, splits_of
 from fm.data.unpacked import unpacked
 from fm.data.unpickling import unpickle
 from fm.data.wnids import CLSLOC, by_number
@@ -28,7 +28,6 @@ from fm.lineage import digest
 SCHEME = "npz"
 BATCH = re.compile(r"(train_data(_batch_\d+)?|val_data)(\.npz)?")
 TEN = {f"train_data_batch_{number}" for number in range(1, 11)}
-SPLITS = {"train": "train", "val": "test"}
 MAX_LABELS_BYTES = 64 * 1024**2
 
 
@@ -63,14 +62,18 @@ class Batches(Source):
 
     def found(self) -> Iterator[Item]:
         names = by_number(Path(self.names)) if self.names else None
+        splits = splits_of({_first_word(path) for path in self.paths})
         for number, path in enumerate(self.paths):
-            stem = readable(Path(path).stem)
-            split = SPLITS.get(stem.partition("_")[0])
+            stem, split = readable(Path(path).stem), splits.get(_first_word(path))
             for row, label in enumerate(_labels(path)):
                 name = f"{label:04d}" if names is None else names.get(label)
                 if name is None:
                     raise DataError(f"label {label} is not in {self.names}", where=readable(path))
                 yield Item(f"{stem}/{row:07d}", name, split, at=(number, row))
+
+
+def _first_word(path: str) -> str:
+    return Path(path).stem.partition("_")[0]
 
 
 @dataclass(frozen=True)

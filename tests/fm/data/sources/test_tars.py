@@ -74,6 +74,30 @@ def test_a_prepared_data_set_is_a_source(folder, tmp_path, encoding):
         assert pairs[0] == pairs[1]
 
 
+def test_the_splits_of_a_prepared_data_set_are_kept(tmp_path, png):
+    for number in range(6):
+        path = tmp_path / "in" / ("train", "val", "test")[number % 3] / "a" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(number))
+    once = write_shards(open_source(tmp_path / "in"), tmp_path / "once", Preparation(size=8))
+    twice = write_shards(open_source(tmp_path / "once"), tmp_path / "twice", Preparation(size=8))
+    for manifest in (once, twice):
+        assert {name: split.images for name, split in manifest.splits.items()} == {"test": 2, "train": 2, "val": 2}
+
+
+def test_a_damaged_manifest_is_said_and_a_foreign_one_is_passed_over(tmp_path, folder):
+    write_shards(open_source(folder), tmp_path / "out", Preparation(size=8))
+    path = tmp_path / "out" / "manifest.json"
+    whole = path.read_text()
+    for damaged in (whole[:-9], whole.replace('"classes"', '"klasses"')):
+        path.write_text(damaged)
+        with pytest.raises(DataError, match=r"manifest.json"):
+            open_source(tmp_path / "out").items()
+    for content in ('{"files": 3}', "[]"):
+        path.write_text(content)
+        assert open_source(tmp_path / "out").items().labels() == ["0000", "0001", "0002"]
+
+
 def test_no_name_is_trusted_as_a_path(tmp_path, png):
     inside = tmp_path / "here" / "in"
     evil = [("../../evil.png", png(0)), ("/tmp/evil-fm-test.png", png(1)), (".png", png(2)), ("..", png(3))]

@@ -9,10 +9,12 @@ from tasks import cluster, watching
 from tasks.cluster import Place
 from tasks.prepare import extend, prepare
 
+Summary = dict[str, int | str]  # images of each split, and the digest
+
 
 @flow(name="prepare", flow_run_name="prepare {source}")
 @watching.in_sentences
-def prepare_data(source: str, data: str, settings: Preparation, place: Place = Place()) -> str:  # noqa: B008
+def prepare_data(source: str, data: str, settings: Preparation, place: Place = Place()) -> Summary:  # noqa: B008
     """Downsamples and shards pictures into WebDataset tars with a manifest.
 
     Args:
@@ -22,12 +24,12 @@ def prepare_data(source: str, data: str, settings: Preparation, place: Place = P
         place: Where it runs. Changes no byte.
     """
     with cluster.session(place):
-        return prepare(source, Path(data), settings).digest
+        return prepare(source, Path(data), settings).summary()
 
 
 @flow(name="extend", flow_run_name="add {source}")
 @watching.in_sentences
-def extend_data(source: str, data: str, accept_missing: bool = False, place: Place = Place()) -> str:  # noqa: B008
+def extend_data(source: str, data: str, accept_missing: bool = False, place: Place = Place()) -> Summary:  # noqa: B008
     """Adds the pictures of a further source to prepared data, as new shards: those that are there stay as they are.
 
     Args:
@@ -37,4 +39,4 @@ def extend_data(source: str, data: str, accept_missing: bool = False, place: Pla
         place: Where it runs. Changes no byte.
     """
     with cluster.session(place):
-        return extend(source, Path(data), accept_missing).digest
+        return extend(source, Path(data), accept_missing).summary()

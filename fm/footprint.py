@@ -1,6 +1,7 @@
 """Whether a training suits the device it is about to start on: the memory it takes, the arithmetic it asks for.
 
-Memory is counted from below (what must be there at once), so that nothing is refused that would run.
+Memory is counted from below (what must be there at once), so that nothing is refused that would run. What is offered
+in place of what is refused is counted from above, so that it runs.
 """
 
 import os
@@ -15,6 +16,7 @@ from fm.errors import SettingsError
 from fm.models.recomputing import blocks
 from fm.training import Training
 
+ABOVE = 2  # times an image's counted bytes: what convolutions and the allocator take beside them, measured 1.0 to 2.0
 FLOAT = 4  # bytes of a weight, gradient, moment or average
 GIB = 2**30
 
@@ -168,8 +170,9 @@ def check_memory(
     need = footprint(parameters, settings, workers, held.of(settings) if held else 0)
     if need.with_images(images) <= free:
         return
-    ways = list(_ways(parameters, held, settings, workers, free))
-    if torch.device(device).type == "cpu":
+    on_cpu = torch.device(device).type == "cpu"
+    ways = list(_ways(parameters, held, settings, workers, free, on_cpu))
+    if on_cpu:
         ways += _fewer_workers(parameters, held, settings, workers, free)
     of_images = f" and {need.image * images / GIB:.1f} GiB for {images} images at once" if held else ""
     raise SettingsError(
@@ -186,13 +189,17 @@ def at_once(settings: Training, workers: int) -> int:
     return min(share, settings.micro_batch_images or share)
 
 
-def _ways(parameters: int, held: Activations | None, settings: Training, workers: int, free: int) -> Iterator[str]:
+def _ways(
+    parameters: int, held: Activations | None, settings: Training, workers: int, free: int, on_cpu: bool
+) -> Iterator[str]:
     """What would fit, the least change first."""
     for names in ((), ("checkpoint_activations",), ("fsdp",), ("checkpoint_activations", "fsdp")):
         changed = settings.model_copy(update=dict.fromkeys(names, True))
         need = footprint(parameters, changed, workers, held.of(changed) if held else 0)
         words = [f"training.{name}=true" for name in names if not getattr(settings, name)]
-        images = need.images(free)
+        # Of a sharded state the first worker gathers the whole for each checkpoint, in the machine's memory.
+        whole = FLOAT * parameters * (3 + len(settings.ema_halflife_kimg)) if changed.fsdp and on_cpu else 0
+        images = need.images(free - whole) // ABOVE
         if images < 1 or len(words) < len(names):
             continue
         if held and images < at_once(settings, workers):
@@ -208,7 +215,7 @@ def _fewer_workers(
     image = held.of(settings) if held else 0
     for fewer in range(workers - 1, 0, -1) if workers_here(workers) == workers else ():
         if (
-            footprint(parameters, settings, fewer, image).with_images(at_once(settings, fewer))
+            footprint(parameters, settings, fewer, image).with_images(ABOVE * at_once(settings, fewer))
             <= free * workers // fewer
         ):
             yield f"take {fewer} worker" + ("s" if fewer > 1 else "")

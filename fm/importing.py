@@ -108,7 +108,8 @@ def _recipe(
 def fitting(found: Found, recipe: Recipe, file: Path) -> dict[str, Tensor]:
     """The weights as our network holds them, float32; of a learned variance only the noise.
 
-    Raises: CheckpointError that names the first three weights that our network has not, or has in another shape.
+    Raises: CheckpointError that names the first three weights that our network has not, or has in another shape, or
+    the first that is no finite number.
     """
     state = {name: value.float() for name, value in found.weights.items()}
     if learns_variance(state):
@@ -117,6 +118,10 @@ def fitting(found: Found, recipe: Recipe, file: Path) -> dict[str, Tensor]:
         network = recipe.model.build(recipe.data.shape, classes(found.weights) or None).state_dict()
     if wrong := list(differing({"": network}, {"": state})):
         raise CheckpointError(f"is of another network ({'; '.join(wrong[:3])})", str(file))
+    for name, value in found.weights.items():
+        if not value.is_floating_point() or not value.isfinite().all():
+            what = f"{name} is not finite" if value.is_floating_point() else f"{name} is of {value.dtype}, no weights"
+            raise CheckpointError(what, str(file), "save it again, or another checkpoint of the training")
     return {f"network.{name}": value.contiguous() for name, value in state.items()}
 
 
@@ -130,6 +135,7 @@ def _facts(found: Found, recipe: Recipe, file: Path, images_seen: int) -> dict[s
         "weights": found.key,
         "predicts": "velocity" if recipe.objective == "flow_matching" else "noise",
         "time": f"{TIMES[recipe.peer.schedule]}; asked at equal noise-to-signal ratio",
+        "time scale": f"{recipe.model.time_scale:g} before the sinusoids",  # type: ignore[union-attr]
         "pixels": f"{recipe.peer.pixels}; ours times 256/255 at each level's centre, converted exactly",
         "attention": f"{_heads(recipe)}; {_order(recipe)}",
         "classes": classes(found.weights),

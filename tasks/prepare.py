@@ -14,6 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from fm.data import (
     Manifest,
     Preparation,
+    Source,
     add_shards,
     inputs_digest,
     load_manifest,
@@ -49,7 +50,7 @@ def prepare(source: str, data: Path, settings: Preparation, tracking: Tracking |
 
 def _prepared(source: str, data: Path, settings: Preparation) -> Manifest:
     opened = open_source(source)
-    if found := _unchanged(data, inputs_digest(opened, settings)):
+    if found := _unchanged(opened, data, settings):
         watching.say(
             f"prepare: unchanged (same source and settings; {found.images:,} images verified by hash in {data})"
         )
@@ -85,8 +86,9 @@ def _watched(what: str, data: Path, write: Callable[[Callable[[int, int], None]]
     return manifest
 
 
-def _unchanged(data: Path, inputs: str) -> Manifest | None:
-    if not (data / "manifest.json").exists() or load_manifest(data).inputs != inputs:
+def _unchanged(source: Source, data: Path, settings: Preparation) -> Manifest | None:
+    """What DATA holds, if it is just that; only then is every file of the source looked at."""
+    if not (data / "manifest.json").exists() or load_manifest(data).inputs != inputs_digest(source, settings):
         return None
     try:
         return verify(data)

@@ -86,7 +86,7 @@ def import_(
         typer.Option("--new-attention-order/--legacy-attention-order", help="guided-diffusion's flag, if unknown."),
     ] = None,
     images_seen: Annotated[int, typer.Option("--images", min=0, help="Images it has seen, if you know.")] = 0,
-    preset: Annotated[str | None, typer.Option(help="A preset, for its evaluation and head channels.")] = None,
+    preset: Annotated[str | None, typer.Option(help="A preset, for its evaluation.")] = None,
     changes: Changes = None,
     as_json: AsJson = False,
 ) -> None:

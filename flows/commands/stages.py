@@ -4,7 +4,7 @@ import importlib
 import json
 import os
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -79,8 +79,9 @@ def pipeline(
 
 
 def prepare(
+    context: typer.Context,
     source: Source,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the shards.")] = Path(),
+    out: Annotated[Path | None, typer.Argument(metavar="OUT", help="Folder for the shards.")] = None,
     size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 32,
     method: Annotated[
         str, typer.Option(help="box, area, lanczos: the whole picture squeezed; center-crop: short side, then centre.")
@@ -111,36 +112,43 @@ def prepare(
     from fm import data
 
     if verify:  # the source may be gone, and `fm prepare DATA --verify` says it all
-        return _tell_of(data.verify(source if out == Path() else out), as_json)
-    look(port_base, out, source)
+        return tell(data.verify(source if out is None else out).summary(), as_json)
     if describe:
         found = data.describe(data.open_source(source))
         preset = presets.for_size(found.proposed_size or 0)
         return tell(found.model_dump(mode="json") | {"proposed_preset": preset}, as_json)
-    if out == Path():
+    if out is None:
         raise SettingsError("is missing", "OUT", "name a folder for the shards, e.g. data/mine")
+    values = {
+        "size": size,
+        "low_size": low_size,
+        "method": method,
+        "exif": exif,
+        "alpha": alpha,
+        "encoding": encoding,
+        "holdout": holdout,
+    }
     if add:
+        _check_not_given(context, values)
         data.load_manifest(out)
+    look(port_base, out, source)
+    if add:
         with services(port_base):
-            flow("prepare", "extend_data")(source, str(out), accept_missing, place(address, 1))
-        return _tell_of(data.verify(out), as_json)
-    settings = _preparation(
-        size=size,
-        low_size=low_size,
-        method=method,
-        exif=exif,
-        alpha=alpha,
-        encoding=encoding,
-        holdout=holdout,
-        accept_missing=accept_missing,
-    )
-    with services(port_base):
-        flow("prepare", "prepare_data")(source, str(out), settings, place(address, 1))
-    _tell_of(data.verify(out), as_json)
+            made = flow("prepare", "extend_data")(source, str(out), accept_missing, place(address, 1))
+    else:
+        settings = _preparation(**values, accept_missing=accept_missing)
+        with services(port_base):
+            made = flow("prepare", "prepare_data")(source, str(out), settings, place(address, 1))
+    tell(made, as_json)
 
 
-def _tell_of(manifest: Any, as_json: bool) -> None:
-    tell({name: split.images for name, split in manifest.splits.items()} | {"digest": manifest.digest}, as_json)
+def _check_not_given(context: typer.Context, names: Iterable[str]) -> None:
+    """Raises: SettingsError if one of these options stands on the command line."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    given = [name for name, source in sources.items() if source and source.name == "COMMANDLINE"]
+    if given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise SettingsError(f"keeps the settings that OUT was made with, so {options} cannot be given", "--add")
 
 
 def train(

@@ -9,11 +9,13 @@ frames counts; colour profiles are ignored. JPEGs are decoded whole, never at a 
 import io
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from fm.data.rows import npy_header
 
 REASONS = {
     "empty": "the file has no bytes",
@@ -21,10 +23,11 @@ REASONS = {
     "truncated": "the picture ends early",
     "corrupt": "the picture's data is damaged",
     "too-large": "more than 100 million pixels or 256 MiB",
-    "too-narrow": "so narrow that with its short side enlarged it has more than 100 million pixels",
+    "too-narrow": "so narrow that with one side resized it takes the room of more than 100 million pixels",
     "unsupported-mode": "pixels that have no stated conversion to RGB",
     "unreadable": "the file cannot be read",
-    "not-a-file": "a link or special member of an archive, never followed",
+    "not-a-file": "a link or special member of an archive, or a pipe or device in a folder: never followed or read",
+    "unsafe-name": "a member of an archive whose name is absolute or leads out of its folder by `..`",
     "duplicate": "a second sample of the same name in one archive",
     "damaged-archive": "an archive in the archive, damaged or cut short; its pictures before that are kept",
 }
@@ -94,7 +97,13 @@ def decode_with_traits(data: bytes, exif: str = "ignore", alpha: str = "drop") -
 
 def _array(data: bytes) -> Image.Image:
     try:
+        file = io.BytesIO(data)
+        header = npy_header(file)
+        if header.bytes > len(data) - file.tell():
+            raise Rejected("corrupt")  # before numpy makes room for what a damaged header says
         pixels = np.load(io.BytesIO(data), allow_pickle=False)
+    except (Rejected, MemoryError):
+        raise
     except Exception:  # a damaged header raises whatever its parser meets
         raise Rejected("corrupt") from None
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
@@ -133,8 +142,7 @@ def _orientation(image: Image.Image) -> int:
         return 1  # not decoded: Pillow would decode the whole picture to look behind it
     if image.format == "JPEG" and not image.info.keys() & {"exif", "xmp"}:
         return 1  # at once, for these are most
-    with suppress(Exception), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _harmless():
         return int(image.getexif().get(ORIENTATION, 1))
     return 1
 
@@ -159,7 +167,7 @@ def _rejecting() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about large and odd files; our own limit decides
             yield
-    except Rejected:
+    except (Rejected, MemoryError):  # which says nothing of the picture
         raise
     except UnidentifiedImageError:
         raise Rejected("not-an-image") from None
@@ -171,11 +179,22 @@ def _rejecting() -> Iterator[None]:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    # Damaged EXIF says nothing about orientation; the picture itself is sound.
-    with suppress(Exception), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _harmless():
         return ImageOps.exif_transpose(image)
     return image
+
+
+@contextmanager
+def _harmless() -> Iterator[None]:
+    """Damaged EXIF says nothing about orientation; the picture itself is sound."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except MemoryError:
+        raise
+    except Exception:
+        return
 
 
 def to_rgb(image: Image.Image, alpha: str = "drop") -> Image.Image:

@@ -19,13 +19,15 @@ ADVICE = {
 
 
 class Summary(Settings):
-    """Counts by split (`none` where the source has none) and class; of the `looked_at` pictures widths, heights and how
-    many have each trait; the size proposed, and what shards of that size take, raw; and what is worth a word."""
+    """Counts by split (`none` where the source has none) and class, and of the files passed over by ending; of the
+    `looked_at` pictures widths, heights and how many have each trait; the size proposed, and what shards of that size
+    take; and what is worth a word."""
 
     source: str
     images: int
     splits: dict[str, int]
     classes: dict[str, int]
+    passed_over: dict[str, int]
     looked_at: int
     unreadable: int
     smallest: tuple[int, int] | None
@@ -53,6 +55,7 @@ def describe(source: Source) -> Summary:
         images=len(items),
         splits=dict(sorted(splits.items())),
         classes=dict(sorted(classes.items())),
+        passed_over={ending or "none": count for ending, count in sorted(source.passed_over().items())},
         looked_at=len(places),
         unreadable=len(places) - len(headers),
         smallest=sizes[0] if sizes else None,

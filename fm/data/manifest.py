@@ -1,4 +1,4 @@
-"""What a prepared data set says of itself: `DATA/manifest.json`, read, checked against the shards, and identified.
+"""What a prepared data set says of itself: `DATA/manifest.json` and the shards' records, made, read and identified.
 
 A folder without a manifest is unfinished, whatever else lies in it.
 """
@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ import pydantic
 from numpy.typing import NDArray
 
 from fm.data.addresses import is_address, read_pieces
+from fm.data.decode import REASONS
 from fm.data.preparation import Preparation
 from fm.data.tally import Tally, added
 from fm.errors import DataError, UserError
@@ -26,7 +27,7 @@ from fm.settings import Settings
 FORMAT: Literal["fm-shards-1"] = "fm-shards-1"
 AGAIN = "remove this file and run `fm prepare` again: whole shards are kept"
 REPAIR = "run `fm prepare` again: it rewrites what is damaged"
-Map = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]  # (function, items) -> results in order
+Reject = tuple[str, str, str]  # split, key, reason
 
 
 class Shard(Settings):
@@ -95,6 +96,10 @@ class Manifest(Settings):
     def images(self) -> int:
         return sum(split.images for split in self.splits.values())
 
+    def summary(self) -> dict[str, int | str]:
+        """The images of each split, and the digest."""
+        return {name: split.images for name, split in self.splits.items()} | {"digest": self.digest}
+
     @property
     def source(self) -> str:
         """The source that it was made from."""
@@ -149,7 +154,7 @@ def _split(group: list[Finished], classes: tuple[str, ...]) -> Split:
 def load_manifest(root: str | Path) -> Manifest:
     """The manifest of a prepared data set in a folder or at an address (`s3://bucket/data`).
 
-    Raises: DataError if there is none, or it is not ours, or its digest does not belong to its content.
+    Raises: DataError if there is none, or it is not ours, or its digest or counts do not belong to its content.
     """
     path = f"{str(root).rstrip('/')}/manifest.json"
     try:
@@ -160,7 +165,22 @@ def load_manifest(root: str | Path) -> Manifest:
         raise DataError(f"not a manifest of this program ({key}: {first['msg']})", path, AGAIN) from None
     if manifest.digest != content_digest(manifest.splits, manifest.classes, manifest.settings):
         raise DataError("was changed by hand: its digest is not that of its content", path, AGAIN)
+    if fault := _miscounted(manifest):
+        raise DataError(f"was changed by hand: {fault}", path, AGAIN)
     return manifest
+
+
+def _miscounted(manifest: Manifest) -> str:
+    """Which of its numbers contradict each other, or nothing."""
+    for name, split in manifest.splits.items():
+        if split.images != sum(shard.images for shard in split.shards):
+            return f"the images of {name} are not those of its shards"
+        if len(split.class_images) != len(manifest.classes) or sum(split.class_images) > split.images:
+            return f"the class_images of {name} are not those of its images and classes"
+    planned = sum(sum(origin.planned.values()) for origin in manifest.origins)
+    if planned != manifest.images + sum(manifest.rejected.values()):
+        return "its images and rejects are not as many as its sources have"
+    return "" if manifest.shape == manifest.settings.shape else "its shape is not that of its settings"
 
 
 def _values(root: str | Path, path: str) -> Any:
@@ -197,6 +217,16 @@ def read_record(root: Path, name: str) -> Finished | None:
         return None
 
 
+def rejects_of(finished: Iterable[Finished]) -> list[Reject]:
+    return [(one.split, key, reason) for one in finished for key, reason in one.rejected]
+
+
+def listed(rejects: Iterable[Reject]) -> str:
+    """The text of `rejected.jsonl`."""
+    rows = [{"key": key, "split": split, "reason": reason, "says": REASONS[reason]} for split, key, reason in rejects]
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
 def sidecar_paths(root: Path, name: str) -> tuple[Path, Path]:
     """DALI's index and Energon's, each where that program looks for it."""
     return root / "shards" / f"{name}.idx", root / "shards" / f"{name}.tar.idx"
@@ -225,22 +255,6 @@ def intact(root: Path, shard: Shard) -> str:
         if sha256(path) != due:
             return f"{path.parent.name}/{path.name} is not what was written (its SHA-256 differs)"
     return ""
-
-
-def _fault(job: tuple[Path, Shard]) -> str:
-    return intact(*job)
-
-
-def verify(root: str | Path, map: Map = map) -> Manifest:
-    """Reads every shard and compares its hash; returns the manifest.
-
-    Raises: DataError that names the first shard that is missing or differs.
-    """
-    root, manifest = Path(root), load_manifest(root)
-    for fault in map(_fault, [(root, shard) for _, shard in shards_of(manifest)]):
-        if fault:
-            raise DataError(fault, where=str(root), mend=REPAIR)
-    return manifest
 
 
 def shards_of(manifest: Manifest, split: str | None = None) -> Iterator[tuple[str, Shard]]:

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from fm.data.decode import decode_with_traits
 from fm.data.resize import RESIZE, pair
-from fm.errors import member
+from fm.errors import DataError, member
 from fm.settings import Settings
 
 PNG_SHARE = 0.65  # of the raw pixels: photographs at 64 px
@@ -99,8 +99,16 @@ class Sample(NamedTuple):
 def prepare(data: bytes, settings: Preparation) -> Sample:
     """The sample of an image file.
 
-    Raises: Rejected.
+    Raises: Rejected; DataError if there is not the memory for it, which is not the picture's fault.
     """
+    try:
+        return _sample(data, settings)
+    except MemoryError:
+        says = f"there is not the memory to decode and resize a picture of {len(data):,} bytes"
+        raise DataError(says, mend="give fewer workers, or a machine with more memory, and start again") from None
+
+
+def _sample(data: bytes, settings: Preparation) -> Sample:
     picture, traits = decode_with_traits(data, settings.exif, settings.alpha)
     if settings.low_size is None:
         return Sample(np.asarray(RESIZE[settings.method](picture, settings.size)), None, picture.size, traits)

@@ -13,8 +13,13 @@ from PIL import Image
 
 from fm.data.decode import MAX_PIXELS, Rejected
 
+FLOAT_SHARE = 6  # three float64 take six times the room of a pixel in Pillow
+
 
 def _resized(image: Image.Image, width: int, height: int, by: Image.Resampling) -> Image.Image:
+    """Raises: Rejected if the picture is so narrow that it is huge on the way, when only its rows are resized."""
+    if width * max(height, image.height) > MAX_PIXELS:
+        raise Rejected("too-narrow")
     if width <= height <= image.height <= image.width:
         return image.resize((width, height), by)  # goes that way on its own, and sooner
     return image.resize((width, image.height), by).resize((width, height), by)
@@ -32,7 +37,12 @@ def lanczos(image: Image.Image, size: int) -> Image.Image:
 
 def area(image: Image.Image, size: int) -> Image.Image:
     """The whole picture squeezed to a square, each pixel the mean of its exact area: pixels that lie half inside count
-    half (BOX counts a pixel whole or not at all)."""
+    half (BOX counts a pixel whole or not at all).
+
+    Raises: Rejected if the picture is so wide that it is huge on the way, when only its columns are resized.
+    """
+    if FLOAT_SHARE * size * image.width > MAX_PIXELS:
+        raise Rejected("too-narrow")
     pixels = np.asarray(image)
     rows, columns = _overlaps(image.height, size), _overlaps(image.width, size)
     # In units of 1/size of a pixel all weights are whole, and float64 holds every sum exactly: the order is free.
@@ -64,8 +74,6 @@ def center_crop(image: Image.Image, size: int) -> Image.Image:
         image = _resized(image, image.width // 2, image.height // 2, Image.Resampling.BOX)
     scale = size / min(image.size)
     width, height = round(image.width * scale), round(image.height * scale)
-    if width * height > MAX_PIXELS:
-        raise Rejected("too-narrow")
     image = _resized(image, width, height, Image.Resampling.BICUBIC)
     left, top = (width - size) // 2, (height - size) // 2
     return image.crop((left, top, left + size, top + size))

@@ -2,7 +2,7 @@
 
 import io
 import math
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,30 @@ def side_of(shape: tuple[int, ...], dtype: Any, where: str) -> int:
     if dtype != np.uint8 or not side or shape[1] != 3 * side**2:
         raise DataError(f"its data are {dtype} {shape}, not uint8 (n, 3 s s)", where=where)
     return side
+
+
+class NpyHeader(NamedTuple):
+    """What the header of an `.npy` says of its array."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    columns_first: bool
+
+    @property
+    def bytes(self) -> int:
+        """What the array takes behind the header."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def npy_header(file: IO[bytes]) -> NpyHeader:
+    """The header that begins here; the file stands behind it then.
+
+    Raises: whatever numpy's parser meets in damaged bytes.
+    """
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, columns_first, dtype = read(file)
+    return NpyHeader(shape, dtype, columns_first and len(shape) > 1)
 
 
 def numbers_of(labels: Any, count: int, where: str) -> list[int]:

@@ -6,15 +6,26 @@ any order. Rejected pictures make a shard shorter and move nothing else. A finis
 those that are there, which stay as they are.
 """
 
-import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from fm.data.decode import REASONS
-from fm.data.manifest import Finished, Manifest, Map, load_manifest, make_manifest, read_record, shards_of, tar_path
+from fm.data.addresses import settled
+from fm.data.manifest import (
+    Finished,
+    Manifest,
+    Reject,
+    listed,
+    load_manifest,
+    make_manifest,
+    read_record,
+    rejects_of,
+    shards_of,
+    tar_path,
+)
 from fm.data.parts import write_shard
 from fm.data.planning import Plan, inputs_of, places
 from fm.data.preparation import Preparation, sample_bytes
@@ -22,8 +33,8 @@ from fm.data.sources import Source
 from fm.errors import DataError
 from fm.files import alone, writable_folder, write_json, write_text
 
+Map = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]  # (function, items) -> results in order
 Progress = Callable[[int, int], None]
-Reject = tuple[str, str, str]  # split, key, reason
 OURS = re.compile(r"\.?[a-z]+-\d{6}\.(tar|idx|tar\.idx|npy|json)(\.\d+\.part)?")
 REFUSED = "refused.jsonl"  # what a source that was not added had rejected
 
@@ -34,12 +45,11 @@ def write_shards(
     settings: Preparation,
     map: Map = map,
     progress: Progress | None = None,
-    replace: bool = False,
 ) -> Manifest:
     """Prepares the source into the folder `out` and returns its manifest.
 
     map(function, parts) yields results in order and may run them anywhere (all are picklable); progress(done, total)
-    counts images; replace allows to overwrite a finished data set that came from other inputs.
+    counts images.
 
     Raises: DataError for a source without a readable image, a full disk, or a finished data set of other inputs in
     `out`, or one that lacks pictures it is known to have, unless the settings accept that; UserError if `out` cannot
@@ -48,7 +58,7 @@ def write_shards(
     root = writable_folder(Path(out).resolve())
     with alone(root / "index"):
         found = source.digest()
-        before = _finished_here(root, inputs_of(found, settings), replace)
+        before = _finished_here(root, inputs_of(found, settings))
         plan = Plan(source, found, root, settings, classes=before.classes if before else ())
         return _write(plan, before, map, progress)
 
@@ -64,16 +74,30 @@ def add_shards(
 
     Until that is written the data set is what it was. A source that is in it already is repaired where it is damaged.
 
-    Raises: as `write_shards`; DataError if there is no data set, or the source's class names would renumber its labels.
+    Raises: as `write_shards`; DataError if there is no data set, if the source is in it from before it changed, or if
+    its class names would renumber the labels.
     """
     root, before = Path(out).resolve(), load_manifest(out)
     settings = before.settings.model_copy(update={"accept_missing": accept_missing})
     with alone(root / "index"):
         found = source.digest()
+        _check_unchanged(source, found, before)
         known = [origin.inputs for origin in before.origins]
         here = known.index(inputs) if (inputs := inputs_of(found, settings)) in known else len(known)
         plan = Plan(source, found, root, settings, before.origins[:here], before.classes)
         return _write(plan, before, map, progress)
+
+
+def _check_unchanged(source: Source, found: str, before: Manifest) -> None:
+    """Raises: DataError if the data set holds the source from before it changed: pictures would be in it twice."""
+    for origin in before.origins:
+        if settled(origin.source) == settled(source.uri) and origin.digest != found:
+            raise DataError(
+                "has changed since it was made part of the data set, which would hold its old pictures twice",
+                where=source.uri,
+                mend="add the new pictures alone, from a folder of another name, or prepare the whole source anew in "
+                "another folder",
+            )
 
 
 def _write(plan: Plan, before: Manifest | None, map: Map, progress: Progress | None) -> Manifest:
@@ -94,7 +118,7 @@ def _write(plan: Plan, before: Manifest | None, map: Map, progress: Progress | N
 def _finish(plan: Plan, finished: list[Finished], before: Manifest | None) -> Manifest:
     """Writes rejects and manifest, the manifest last; files of ours that no shard of this data set owns are removed."""
     root = plan.root
-    rejects = _rejects(finished)
+    rejects = rejects_of(finished)
     if not any(one.shard.images for one in finished):
         raise DataError(f"not one of its {len(rejects):,} images can be read ({_said(rejects)})", where=plan.source.uri)
     origin = plan.origin(_check_counts(plan, rejects))
@@ -103,7 +127,7 @@ def _finish(plan: Plan, finished: list[Finished], before: Manifest | None) -> Ma
     whole = sorted([*finished, *_others(plan, before)], key=lambda one: (one.split, one.shard.name))
     settings = plan.settings.model_copy(update={"accept_missing": False})  # what was accepted stands in `missing`
     manifest = make_manifest([*others[:here], origin, *others[here + 1 :]], settings, plan.classes, whole)
-    write_text(root / "rejected.jsonl", _listed(_rejects(whole)))
+    write_text(root / "rejected.jsonl", listed(rejects_of(whole)))
     _remove_strays(root, {one.shard.name for one in whole})
     write_json(root / "manifest.json", manifest.model_dump(mode="json"))
     (root / REFUSED).unlink(missing_ok=True)
@@ -128,25 +152,21 @@ def _others(plan: Plan, before: Manifest | None) -> list[Finished]:
     return [record for record in found if record]
 
 
-def _finished_here(root: Path, inputs: str, replace: bool) -> Manifest | None:
+def _finished_here(root: Path, inputs: str) -> Manifest | None:
     """The finished data set of these inputs, if there is one.
 
-    One of other inputs is refused, or first loses its manifest, which would claim too much.
+    Raises: DataError for one of other inputs.
     """
-    path = root / "manifest.json"
-    if not path.exists():
+    if not (root / "manifest.json").exists():
         return None
     found = load_manifest(root)
-    if found.inputs == inputs:
-        return found
-    if not replace:
+    if found.inputs != inputs:
         raise DataError(
             "holds a data set that was made from another source or with other settings",
             where=str(root),
             mend="choose another folder or remove this one",
         )
-    path.unlink()
-    return None
+    return found
 
 
 def _check_space(plan: Plan) -> None:
@@ -175,7 +195,7 @@ def _check_counts(plan: Plan, rejects: list[Reject]) -> dict[str, int]:
     missing = due - counts
     if missing and not plan.settings.accept_missing:
         path = plan.root / (REFUSED if (plan.root / "manifest.json").exists() else "rejected.jsonl")
-        write_text(path, _listed(rejects))
+        write_text(path, listed(rejects))
         raise DataError(
             ", ".join(f"{counts[name]:,} readable pictures in {name} where {due[name]:,} are due" for name in missing)
             + (f" ({_said(rejects)}: see {path})" if rejects else ""),
@@ -186,18 +206,9 @@ def _check_counts(plan: Plan, rejects: list[Reject]) -> dict[str, int]:
     return dict(missing)
 
 
-def _rejects(finished: list[Finished]) -> list[Reject]:
-    return [(one.split, key, reason) for one in finished for key, reason in one.rejected]
-
-
 def _said(rejects: list[Reject]) -> str:
     """`2 truncated, 1 empty`."""
     return ", ".join(f"{count:,} {reason}" for reason, count in Counter(reason for *_, reason in rejects).most_common())
-
-
-def _listed(rejects: list[Reject]) -> str:
-    rows = [{"key": key, "split": split, "reason": reason, "says": REASONS[reason]} for split, key, reason in rejects]
-    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def _remove_strays(root: Path, names: set[str]) -> None:

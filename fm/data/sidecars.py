@@ -1,5 +1,5 @@
 """Indexes that others read beside a tar: NVIDIA DALI's (`NAME.idx`, of its wds2idx) and Megatron-Energon's
-(`NAME.tar.idx`), so that neither has to walk through the tars first. Our own is `index/NAME.npy`."""
+(`NAME.tar.idx`), which needs `energon prepare` besides. Our own is `index/NAME.npy`."""
 
 from typing import NamedTuple
 

@@ -26,6 +26,13 @@ class Member(NamedTuple):
     length: int
     plain: bool
 
+    @property
+    def fault(self) -> str:
+        """Why it is left out unread, a reason of `fm.data.decode.REASONS`; empty: it is not."""
+        if not self.plain:
+            return "not-a-file"
+        return "unsafe-name" if self.name.startswith("/") or ".." in self.name.split("/") else ""
+
 
 def walk(file: IO[bytes], start: int, end: int) -> Iterator[Member]:
     """The members of the archive that lies in bytes start to end of a file that can seek; folders are left out.

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,7 @@ from fm.progress import Progress
 from fm.recipe import Recipe
 from fm.training import is_conditional, train
 
+LEAST_IMAGES = 8  # from fewer nothing is carried on
 BUDGET_S = 20.0  # for each thing that is measured; what takes longer is measured on fewer images and carried on
 NEVER = 10**15  # images
 
@@ -181,14 +182,17 @@ def carried(
 ) -> tuple[int, list[float], float]:
     """Images, seconds of each repeat of work(images, budget) on as many as the budget allows, seconds for `most`.
 
-    Where `most` would take too long, time grows by a line through one image and those that it does allow.
+    Where `most` would take too long, time grows by a line through the fastest of one image and of those that it does
+    allow. The line is noisy where these are few, so an image more takes at least half of their mean and at most all.
     """
     one = agreed(min(work(1, 0.0)))
-    images = min(most, max(2, int(BUDGET_S / (4 * one))))
+    images = min(most, max(LEAST_IMAGES, int(BUDGET_S / (4 * one))))
     times = work(images, BUDGET_S / 2)
-    slope = (median(times) - one) / (images - 1) if images > 1 else 0.0
+    fastest = min(times)
+    slope = (fastest - one) / (images - 1) if images > 1 else 0.0
+    slope = min(max(slope, fastest / images / 2), fastest / images)
     # Every step counts, the slow ones too: the run will meet as many.
-    return images, times, mean(times) + max(slope, 0.0) * (most - images)
+    return images, times, mean(times) * (1 + slope * (most - images) / fastest)
 
 
 def _steps(

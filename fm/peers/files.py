@@ -31,6 +31,7 @@ PLAIN: list[Any] = [
 NO_FILES = {  # how what was downloaded in place of a checkpoint begins
     b"<!doctype html": "a web page",
     b"<html": "a web page",
+    b"<?xml": "a web page",
     b"version https://git-lfs": "a pointer of Git LFS",
 }
 
@@ -116,11 +117,13 @@ def _reason(error: Exception, file: Path) -> str:
         start = opened.read(100).lstrip().lower()
     if found := [what for begin, what in NO_FILES.items() if start.startswith(begin)]:
         return f"it is {found[0]}: download the file itself"
+    if not start:
+        return "it is empty: download it again"
     if not isinstance(error, pickle.UnpicklingError):
         return "it is broken, or neither torch's nor safetensors"
     asked = re.search(r"GLOBAL ([\w.]+)", str(error))  # what its pickle would have called
     what = f"{asked[1]}, which would be executed" if asked else "more than weights"
-    return f"it holds {what}; nothing was"
+    return f"it holds {what}; nothing in it was executed"
 
 
 def found_in(content: Any, file: Path, peer: str | None = None, weights: str = "ema") -> Found:
@@ -138,7 +141,9 @@ def found_in(content: Any, file: Path, peer: str | None = None, weights: str = "
         found = _flow_matching(content, file, peer, weights)
     else:
         found = Found("", "the file itself", _named(content))
-    if not found.weights or not all(isinstance(value, Tensor) for value in found.weights.values()):
+    if not found.weights or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in found.weights.items()
+    ):
         shown = f" (it holds {', '.join(map(str, list(content)[:5]))})" if content else ""
         raise CheckpointError(f"is of no layout known{shown}", str(file), "save the network's state_dict")
     return found if found.peer else _plain(found.weights, file, peer, weights)

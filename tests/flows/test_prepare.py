@@ -93,7 +93,8 @@ def test_more_pictures_are_added_and_an_event_says_so(services: Any, mixed: Path
         events = ask(f"{services.prefect_api}/events/filter", body=query)["events"]
         time.sleep(0.5)
     assert events[0]["payload"]["digest"] == told["digest"] and events[0]["resource"]["prefect.resource.id"] == str(out)
-    (mixed.parent / "more" / "eels").rename(mixed.parent / "more" / "ants")
-    refused = command("prepare", "more", "out", "--add", cwd=mixed.parent)
+    (mixed.parent / "other").mkdir()
+    (mixed.parent / "more" / "eels").rename(mixed.parent / "other" / "ants")
+    refused = command("prepare", "other", "out", "--add", cwd=mixed.parent)
     assert refused.returncode == 2 and "its class 'ants' would come before 'cats'" in refused.stderr
     assert command("prepare", "more", "nowhere", "--add", cwd=mixed.parent).returncode == 2

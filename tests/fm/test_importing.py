@@ -63,6 +63,7 @@ def test_torchcfm_answers_as_its_network_at_the_peers_time_and_scale(tmp_path: P
     net, run = network(scale_shift=False, updown_blocks=False), tmp_path / "run"
     facts = import_run(torchcfm(net, tmp_path / "otcfm.pt"), run, size=16, changes=HEADS, images_seen=51_200_000)
     assert (facts["peer"], facts["weights"], facts["step"]) == ("torchcfm", "ema_model", 400_000)
+    assert facts["time scale"] == "1 before the sinusoids"
     assert "k/127.5 - 1" in facts["pixels"] and facts["images_seen"] == 51_200_000
     flow = fm.load(run)
     t = T.view(-1, 1, 1, 1)
@@ -184,3 +185,28 @@ def test_what_is_missing_or_does_not_fit_is_said_and_nothing_is_left(tmp_path: P
     assert import_run(file, run, preset="tiny", **plain)["peer"] == "torchcfm"  # type: ignore[arg-type]
     with pytest.raises(UserError, match="is there already"):
         import_run(file, run, **plain)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda weights: weights["out.2.weight"].fill_(float("nan")), "out.2.weight is not finite"),
+        (
+            lambda weights: weights.update({"out.2.bias": torch.zeros(3, dtype=torch.int64)}),
+            "out.2.bias is of torch.int64",
+        ),
+    ],
+)
+def test_weights_that_are_no_finite_numbers_are_refused(tmp_path: Path, spoil: Any, says: str) -> None:
+    weights = network().state_dict()
+    spoil(weights)
+    torch.save({"net_model": weights, "ema_model": weights}, tmp_path / "bad.pt")
+    with pytest.raises(CheckpointError, match=says):
+        import_run(tmp_path / "bad.pt", tmp_path / "run", size=16, changes=HEADS)
+    assert not (tmp_path / "run").exists()
+
+
+def test_names_that_are_no_words_are_of_no_layout(tmp_path: Path) -> None:
+    torch.save({"net_model": {1: torch.zeros(1)}, "ema_model": {1: torch.zeros(1)}}, tmp_path / "bad.pt")
+    with pytest.raises(CheckpointError, match="is of no layout known"):
+        import_run(tmp_path / "bad.pt", tmp_path / "run", size=16)

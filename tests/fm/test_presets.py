@@ -40,10 +40,12 @@ def test_the_network_makes_a_step(name: str) -> None:
     """By gradient alone: the largest with Adam's moments and averages would want 12 GB."""
     recipe = Recipe.load(name)
     model, objective = recipe.build(recipe.data.shape, None)
+    torch.nn.init.normal_(model.out[2].weight, std=1e-4)  # at zero no gradient would pass
     loss, t = part_loss(model, objective, recipe.training, Batch(recipe.data.size), slice(1))
     loss.sum().backward()
-    # Before its first step a network answers zero: the loss is that of the velocity x_1 - (1 - sigma_min) z alone.
+    # Such a network answers nearly zero: the loss is that of the velocity x_1 - (1 - sigma_min) z alone.
     assert 1.0 < float(loss.detach()) < 1.7 and 0 <= float(t) <= 1
+    assert all(model.get_parameter(f"{layer}.weight").grad.any() for layer in ("out.2", "input_blocks.0.0"))
     norm = math.sqrt(sum(float(p.grad.square().sum()) for p in model.parameters() if p.grad is not None))
     assert 0 < norm < math.inf
     before = model.out[2].weight.clone()

@@ -21,7 +21,21 @@ from fm.data.listing import Item, Listing, listed
 from fm.errors import DataError, SettingsError, nearest
 from fm.lineage import digest
 
-__all__ = ["Item", "Listing", "Source", "files_digest", "members", "open_source", "options", "read_member", "readable"]
+__all__ = [
+    "Item",
+    "Listing",
+    "Source",
+    "files_digest",
+    "members",
+    "open_source",
+    "options",
+    "read_member",
+    "readable",
+    "splits_of",
+]
+
+
+SPLITS = {"train": "train", "test": "test", "val": "test", "valid": "test", "validation": "test"}
 
 
 class Source(ABC):
@@ -59,6 +73,10 @@ class Source(ABC):
         """How many pictures each split is known to have; nothing where nobody knows."""
         return {}
 
+    def passed_over(self) -> dict[str, int]:
+        """How many files beside the pictures it does not list, by ending; nothing where it does not look."""
+        return {}
+
 
 def read_member(paths: Sequence[str], item: Item) -> bytes:
     """A picture that lies in an archive: its `at` is the archive's number in `paths`, offset and length.
@@ -75,6 +93,15 @@ def files_digest(paths: Sequence[str], items: Listing) -> str:
     """The `digest_of` items whose `at` begins with their file's number in `paths`."""
     numbers = sorted({item.at[0] for item in items})
     return digest([(readable(PurePosixPath(paths[number]).name), *stamp(paths[number])) for number in numbers])
+
+
+def splits_of(names: set[str]) -> dict[str, str]:
+    """The splits that these names of folders or files stand for, without the names that stand for none; val is test
+    unless there is a test."""
+    return {
+        name: "val" if "test" in names and name not in ("train", "test") else SPLITS[name]
+        for name in names & SPLITS.keys()
+    }
 
 
 def readable(name: str) -> str:

@@ -1,19 +1,21 @@
 """A folder of image files: `root/CLASS/**/name.jpg`, or `root/SPLIT/CLASS/...`, or flat and then without labels."""
 
 import errno
+import hashlib
 import os
+import stat
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from fm.data.decode import EXTENSIONS, MAX_BYTES, Rejected
-from fm.data.sources import Item, Listing, Source, readable
+from fm.data.sources import Item, Listing, Source, readable, splits_of
 from fm.errors import DataError
-from fm.lineage import digest
+from fm.lineage import canonical, digest
 
 SCHEME = "folder"
 FOR_EVERYBODY = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG)
-SPLITS = {"train": "train", "test": "test", "val": "test", "valid": "test", "validation": "test"}
 
 
 @dataclass(frozen=True)
@@ -30,34 +32,48 @@ class Folder(Source):
     def read(self, item: Item) -> bytes:
         path = self.root / _path(item)
         try:
-            if path.stat().st_size > MAX_BYTES:
+            info = path.stat()
+            if not stat.S_ISREG(info.st_mode):  # reading a pipe or a device may never end
+                raise Rejected("not-a-file")
+            if info.st_size > MAX_BYTES:
                 raise Rejected("too-large")
-            return path.read_bytes()
+            with path.open("rb") as file:
+                return file.read(info.st_size)  # and no more, should it grow meanwhile
         except OSError as error:
             if error.errno in FOR_EVERYBODY:
                 raise Rejected("unreadable") from None
             raise DataError(f"cannot be read ({error.strerror})", where=readable(str(path))) from None
 
     def digest(self) -> str:
-        return digest(SCHEME, [(path, info.st_size, info.st_mtime_ns) for path, info in sorted(self._files())])
+        running = hashlib.sha256()  # over a listing that no memory holds whole
+        for path, info in self._files():
+            running.update(canonical([path, info.st_size, info.st_mtime_ns]).encode())
+        return digest(SCHEME, running.hexdigest())
 
     def digest_of(self, items: Listing) -> str:
         return digest(SCHEME, [(path, *_stamp(self.root / path)) for path in map(_path, items)])
 
+    def passed_over(self) -> dict[str, int]:
+        return dict(Counter(path.suffix.lower() for path in self._below() if path.suffix.lower() not in EXTENSIONS))
+
     def _files(self) -> Iterator[tuple[str, os.stat_result]]:
         """Image files below root: path relative to it with forward slashes, and its stat."""
-        seen: set[tuple[int, int]] = set()
+        for path in self._below():
+            if path.suffix.lower() in EXTENSIONS:
+                yield path.relative_to(self.root).as_posix(), _stat(path)
+
+    def _below(self) -> Iterator[Path]:
+        """All files below root, links followed, but for hidden ones."""
+        above: dict[str, set[tuple[int, int]]] = {}  # a folder and those that it is in
         for folder, below, names in os.walk(self.root, onerror=_refuse, followlinks=True):
-            here = os.stat(folder)
-            if (here.st_dev, here.st_ino) in seen:  # a link back up
+            info = os.stat(folder)
+            here, outer = (info.st_dev, info.st_ino), above.get(os.path.dirname(folder), set())
+            if here in outer:  # a link back up
                 below.clear()
                 continue
-            seen.add((here.st_dev, here.st_ino))
+            above[folder] = outer | {here}
             below[:] = sorted(name for name in below if not name.startswith("."))
-            for name in sorted(names):
-                if Path(name).suffix.lower() in EXTENSIONS and not name.startswith("."):
-                    path = Path(folder, name)
-                    yield path.relative_to(self.root).as_posix(), _stat(path)
+            yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
 
 
 def _refuse(error: OSError) -> None:
@@ -80,10 +96,9 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def _splits(tops: set[str]) -> dict[str, str]:
-    """Split names of the top folders, if all of them are such; val is test unless there is a test."""
-    if "train" not in tops or len(tops) < 2 or not tops <= SPLITS.keys():
-        return {}
-    return {top: "val" if "test" in tops and top not in ("train", "test") else SPLITS[top] for top in tops}
+    """Split names of the top folders, if all of them are such."""
+    splits = splits_of(tops)
+    return splits if "train" in tops and len(tops) > 1 and tops == splits.keys() else {}
 
 
 def _path(item: Item) -> str:

@@ -30,8 +30,9 @@ COUNTS = {TRAIN: ("train", 1_281_167), VALIDATION: ("test", 50_000)}
 class ImageNet(Source):
     """A tar of tars is the split train, a plain one the split test, whose classes stand in the file `labels`.
 
-    Classes are the names of the inner tars. An inner tar that is damaged is one rejected item, beside those of its
-    pictures that are whole. An item's `at` is the number of the outer tar, offset and length.
+    Classes are the names of the inner tars; pictures beside these have none. An inner tar that is damaged is one
+    rejected item, beside those of its pictures that are whole. An item's `at` is the number of the outer tar, offset
+    and length.
     """
 
     uri: str
@@ -76,20 +77,25 @@ class ImageNet(Source):
 def _train(file: IO[bytes], members: Iterator[Member], number: int) -> Iterator[Item]:
     for inner in members:
         name = readable(inner.name)
-        if not name.endswith(".tar"):
+        if _is_picture(inner):  # of no class
+            yield _item(inner, name, None, "train", number)
+        if not name.lower().endswith(".tar"):
             continue
-        label = PurePosixPath(name).stem
+        at, label = (number, inner.offset, inner.length), PurePosixPath(name).stem
+        if inner.fault:
+            yield Item(name, split="train", at=at, fault=inner.fault)
+            continue
         try:
-            for member in walk(file, inner.offset, inner.offset + inner.length) if inner.plain else ():
+            for member in walk(file, inner.offset, inner.offset + inner.length):
                 if _is_picture(member):
                     yield _item(member, f"{label}/{readable(member.name)}", label, "train", number)
         except Damaged:
-            yield Item(name, split="train", at=(number, inner.offset, inner.length), fault="damaged-archive")
+            yield Item(name, split="train", at=at, fault="damaged-archive")
 
 
-def _item(member: Member, key: str, label: str, split: str, number: int) -> Item:
+def _item(member: Member, key: str, label: str | None, split: str, number: int) -> Item:
     at = (number, member.offset, member.length)
-    return Item(key, label, split, at=at, fault="" if member.plain else "not-a-file")
+    return Item(key, label, split, at=at, fault=member.fault)
 
 
 def _is_picture(member: Member) -> bool:
@@ -106,7 +112,7 @@ def _is_flat(path: str) -> bool:
             first = next(walk(file, 0, stamp(path)[0]), None)
         except Damaged as error:
             raise DataError(f"is not a whole tar archive ({error})", readable(path), "download it again") from None
-    return first is None or not first.name.endswith(".tar")
+    return first is None or not first.name.lower().endswith(".tar")
 
 
 def _find(rest: str) -> list[str]:

@@ -17,8 +17,8 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 
 from fm.data.anywhere import read_range, stamp
-from fm.data.rows import numbers_of, picture, side_of
-from fm.data.sources import Item, Listing, Source, files_digest, options, readable
+from fm.data.rows import NpyHeader, npy_header, numbers_of, picture, side_of
+from fm.data.sources import Item, Listing, Source, files_digest, options, readable, splits_of
 from fm.data.unpacked import unpacked
 from fm.data.unpickling import unpickle
 from fm.data.wnids import CLSLOC, by_number
@@ -28,7 +28,6 @@ from fm.lineage import digest
 SCHEME = "npz"
 BATCH = re.compile(r"(train_data(_batch_\d+)?|val_data)(\.npz)?")
 TEN = {f"train_data_batch_{number}" for number in range(1, 11)}
-SPLITS = {"train": "train", "val": "test"}
 MAX_LABELS_BYTES = 64 * 1024**2
 
 
@@ -63,14 +62,18 @@ class Batches(Source):
 
     def found(self) -> Iterator[Item]:
         names = by_number(Path(self.names)) if self.names else None
+        splits = splits_of({_first_word(path) for path in self.paths})
         for number, path in enumerate(self.paths):
-            stem = readable(Path(path).stem)
-            split = SPLITS.get(stem.partition("_")[0])
+            stem, split = readable(Path(path).stem), splits.get(_first_word(path))
             for row, label in enumerate(_labels(path)):
                 name = f"{label:04d}" if names is None else names.get(label)
                 if name is None:
                     raise DataError(f"label {label} is not in {self.names}", where=readable(path))
                 yield Item(f"{stem}/{row:07d}", name, split, at=(number, row))
+
+
+def _first_word(path: str) -> str:
+    return Path(path).stem.partition("_")[0]
 
 
 @dataclass(frozen=True)
@@ -97,12 +100,12 @@ def _rows(path: str, stamped: tuple[int, str]) -> Rows:
                     file = str(unpacked(path, lambda out: _extract(path, out)))
         with open(file, "rb") as opened:
             opened.seek(start)
-            shape, dtype = _header(opened)
+            header = _header(opened)
             first = opened.tell()
-    side = side_of(shape, dtype, path)
-    if first + shape[0] * 3 * side**2 > os.path.getsize(file):
-        raise DataError(f"ends before its {shape[0]:,} rows", where=path, mend="fetch it again")
-    return Rows(file, first, shape[0], side)
+    side = side_of(header.shape, header.dtype, path)
+    if first + header.bytes > os.path.getsize(file):
+        raise DataError(f"ends before its {header.shape[0]:,} rows", where=path, mend="fetch it again")
+    return Rows(file, first, header.shape[0], side)
 
 
 def _labels(path: str) -> list[int]:
@@ -138,14 +141,12 @@ def _extract(path: str, out: BinaryIO) -> None:
             out.write(piece)
 
 
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], Any]:
-    """Shape and type of the npy that begins here; the file stands behind the header then."""
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(file)
-    if fortran and len(shape) > 1:
+def _header(file: IO[bytes]) -> NpyHeader:
+    """The header that begins here, of rows one behind the other."""
+    header = npy_header(file)
+    if header.columns_first:
         raise ValueError("columns first")
-    return shape, dtype
+    return header
 
 
 @contextmanager

@@ -26,6 +26,13 @@ def test_a_folder_with_a_bad_file(folder):
     assert summary.smallest == summary.median == summary.largest == (24, 20)
 
 
+def test_files_that_are_passed_over_are_counted(folder):
+    for name in ("a/x.jfif", "a/y.JFIF", "b/z.avif", "no-ending", ".hidden"):
+        (folder / name).write_bytes(b"?")
+    summary = describe(open_source(folder))
+    assert summary.images == 60 and summary.passed_over == {"none": 1, ".avif": 1, ".jfif": 2}
+
+
 def test_a_prepared_data_set(photos):
     summary = describe(open_source(photos))
     assert summary.splits == {"train": 192, "test": 32} and summary.median == (16, 16) and summary.unreadable == 0

@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from fm.data import Preparation, load_manifest, open_source, verify, write_shards
+from fm.data import Preparation, load_manifest, open_source, write_shards
 from fm.data.manifest import content_digest
 from fm.errors import DataError
 
@@ -18,23 +18,8 @@ def test_it_counts_and_names(photos):
     assert manifest.images == 8 * 24 + 8 * 4 and manifest.shape == (3, 16, 16) and len(manifest.classes) == 8
     assert {name: split.images for name, split in manifest.splits.items()} == {"train": 192, "test": 32}
     assert [shard.name for shard in manifest.splits["train"].shards] == [f"train-{i:06d}" for i in range(4)]
+    assert manifest.summary() == {"train": 192, "test": 32, "digest": manifest.digest}
     assert manifest.digest == content_digest(manifest.splits, manifest.classes, manifest.settings)
-
-
-def test_verify_accepts_what_was_written(photos):
-    assert verify(photos) == load_manifest(photos)
-
-
-@pytest.mark.parametrize("name", ["shards/train-000002.tar", "index/test-000000.npy"])
-def test_verify_names_what_was_changed(copy, name):
-    data = bytearray((copy / name).read_bytes())
-    data[700 % len(data)] ^= 1
-    (copy / name).write_bytes(data)
-    with pytest.raises(DataError, match=f"{name} is not what was written"):
-        verify(copy)
-    (copy / name).unlink()
-    with pytest.raises(DataError, match=f"{name} is missing"):
-        verify(copy)
 
 
 def test_a_manifest_that_is_none(copy):
@@ -55,4 +40,23 @@ def test_a_manifest_that_is_none(copy):
     assert write_shards(open_source("photos:?tiles=24"), copy, Preparation(size=16, shard_images=50)).images == 224
     path.unlink()
     with pytest.raises(DataError, match="no prepared data set here"):
+        load_manifest(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda it: it["splits"]["train"].update(images=30), "the images of train are not those of its shards"),
+        (lambda it: it["splits"]["test"]["class_images"].append(0), "the class_images of test are not"),
+        (lambda it: it["splits"]["test"].update(class_images=[9] * 8), "the class_images of test are not"),
+        (lambda it: it["rejected"].update(empty=1), "its images and rejects are not as many as its sources have"),
+        (lambda it: it["origins"][0]["planned"].update(train=9), "its images and rejects are not as many"),
+        (lambda it: it.update(shape=[3, 8, 8]), "its shape is not that of its settings"),
+    ],
+)
+def test_numbers_that_contradict_each_other_are_refused(copy, change, words):
+    values = json.loads((copy / "manifest.json").read_text())
+    change(values)
+    (copy / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(DataError, match=words):
         load_manifest(copy)

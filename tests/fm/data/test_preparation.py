@@ -1,4 +1,6 @@
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pydantic
@@ -100,3 +102,28 @@ def test_the_estimate_is_about_what_is_written(encoding, low_size, tmp_path):
     files = [path for folder in ("shards", "index") for path in (tmp_path / folder).iterdir() if path.suffix != ".json"]
     used = sum(path.stat().st_size for path in files) / manifest.images
     assert 0.9 < sample_bytes(settings) / used < 1.4  # as PNG these are smaller than ImageNet's, being smoother
+
+
+@pytest.mark.parametrize("turn", ["ignore", "apply"])
+def test_a_lack_of_memory_is_no_fault_of_the_picture(turn):
+    """In a process that has too little for a sound picture of 48 million pixels."""
+    code = f"""
+import io, resource
+from PIL import Image
+from fm.data.preparation import Preparation, prepare
+from fm.errors import DataError
+file, exif = io.BytesIO(), Image.Exif()
+exif[0x0112] = 6
+Image.new("RGB", (8000, 6000)).save(file, "PNG", exif=exif)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+for room in (50, {"250" if turn == "apply" else "100"}):
+    resource.setrlimit(resource.RLIMIT_AS, (used + room * 2**20, -1))
+    try:
+        prepare(file.getvalue(), Preparation(size=8, exif="{turn}"))
+    except DataError as error:
+        assert "not the memory" in str(error)
+    else:
+        raise SystemExit("prepared without memory")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -140,6 +140,21 @@ def test_a_line_of_pixels_is_not_enlarged_without_bound():
     assert RESIZE["box"](line, 64).size == RESIZE["area"](line, 64).size == (64, 64)
 
 
+@pytest.mark.parametrize(
+    ("method", "tall", "wide"),
+    [("box", False, True), ("lanczos", False, True), ("center-crop", False, False), ("area", True, False)],
+)
+def test_no_line_of_pixels_is_huge_on_the_way(method, tall, wide):
+    """tall, wide: whether such a line can be resized in little memory."""
+    for size, fits in (((1, 4_000_000), tall), ((4_000_000, 1), wide)):
+        line = Image.new("RGB", size)
+        if fits:
+            assert RESIZE[method](line, 32).size == (32, 32)
+        else:
+            with pytest.raises(Rejected, match="too-narrow"):
+                RESIZE[method](line, 32)
+
+
 def test_pairs():
     source = open_source("photos:?tiles=3")
     picture = decode(source.read(source.items()[0]))

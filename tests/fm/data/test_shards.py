@@ -93,7 +93,8 @@ def test_another_data_set_is_never_half_overwritten(folder, tmp_path, png):
     with pytest.raises(DataError, match="another source"):
         write_shards(open_source(folder), root, SMALL)
     assert contents(root) == before
-    manifest = write_shards(open_source(folder), root, Preparation(size=16), replace=True)
+    (root / "manifest.json").unlink()
+    manifest = write_shards(open_source(folder), root, Preparation(size=16))
     assert verify(root) == manifest and manifest.images == 61
     assert len(list((root / "shards").glob("*.tar"))) == 2  # the smaller shards of before are gone
 
@@ -276,6 +277,19 @@ def test_an_addition_that_is_killed_leaves_the_data_set_as_it_was(folder, tmp_pa
     killed = add_shards(source, root)
     write_shards(open_source(folder), tmp_path / "other", SMALL)
     assert add_shards(source, tmp_path / "other") == killed and contents(root) == contents(tmp_path / "other")
+
+
+def test_a_source_that_has_changed_is_not_added_again(folder, tmp_path, png, monkeypatch):
+    root = tmp_path / "out"
+    write_shards(open_source(folder), root, SMALL)
+    add_shards(open_source(more(tmp_path / "more", "abc", 100, 30, png)), root)
+    before = contents(root)
+    monkeypatch.chdir(tmp_path)
+    for uri in (folder, "more"):
+        more(tmp_path / uri, "abc", 200, 1, png)
+        with pytest.raises(DataError, match=f"{uri}: has changed since it was made part of the .* new pictures alone"):
+            add_shards(open_source(uri), root)
+    assert contents(root) == before
 
 
 def test_labels_are_never_renumbered(folder, tmp_path, png):

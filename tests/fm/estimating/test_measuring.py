@@ -20,10 +20,17 @@ def test_work_that_takes_too_long_is_carried_on_by_a_line() -> None:
         return [0.5 + 0.25 * images] * 3
 
     images, times, seconds = carried(work, 1000)
-    assert asked == [1, images] and images == int(measuring.BUDGET_S / 3) and len(times) == 3
+    assert asked == [1, images] and images == measuring.LEAST_IMAGES and len(times) == 3
     assert seconds == pytest.approx(0.5 + 0.25 * 1000)
     assert carried(work, 4)[0] == 4 and carried(work, 4)[2] == pytest.approx(1.5)
     assert carried(work, 1) == (1, [0.75] * 3, 0.75)
+
+
+@pytest.mark.parametrize("one", [0.1, 5.0])
+def test_a_disturbed_first_image_does_not_make_the_others_free_or_dearer_than_they_were(one: float) -> None:
+    """8 images of a second each, and the first of them alone measured ten times too fast or five times too slow."""
+    images, _, seconds = carried(lambda images, _: [one] if images == 1 else [1.0 * images] * 2, 128)
+    assert images < 128 and 64 <= seconds <= 128
 
 
 def test_what_stands_for_data_is_read_like_data() -> None:

@@ -108,7 +108,9 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path, monkeypatch: pytest.Monke
         torch.save({"ema_model": Evil()}, file)
     else:
         file.write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(CheckpointError, match=r"evil\.pt: is not a checkpoint to import \(it holds .*; nothing was\)"):
+    with pytest.raises(
+        CheckpointError, match=r"evil\.pt: is not a checkpoint to import \(it holds .*; nothing in it was executed\)"
+    ):
         read(file)
     assert list(tmp_path.iterdir()) == [file]
 
@@ -127,7 +129,7 @@ def test_options_of_a_training_are_names_and_values(tmp_path: Path) -> None:
     [
         ("a.pt", b"hello", "it is broken"),
         ("b.safetensors", b"hello", "it is broken"),
-        ("c.pt", b"", "it is broken"),
+        ("c.pt", b"", "it is empty"),
         ("d.pt", b"\n<!DOCTYPE html><title>Sign in</title>", "it is a web page: download the file itself"),
         ("e.safetensors", b"<html>", "it is a web page"),
         ("f.pt", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "it is a pointer of Git LFS"),

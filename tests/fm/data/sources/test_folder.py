@@ -1,4 +1,5 @@
 import os
+import tracemalloc
 
 import pytest
 
@@ -54,6 +55,20 @@ def test_the_digest_follows_names_and_content(tmp_path, png):
     assert len({first, second, open_source(tmp_path).digest()}) == 3
 
 
+def test_the_digest_holds_no_listing_in_memory(tmp_path):
+    for number in range(3000):
+        path = tmp_path / f"{number % 60:02d}" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    source = open_source(tmp_path)
+    source.digest()
+    tracemalloc.start()
+    source.digest()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100 * 3000  # a path alone takes that
+
+
 def test_links_are_followed_and_circles_end(tmp_path, png):
     fill(tmp_path / "real", png, "cat/1.png")
     (tmp_path / "in").mkdir()
@@ -62,12 +77,28 @@ def test_links_are_followed_and_circles_end(tmp_path, png):
     assert [item.key for item in open_source(tmp_path / "in").items()] == ["cat/1.png"]
 
 
+def test_a_link_to_a_neighbour_is_no_circle(tmp_path, png):
+    fill(tmp_path, png, "a/1.png")
+    (tmp_path / "b").symlink_to("a")
+    (tmp_path / "a" / "self").symlink_to(".")
+    assert [(item.key, item.label) for item in open_source(tmp_path).items()] == [("a/1.png", "a"), ("b/1.png", "b")]
+
+
 def test_a_huge_file_is_not_read(tmp_path, png, monkeypatch):
     fill(tmp_path, png, "1.png")
     monkeypatch.setattr("fm.data.sources.folder.MAX_BYTES", 10)
     source = open_source(tmp_path)
     with pytest.raises(Rejected, match="too-large"):
         source.read(source.items()[0])
+
+
+def test_pipes_and_devices_are_not_read(tmp_path, png):
+    fill(tmp_path / "in", png, "a.png")
+    os.mkfifo(tmp_path / "in" / "pipe.png")
+    (tmp_path / "in" / "zero.png").symlink_to("/dev/zero")
+    source = open_source(tmp_path / "in")
+    manifest = write_shards(source, tmp_path / "out", Preparation(size=8))
+    assert manifest.images == 1 and manifest.rejected == {"not-a-file": 2}
 
 
 def test_names_that_are_not_utf_8_are_prepared(tmp_path, png):

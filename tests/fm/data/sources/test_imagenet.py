@@ -1,4 +1,5 @@
 import io
+import tarfile
 
 import numpy as np
 import pytest
@@ -92,8 +93,8 @@ def test_a_damaged_inner_archive_costs_its_own_rest_alone(tmp_path, pictures):
     )
     manifest = write_shards(open_source(f"imagenet:{tmp_path}/in/x.tar"), tmp_path / "out", Preparation(size=4))
     whole = cut // (512 + -(-len(forms.png(pictures["n02"][0])) // 512) * 512)
-    assert manifest.rejected == {"damaged-archive": 2, "duplicate": 4} and manifest.images == 4 + whole + 4
-    assert manifest.classes == ("n01", "n02", "n04")
+    assert manifest.rejected == {"damaged-archive": 2, "duplicate": 4, "unsafe-name": 1}
+    assert manifest.images == 4 + whole and manifest.classes == ("n01", "n02")
     assert {path.name for path in tmp_path.iterdir()} == {"in", "out"}
 
 
@@ -129,3 +130,26 @@ def test_damage_anywhere_is_a_list_or_one_sentence(tmp_path, pictures, data):
             source.read(item)
         except Rejected as rejected:
             assert rejected.reason in REASONS
+
+
+def test_names_that_lead_elsewhere_are_rejected(tmp_path, noises):
+    one, two, three = map(forms.png, noises(3))
+    inner = [("../n01_0.JPEG", one), ("/n01_1.JPEG", two), ("n01_2..JPEG", three)]
+    source = open_source(forms.tar(tmp_path / "x.tar", [("n01.tar", forms.tar_bytes(inner))]))
+    assert [item.fault for item in source.items()] == ["unsafe-name", "unsafe-name", ""]
+
+
+def test_nothing_beside_the_classes_disappears(tmp_path, noises):
+    one, two, three = map(forms.png, noises(3))
+    members = [("n1.tar", forms.tar_bytes([("a.png", one)])), ("n3.TAR", forms.tar_bytes([("c.png", two)]))]
+    path = forms.tar(tmp_path / "x.tar", [*members, ("loose.png", three)])
+    with tarfile.open(path, "a") as archive:
+        link = tarfile.TarInfo("n2.tar")
+        link.type, link.linkname = tarfile.SYMTYPE, "n1.tar"
+        archive.addfile(link)
+    assert [(item.key, item.label, item.fault) for item in open_source(path).items()] == [
+        ("loose.png", None, ""),
+        ("n1/a.png", "n1", ""),
+        ("n2.tar", None, "not-a-file"),
+        ("n3/c.png", "n3", ""),
+    ]

@@ -74,13 +74,37 @@ def test_a_prepared_data_set_is_a_source(folder, tmp_path, encoding):
         assert pairs[0] == pairs[1]
 
 
+def test_the_splits_of_a_prepared_data_set_are_kept(tmp_path, png):
+    for number in range(6):
+        path = tmp_path / "in" / ("train", "val", "test")[number % 3] / "a" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(number))
+    once = write_shards(open_source(tmp_path / "in"), tmp_path / "once", Preparation(size=8))
+    twice = write_shards(open_source(tmp_path / "once"), tmp_path / "twice", Preparation(size=8))
+    for manifest in (once, twice):
+        assert {name: split.images for name, split in manifest.splits.items()} == {"test": 2, "train": 2, "val": 2}
+
+
+def test_a_damaged_manifest_is_said_and_a_foreign_one_is_passed_over(tmp_path, folder):
+    write_shards(open_source(folder), tmp_path / "out", Preparation(size=8))
+    path = tmp_path / "out" / "manifest.json"
+    whole = path.read_text()
+    for damaged in (whole[:-9], whole.replace('"classes"', '"klasses"')):
+        path.write_text(damaged)
+        with pytest.raises(DataError, match=r"manifest.json"):
+            open_source(tmp_path / "out").items()
+    for content in ('{"files": 3}', "[]"):
+        path.write_text(content)
+        assert open_source(tmp_path / "out").items().labels() == ["0000", "0001", "0002"]
+
+
 def test_no_name_is_trusted_as_a_path(tmp_path, png):
     inside = tmp_path / "here" / "in"
     evil = [("../../evil.png", png(0)), ("/tmp/evil-fm-test.png", png(1)), (".png", png(2)), ("..", png(3))]
     make(inside / "x.tar", *evil, link("link.png", "/etc/passwd"), ("a\\..\\b.png", png(4)))
     before = set(tmp_path.rglob("*"))
     manifest = write_shards(open_source(inside), tmp_path / "here" / "out", Preparation(size=8))
-    assert manifest.images == 4 and manifest.rejected == {"not-a-file": 1}
+    assert manifest.images == 2 and manifest.rejected == {"not-a-file": 1, "unsafe-name": 2}
     after = set(tmp_path.rglob("*")) - before
     assert all(path.is_relative_to(tmp_path / "here" / "out") for path in after)
     assert not os.path.exists("/tmp/evil-fm-test.png")
@@ -90,6 +114,17 @@ def test_a_repeated_name_is_rejected(tmp_path, png):
     make(tmp_path / "in" / "x.tar", ("a.png", png(0)), ("b.png", png(1)), ("a.png", png(2)), ("a.cls", b"1"))
     manifest = write_shards(open_source(tmp_path / "in"), tmp_path / "out", Preparation(size=8))
     assert manifest.images == 2 and manifest.rejected == {"duplicate": 1} and manifest.classes == ()
+
+
+def test_a_name_repeated_within_a_sample_is_rejected(tmp_path, png):
+    make(tmp_path / "x.tar", ("a.png", png(0)), ("a.cls", b"1"), ("a.png", png(1)), ("b.png", png(2)), ("b.jpg", b"?"))
+    source = open_source(tmp_path / "x.tar")
+    assert [(i.key, i.label, i.fault) for i in source.items()] == [
+        ("x/a", "0001", ""),
+        ("x/a", None, "duplicate"),
+        ("x/b", None, ""),  # other pictures of a sample are its own affair
+    ]
+    assert source.read(source.items()[0]) == png(0)
 
 
 def test_archives_that_are_none(tmp_path, png):

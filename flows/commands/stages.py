@@ -88,7 +88,9 @@ def prepare(
     ] = "box",
     exif: Annotated[str, typer.Option(help="ignore: pictures as stored; apply: turned as their EXIF says.")] = "ignore",
     alpha: Annotated[str, typer.Option(help="drop: colours as stored; white: transparency over white.")] = "drop",
-    encoding: Annotated[str, typer.Option(help="raw: fastest to read; png: smaller.")] = "raw",
+    encoding: Annotated[
+        str | None, typer.Option(help="raw: fastest to read; png: smaller. Default: raw up to 64 px, png above.")
+    ] = None,
     holdout: Annotated[float, typer.Option(help="Share held out as test split where the source has no splits.")] = 0.1,
     accept_missing: Annotated[
         bool, typer.Option("--accept-missing", help="Finish ImageNet or CIFAR-10 without pictures that are missing.")
@@ -236,7 +238,8 @@ def _preparation(**values: Any) -> Any:
     from fm.data import Preparation
     from fm.parsing import parse
 
-    return parse(Preparation, tomllib.loads(presets.file("demo").read_text())["data"] | values)
+    wanted = tomllib.loads(presets.file("demo").read_text())["data"] | values
+    return parse(Preparation, {name: value for name, value in wanted.items() if value is not None})
 
 
 def measurements(solvers: str, nfe: str, samples: int | None, nll_k: int | None) -> list[str]:

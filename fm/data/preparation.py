@@ -15,6 +15,7 @@ from fm.data.resize import RESIZE, pair
 from fm.errors import DataError, member
 from fm.settings import Settings
 
+RAW_UP_TO = 64  # pixels of a side, where nothing else is asked
 PNG_SHARE = 0.65  # of the raw pixels: photographs at 64 px
 LABEL_BYTES, FACTS_BYTES = 8, 400
 INDEX_BYTES = 200  # of one sample in ours, DALI's and Energon's
@@ -44,7 +45,9 @@ class Preparation(Settings):
         "drop", title="Transparency", description="drop: colours as stored, like the official sets; white: over white"
     )
     encoding: Literal["raw", "png"] = Field(
-        "raw", title="Encoding", description="raw: pixels, fastest to read; png: smaller, decoded on every read"
+        default_factory=lambda known: "raw" if known.get("size", 0) <= RAW_UP_TO else "png",
+        title="Encoding",
+        description="raw: fastest to read; png: smaller, decoded on every read; empty: raw up to 64 px, png above",
     )
     holdout: float = Field(
         0.1,

@@ -136,7 +136,13 @@ def _start(path: str, info: zipfile.ZipInfo) -> int:
 
 
 def _extract(path: str, out: BinaryIO) -> None:
+    """Raises: DataError for more bytes than its rows, before any is unpacked: a little file can hold a disk full."""
     with zipfile.ZipFile(path) as archive, archive.open("data.npy") as file:
+        header = _header(file)
+        side_of(header.shape, header.dtype, path)
+        if file.tell() + header.bytes != archive.getinfo("data.npy").file_size:
+            raise DataError(f"does not hold the {header.shape[0]:,} rows that it says", path, "fetch it again")
+        file.seek(0)
         while piece := file.read(2**20):
             out.write(piece)
 

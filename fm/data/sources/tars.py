@@ -93,7 +93,8 @@ def _sample(
     file: IO[bytes], members: Iterable[Member], key: str, split: str | None, number: int, names: list[str]
 ) -> Iterator[Item]:
     """The item of one sample's members, none if it has no image; and one for each further image of the same name."""
-    label, images = None, list[Member]()
+    label: str | None = None
+    images: list[Member] = []
     for member in members:
         ending = _split_name(member.name)[1]
         if ending == "cls":

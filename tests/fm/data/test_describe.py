@@ -60,6 +60,11 @@ def test_the_size_proposed(tmp_path, side, due):
     assert describe(open_source(tmp_path)).proposed_size == due
 
 
+def test_the_room_needed_is_that_of_the_encoding_that_is_used(tmp_path):
+    Image.new("RGB", (300, 300)).save(tmp_path / "0.png")
+    assert describe(open_source(tmp_path)).needed_bytes == sample_bytes(Preparation(size=256, encoding="png"))
+
+
 def test_counts_that_fall_short_are_said(tmp_path, noises):
     forms.imagenet_train(tmp_path / "ILSVRC2012_img_train.tar", {"n01": noises(2)})
     assert describe(open_source(tmp_path)).notes == ("2 pictures in train, where 1,281,167 are due",)

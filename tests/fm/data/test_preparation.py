@@ -54,6 +54,15 @@ def test_ranges(wrong):
         Preparation(**wrong)
 
 
+@pytest.mark.parametrize(("size", "due"), [(32, "raw"), (64, "raw"), (65, "png"), (256, "png")])
+def test_large_pictures_are_png_where_nothing_else_is_asked(size, due):
+    plain = Preparation(size=size)
+    assert plain.encoding == plain.identity()["encoding"] == due
+    assert plain == Preparation(size=size, encoding=due) == Preparation.model_validate(plain.model_dump())
+    for other in ("raw", "png"):
+        assert Preparation(size=size, encoding=other).encoding == other
+
+
 def test_an_unknown_method_names_the_nearest():
     with pytest.raises(pydantic.ValidationError, match="did you mean 'center-crop'"):
         Preparation(method="centre-crop")

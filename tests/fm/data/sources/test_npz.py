@@ -1,5 +1,6 @@
 import io
 import pickle
+import zipfile
 from functools import partial
 
 import numpy as np
@@ -121,3 +122,17 @@ def test_damage_anywhere_is_pictures_or_one_sentence(tmp_path, pictures, data):
             source.read(item)
     except DataError as error:
         assert "val_data.npz: " in str(error)
+
+
+def test_more_than_the_rows_is_not_unpacked(tmp_path, monkeypatch):
+    """16 MiB in a file of 17 kB."""
+    monkeypatch.setenv("FM_CACHE", str(tmp_path / "cache"))
+    rows, labels = io.BytesIO(), io.BytesIO()
+    np.save(rows, np.zeros((4, 12), np.uint8))
+    np.save(labels, np.arange(4))
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("data.npy", rows.getvalue() + bytes(2**24))
+        archive.writestr("labels.npy", labels.getvalue())
+    with pytest.raises(DataError, match=r"x.npz: does not hold the 4 rows that it says"):
+        open_source(f"npz:{tmp_path}/x.npz?names=none").items()
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.stat().st_size]

@@ -1,6 +1,6 @@
 """Estimates against the runs that follow: `python -m tests.benchmarks estimating` prints the rows.
 
-Two presets, twice each, two workers. The run is the loop in fresh processes with its checkpoints, then every cell of
+Three presets, twice each, two workers. The run is the loop in fresh processes with its checkpoints, then every cell of
 the grid. CPU seconds are one worker's: other work on the machine does not lengthen them.
 """
 
@@ -26,12 +26,30 @@ from fm.training import train
 from tests.benchmarks.timing import Row
 
 WORKERS = 2
-RUNS = {"tiny": 150, "demo": 30}  # steps
+# Steps, images of each, and what else is set: the last is larger than what an estimate measures whole.
+RUNS: dict[str, tuple[int, int, list[str]]] = {
+    "tiny": (150, 64, []),
+    "demo": (30, 64, []),
+    "cifar10-otcfm": (
+        4,
+        64,
+        [
+            "training.batch_images=64",
+            "training.report_images=64",
+            'evaluation.grid=[{solver="euler", nfe=4}]',
+            "evaluation.samples=32",
+            "evaluation.batch=16",
+            "evaluation.reference_images=100",
+            "evaluation.nll_images=2",
+        ],
+    ),
+}
 
 
 def estimating(folder: Path) -> Iterator[Row]:
-    for preset, steps in RUNS.items():
-        recipe = Recipe.load(preset, ["training.max_seconds=none", f"training.total_images={64 * steps}"])
+    for preset, (steps, images, changes) in RUNS.items():
+        whole = ["training.max_seconds=none", f"training.total_images={images * steps}"]
+        recipe = Recipe.load(preset, [*whole, *changes])
         data = folder / preset
         manifest = write_shards(open_source("photos:?tiles=100"), data, recipe.data)
         for attempt in ("a", "b"):

@@ -177,7 +177,7 @@ def _check_space(plan: Plan) -> None:
     free = shutil.disk_usage(plan.root).free
     if due - there > free:
         raise DataError(
-            f"{images:,} images need about {due / 1e9:.3g} GB and {(free + there) / 1e9:.3g} GB are free",
+            f"{images:,} images need about {due / 1e6:,.1f} MB and {(free + there) / 1e6:,.1f} MB are free",
             where=str(plan.root),
             mend="choose a folder on a larger disk",
         )

@@ -338,7 +338,7 @@ def small_disk(tmp_path):
 def test_a_disk_that_fills_up_keeps_what_is_whole(folder, tmp_path, png, small_disk, monkeypatch):
     first = write_shards(open_source(folder), small_disk / "out", SMALL)
     source = open_source(more(tmp_path / "more", "abc", 100, 90, png))
-    with pytest.raises(DataError, match=r"90 images need about 0\.0 GB and 0\.0 GB are free; choose a folder"):
+    with pytest.raises(DataError, match=r"90 images need about 0\.3 MB and 0\.2 MB are free; choose a folder"):
         add_shards(source, small_disk / "out")
     monkeypatch.setattr("fm.data.shards._check_space", lambda plan: None)  # as if others filled it in the meantime
     with pytest.raises(DataError, match=r"shard train-\d+ cannot be written \(No space left on device\)"):

@@ -27,6 +27,10 @@ class DataError(UserError):
     """A source, shard or image that cannot be read or does not match its manifest."""
 
 
+class MachineError(DataError):
+    """What the machine at hand failed in (disk, memory, network): the same work may succeed elsewhere, or later."""
+
+
 class CheckpointError(UserError):
     """A checkpoint that is missing, damaged, or belongs to another recipe or data set."""
 

@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field
 
 from fm import errors
-from fm.errors import SettingsError, UserError
+from fm.errors import MachineError, SettingsError, UserError
 from fm.files import read_json, write_json
 from fm.settings import Settings
 
@@ -197,8 +197,9 @@ def ray_map(
 ) -> Iterator[Outcome]:
     """`fn` over the items in Ray's slots; outcomes in the items' order, two items a slot under way, few more held.
 
-    An item whose worker died, or was failed by its machine (OSError, MemoryError), is tried again `retries` times, on
-    another machine where there is one, and `lost(item, why)` hears of it. What else `fn` raises is the item's outcome.
+    An item whose worker died, or was failed by its machine (MachineError, OSError, MemoryError), is tried again
+    `retries` times, on another machine where there is one, and `lost(item, why)` hears of it. What else `fn` raises is
+    the item's outcome.
     """
     ray = _connect()
     # Ray's own retries would be silent, and may choose the same machine again.
@@ -248,8 +249,10 @@ def _outcome(ray: Any, reference: Any, this: _Try) -> tuple[Outcome, str]:
         return Outcome(this.item, ray.get(reference)), ""
     except ray.exceptions.RayTaskError as error:  # that `fn` raised
         own = unwrapped(error)
-        machines = isinstance(own, OSError | MemoryError) and not isinstance(own, UserError)
-        return Outcome(this.item, error=own), f"{type(own).__name__}: {own}" if machines else ""
+        if not isinstance(own, MachineError | OSError | MemoryError):
+            return Outcome(this.item, error=own), ""
+        why = str(own) if isinstance(own, UserError) else f"{type(own).__name__}: {own}"
+        return Outcome(this.item, error=own), why
     except ray.exceptions.OutOfMemoryError:
         failed = "its machine ran out of memory"
     except ray.exceptions.NodeDiedError:

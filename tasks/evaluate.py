@@ -93,7 +93,8 @@ def _jobs(run: Path, recipe: Recipe, saved: Saved) -> list[Job]:
 
 def _measure(jobs: list[Job], recipe: Recipe) -> None:
     """All jobs in Ray's slots, the longest first, so that no slot waits for a late long one."""
-    watching.say(f"evaluate: {len(jobs)} cells, and features of held-out and training images, their floor")
+    cells = "1 cell" if len(jobs) == 1 else f"{len(jobs)} cells"
+    watching.say(f"evaluate: {cells}, and features of held-out and training images, their floor")
     progress = watching.Progress("evaluate", f"evaluate {recipe.name}", every_s=0.0)
     longest_first = sorted(jobs, key=lambda job: -(job.cell.nfe or 1000))
     waiting = [measure.with_options(task_run_name=job.name).submit(job) for job in longest_first]

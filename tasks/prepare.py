@@ -128,13 +128,18 @@ def _lost(part: Any, why: str) -> None:
 
 
 class Pace:
-    """How far, how fast and how long still: by the last minute, for what an earlier run left passes in no time."""
+    """How far, how fast and how long still: by the last minute, for what an earlier run left passes in no time, and
+    from the first report on, for the workers' start is no pace.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.clock, self.seen = clock, deque([(clock(), 0)])
+        self.clock, self.seen = clock, deque[tuple[float, int]]()
 
     def line(self, done: int, total: int) -> str:
-        now = self.clock()
+        now, far = self.clock(), f"{done:,} of {total:,} images"
+        if not self.seen:
+            self.seen.append((now, done))
+            return far
         while len(self.seen) > 1 and self.seen[1][0] < now - 60:
             self.seen.popleft()
         start, before = self.seen[0]
@@ -142,4 +147,4 @@ class Pace:
             self.seen.append((now, done))
         rate = (done - before) / max(now - start, 1e-9)
         left = f", {in_time((total - done) / rate)} left" if rate and done < total else ""
-        return f"{done:,} of {total:,} images, {rate:,.0f} images/s{left}"
+        return f"{far}, {rate:,.0f} images/s{left}"

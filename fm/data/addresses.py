@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from fm.errors import DataError
+from fm.errors import DataError, MachineError
 from fm.files import PAUSES_S
 
 PIECE_BYTES = 8 * 1024**2
@@ -60,8 +60,8 @@ def unreadable(error: Exception, where: str) -> DataError:
     if isinstance(error, ImportError):  # fsspec names the package that is missing
         return DataError(f"cannot be read ({error})", where=where)
     if isinstance(error, OSError) and not is_address(where):
-        return DataError(f"cannot be read ({error.strerror or error})", where=where)
-    return DataError(f"cannot be read ({type(error).__name__}: {error})", where=where)
+        return MachineError(f"cannot be read ({error.strerror or error})", where=where)
+    return MachineError(f"cannot be read ({type(error).__name__}: {error})", where=where)
 
 
 def _behind(error: Exception) -> Exception:

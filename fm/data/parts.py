@@ -15,7 +15,7 @@ from fm.data.sidecars import Member, dali, energon
 from fm.data.sources import Item
 from fm.data.tally import Counting
 from fm.data.ustar import UstarWriter
-from fm.errors import DataError
+from fm.errors import MachineError
 from fm.files import atomic, write_json
 
 ENDINGS = {"raw": "npy", "png": "png"}
@@ -71,7 +71,7 @@ class Writing:
 def write_shard(part: Part) -> Finished:
     """Writes the part's shard, or keeps what an earlier run left if its hashes still agree.
 
-    Raises: DataError for a full disk, or a source that cannot be read any more.
+    Raises: MachineError for a full disk; DataError for a source that cannot be read any more.
     """
     inputs = part.identity()
     if kept := _kept(part, inputs):
@@ -100,7 +100,7 @@ def write_shard(part: Part) -> Finished:
         write_json(record_path(part.root, part.name), finished.model_dump(mode="json"))
     except OSError as error:
         says = f"shard {part.name} cannot be written ({error.strerror})"
-        raise DataError(says, str(part.root), "make room and start again, which keeps whole shards") from None
+        raise MachineError(says, str(part.root), "make room and start again, which keeps whole shards") from None
     return finished
 
 

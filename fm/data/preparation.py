@@ -12,7 +12,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from fm.data.decode import decode_with_traits
 from fm.data.resize import RESIZE, pair
-from fm.errors import DataError, member
+from fm.errors import MachineError, member
 from fm.settings import Settings
 
 RAW_UP_TO = 64  # pixels of a side, where nothing else is asked
@@ -102,13 +102,13 @@ class Sample(NamedTuple):
 def prepare(data: bytes, settings: Preparation) -> Sample:
     """The sample of an image file.
 
-    Raises: Rejected; DataError if there is not the memory for it, which is not the picture's fault.
+    Raises: Rejected; MachineError if there is not the memory for it, which is not the picture's fault.
     """
     try:
         return _sample(data, settings)
     except MemoryError:
         says = f"there is not the memory to decode and resize a picture of {len(data):,} bytes"
-        raise DataError(says, mend="give fewer workers, or a machine with more memory, and start again") from None
+        raise MachineError(says, mend="give fewer workers, or a machine with more memory, and start again") from None
 
 
 def _sample(data: bytes, settings: Preparation) -> Sample:

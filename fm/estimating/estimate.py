@@ -27,24 +27,22 @@ EXPECTED_NFE = {
 }
 BUSY = 1.3  # times its processor's seconds: what a step takes longer than that is not its own
 LEAST_NFE = 14  # two steps and the choice of the first
-UNTRAINED_NFE = (
-    44  # of dopri5 at any tolerance where the velocity is zero: its steps grow tenfold from a tiny first one
-)
+UNTRAINED_NFE = 44  # of dopri5 at any tolerance where the velocity is zero: steps grow tenfold from a tiny first one
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the work: its time on the clock, and how long cores or GPUs are busy with it in all."""
+    """A part of the work: its time on the clock, and for how long it takes cores or GPUs in all, at work or not."""
 
     name: str
     seconds: float
-    busy_s: float
+    taken_s: float
     unit: str  # "core-hours" or "GPU-hours"
     words: str  # what it is the product of
 
     @property
     def hours(self) -> float:
-        return self.busy_s / 3600
+        return self.taken_s / 3600
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ class Estimate:
 
     def text(self) -> str:
         """An aligned table."""
-        lines = [("", "time", "busy", "")]
+        lines = [("", "time", "taken", "")]
         lines += [(p.name, in_time(p.seconds), f"{short(p.hours)} {p.unit}", p.words) for p in self.parts]
         lines.append(("memory", in_bytes(self.peak_bytes), f"{in_bytes(self.free_bytes)} free", self.memory))
         lines += [(f"disk, {name}", in_bytes(size), "", words) for name, (size, words) in self.disk.items()]
@@ -168,7 +166,7 @@ def _evaluation(recipe: Recipe, found: Measured, data: Data) -> list[Part]:
     parts.append(_cell(baseline, settings, found, method, trained=False))
     slots = os.cpu_count() or 1
     seconds = reference + makespan((part.seconds for part in parts[1:]), slots)
-    total = sum(part.busy_s for part in parts)
+    total = sum(part.taken_s for part in parts)
     words = f"{len(grid) + 1} cells in {slots} slots of this machine, on its CPU"
     return [Part("evaluation", seconds, total, "core-hours", words), *parts]
 

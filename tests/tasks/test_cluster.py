@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fm.errors import DataError, SettingsError, UserError
+from fm.errors import DataError, MachineError, SettingsError, UserError
 from tasks import cluster
 from tasks.cluster import Place
 
@@ -48,6 +48,8 @@ def fails(count: Path) -> None:
         file.write("x")
     if count.name == "system":
         raise OSError(5, "Input/output error")
+    if count.name == "disk":
+        raise MachineError("cannot be read (Input/output error)", "/disk")
     raise DataError("wrong", "there")
 
 
@@ -87,11 +89,14 @@ def test_one_that_dies_every_time_is_one_sentence(ray: None) -> None:
 
 def test_what_a_machine_fails_is_tried_again_and_what_a_user_must_mend_is_not(ray: None, tmp_path: Path) -> None:
     said: list[Any] = []
-    counts = [tmp_path / "system", tmp_path / "user"]
+    counts = [tmp_path / "system", tmp_path / "disk", tmp_path / "user"]
     outcomes = list(cluster.ray_map(fails, counts, lost=lambda item, why: said.append((item.name, why))))
-    assert [path.read_text() for path in counts] == ["xxx", "x"]
-    assert said == 2 * [("system", "OSError: [Errno 5] Input/output error")]
-    assert [type(outcome.error) for outcome in outcomes] == [OSError, DataError]
+    assert [path.read_text() for path in counts] == ["xxx", "xxx", "x"]
+    assert sorted(said) == [
+        *2 * [("disk", "/disk: cannot be read (Input/output error)")],
+        *2 * [("system", "OSError: [Errno 5] Input/output error")],
+    ]
+    assert [type(outcome.error) for outcome in outcomes] == [OSError, MachineError, DataError]
 
 
 def test_a_slow_item_holds_nobody_up_and_few_outcomes_wait_for_it(ray: None, tmp_path: Path) -> None:

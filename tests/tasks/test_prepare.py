@@ -38,12 +38,12 @@ def test_the_source_is_not_looked_at_where_no_data_can_be_unchanged(tmp_path: Pa
 
 
 def test_progress_tells_what_is_left_by_the_last_minute() -> None:
-    times = iter([0.0, 1.0, 11.0, 100.0, 110.0])
+    times = iter([30.0, 40.0, 101.0, 111.0])
     pace = Pace(lambda: next(times))
-    assert pace.line(5000, 10_000) == "5,000 of 10,000 images, 5,000 images/s, 1 s left"  # kept from an earlier run
-    assert pace.line(6000, 10_000) == "6,000 of 10,000 images, 545 images/s, 7.33 s left"
-    assert pace.line(7000, 10_000) == "7,000 of 10,000 images, 11 images/s, 4.45 min left"
-    assert pace.line(10_000, 10_000) == "10,000 of 10,000 images, 40 images/s"
+    assert pace.line(5000, 10_000) == "5,000 of 10,000 images"  # kept from an earlier run
+    assert pace.line(6000, 10_000) == "6,000 of 10,000 images, 100 images/s, 40 s left"
+    assert pace.line(7000, 10_000) == "7,000 of 10,000 images, 16 images/s, 3.05 min left"
+    assert pace.line(10_000, 10_000) == "10,000 of 10,000 images, 56 images/s"
 
 
 def test_prefect_shows_tens_of_tasks_for_thousands_of_shards(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fm.data.decode import EXTENSIONS, MAX_BYTES, Rejected
 from fm.data.sources import Item, Listing, Source, readable, splits_of
-from fm.errors import DataError
+from fm.errors import DataError, MachineError
 from fm.lineage import canonical, digest
 
 SCHEME = "folder"
@@ -42,7 +42,7 @@ class Folder(Source):
         except OSError as error:
             if error.errno in FOR_EVERYBODY:
                 raise Rejected("unreadable") from None
-            raise DataError(f"cannot be read ({error.strerror})", where=readable(str(path))) from None
+            raise MachineError(f"cannot be read ({error.strerror})", where=readable(str(path))) from None
 
     def digest(self) -> str:
         running = hashlib.sha256()  # over a listing that no memory holds whole

@@ -51,7 +51,7 @@ class Numbers(Source):
         return (Item(f"{n % 1000:08d}/{n:08d}.JPEG", f"{n % 1000:08d}", at=(0, n, n)) for n in range(200_000))
 
     def read(self, item):
-        raise NotImplementedError
+        raise AssertionError("planning reads no picture")
 
     def digest(self):
         return "numbers"

@@ -73,7 +73,7 @@ def test_the_table_is_aligned_and_says_what_was_carried_on(monkeypatch: pytest.M
     assert title.startswith("tiny: measured in 7 s on CPU, 2 workers; nothing was trained")
     assert "carried on from 8 a worker" in lines[0]
     column = lines[0].index("100 steps")
-    assert head.index("busy") + 4 == column - 2 and all(line[column - 2 : column] in ("  ", "") for line in lines)
+    assert head.index("taken") + 5 == column - 2 and all(line[column - 2 : column] in ("  ", "") for line in lines)
     assert [line.split("  ")[0] for line in lines if line[0] != " "] == [
         "training",
         "evaluation",

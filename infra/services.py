@@ -99,7 +99,7 @@ def prefect_server(here: Services, ports: Ports) -> Service:
     return Service(
         url=f"http://{HOST}:{ports.prefect}",
         ports=(ports.prefect,),
-        command=uvicorn("prefect.server.api.server:create_app", ports.prefect, "--factory"),
+        command=uvicorn("infra.prefect_app:create_app", ports.prefect, "--factory"),
         environment={
             **QUIET,
             "PREFECT_HOME": str(here.state / "prefect"),

@@ -92,6 +92,7 @@ def prepare(
         str | None, typer.Option(help="raw: fastest to read; png: smaller. Default: raw up to 64 px, png above.")
     ] = None,
     holdout: Annotated[float, typer.Option(help="Share held out as test split where the source has no splits.")] = 0.1,
+    shard_images: Annotated[int, typer.Option(help="Images in each tar.")] = 500,
     accept_missing: Annotated[
         bool, typer.Option("--accept-missing", help="Finish ImageNet or CIFAR-10 without pictures that are missing.")
     ] = False,
@@ -129,6 +130,7 @@ def prepare(
         "alpha": alpha,
         "encoding": encoding,
         "holdout": holdout,
+        "shard_images": shard_images,
     }
     if add:
         _check_not_given(context, values)

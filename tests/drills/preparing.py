@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -18,6 +18,8 @@ import psutil
 from fm.data import Preparation, open_source, write_shards
 from fm.files import sha256
 from fm.lineage import digest
+from infra import local, processes
+from infra.state import Ports
 from tests.drills.ranks import FORK
 from tests.drills.ray_runs import ROOT
 from tests.drills.table import Result
@@ -26,6 +28,8 @@ KILLS = 20
 SOURCE, SETTINGS = "photos:?tiles=1500", Preparation(size=64, shard_images=50)
 COMMAND_SOURCE = "photos:?tiles=2000"
 PORTS = ["--port-base", "29100"]
+SHARD_IMAGES = Preparation().shard_images
+SLOTS = [1, 3, 5]  # of the clusters on which the command starts in turn
 
 
 def contents(root: Path) -> str:
@@ -94,7 +98,7 @@ def library(base: Path, seed: int = 0) -> Result:
 
 
 def command(base: Path) -> Iterator[Result]:
-    """`fm prepare`: one of Ray's workers killed, the flow's process killed, Ctrl-C."""
+    """`fm prepare`: one of Ray's workers killed, the flow's process killed, Ctrl-C; then all of it, twenty times."""
     os.environ |= {"FM_STATE": str(base / "state"), "PYTHONPATH": str(ROOT)}
     try:
         if started(base / "by-command").wait() != 0:
@@ -102,12 +106,67 @@ def command(base: Path) -> Iterator[Result]:
         undisturbed, total = contents(base / "by-command"), done(base / "by-command")
         for name, strike in STRIKES.items():
             yield struck(name, base / strike.__name__, total, undisturbed, strike)
+        kept = local.up(base / "state", Ports.from_base(29100), workers=False, ray=False)
+        with heads(base / "ray", kept.environment()) as addresses:
+            yield often(base / "often", total, undisturbed, addresses)
     finally:
         subprocess.run([sys.executable, "-m", "flows.cli", "down"], cwd=base, check=True, capture_output=True)
 
 
-def started(out: Path) -> subprocess.Popen[bytes]:
-    arguments = ["prepare", COMMAND_SOURCE, str(out), "--size", "64", *PORTS]
+def often(out: Path, total: int, undisturbed: str, addresses: list[str], seed: int = 0) -> Result:
+    """kill -9 of the command at random moments, its start included; each start is on a cluster of another size."""
+    chance, recoveries, lost = random.Random(seed), [], 0
+    for number, place in enumerate(sorted(chance.uniform(0.0, 0.97) for _ in range(KILLS))):
+        before, halves, start = done(out), begun(out), time.monotonic()
+        process = started(out, "--address", addresses[number % len(addresses)])
+
+        def running(process: subprocess.Popen[bytes] = process) -> bool:
+            return process.poll() is None
+
+        if number % 5 == 4:
+            time.sleep(chance.uniform(0.0, 10.0))  # while it starts
+        else:
+            if wait(lambda before=before: done(out) > before, running) and number:
+                recoveries.append(time.monotonic() - start)
+            wait(lambda place=place: done(out) >= place * total, running)
+            time.sleep(chance.uniform(0.0, 0.5))
+        if not running():
+            raise SystemExit(f"it ended before kill {number + 1}\n{log(out)}")
+        lost += max(0, begun(out) - halves) * SHARD_IMAGES
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    if started(out).wait() != 0:
+        raise SystemExit(f"fm prepare failed\n{log(out)}")
+    drill = f"fm prepare killed {KILLS} times, on {', '.join(map(str, SLOTS))} slots"
+    return Result(drill, lost, sum(recoveries) / len(recoveries), contents(out), undisturbed)
+
+
+@contextmanager
+def heads(folder: Path, environment: dict[str, str]) -> Iterator[list[str]]:
+    """Ray clusters of SLOTS slots, by address."""
+    started = []
+    try:
+        for place, slots in enumerate(SLOTS):
+            port, temp = 29110 + 10 * place, folder / str(slots)
+            start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
+            start += ["--node-ip-address=127.0.0.1", f"--port={port}", f"--num-cpus={slots}"]
+            start += ["--include-dashboard=false", f"--temp-dir={temp}"]
+            temp.mkdir(parents=True)
+            out = open(temp.with_suffix(".log"), "wb")  # noqa: SIM115 - the process holds it
+            ray = subprocess.Popen(start, stdout=out, stderr=out, env=os.environ | environment, start_new_session=True)
+            started.append(ray)
+            if not wait(lambda port=port: processes.port_in_use(port), lambda ray=ray: ray.poll() is None):
+                raise SystemExit(f"Ray does not start\n{temp.with_suffix('.log').read_text()[-2000:]}")
+        yield [f"127.0.0.1:{29110 + 10 * place}" for place in range(len(SLOTS))]
+    finally:
+        for ray in started:
+            with suppress(ProcessLookupError):
+                os.killpg(ray.pid, signal.SIGTERM)
+            ray.wait()
+
+
+def started(out: Path, *options: str) -> subprocess.Popen[bytes]:
+    arguments = ["prepare", COMMAND_SOURCE, str(out), "--size", "64", *PORTS, *options]
     file = open(out.with_suffix(".log"), "ab")  # noqa: SIM115 - the process holds it
     run = [sys.executable, "-m", "flows.cli", *arguments]
     return subprocess.Popen(run, cwd=out.parent, stdout=file, stderr=file, start_new_session=True)
@@ -123,7 +182,7 @@ def struck(
     process = started(out)
     if not wait(lambda: done(out) >= total // 3, lambda: process.poll() is None):
         raise SystemExit(f"{name}: ended before it could be disturbed\n{log(out)}")
-    lost, start = begun(out) * 500, time.monotonic()
+    lost, start = begun(out) * SHARD_IMAGES, time.monotonic()
     goes_on = strike(process)
     before = done(out)
     if not goes_on:

@@ -6,6 +6,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +27,8 @@ class Folder(Source):
     root: Path
 
     def found(self) -> Iterator[Item]:
-        splits = _splits({path.partition("/")[0] for path, _ in self._files() if "/" in path})
-        return (_item(path, splits) for path, _ in self._files())
+        splits = self._splits()
+        return (_item(path, splits) for path in self._pictures())
 
     def read(self, item: Item) -> bytes:
         path = self.root / _path(item)
@@ -46,59 +47,58 @@ class Folder(Source):
 
     def digest(self) -> str:
         running = hashlib.sha256()  # over a listing that no memory holds whole
-        for path, info in self._files():
-            running.update(canonical([path, info.st_size, info.st_mtime_ns]).encode())
+        for path in self._pictures():
+            running.update(canonical([path, *_stamp(os.path.join(self.root, path))]).encode())
         return digest(SCHEME, running.hexdigest())
 
     def digest_of(self, items: Listing) -> str:
-        return digest(SCHEME, [(path, *_stamp(self.root / path)) for path in map(_path, items)])
+        return digest(SCHEME, [(path, *_stamp(os.path.join(self.root, path))) for path in map(_path, items)])
 
     def passed_over(self) -> dict[str, int]:
-        return dict(Counter(path.suffix.lower() for path in self._below() if path.suffix.lower() not in EXTENSIONS))
+        return dict(Counter(ending for path in self._below() if (ending := _ending(path)) not in EXTENSIONS))
 
-    def _files(self) -> Iterator[tuple[str, os.stat_result]]:
-        """Image files below root: path relative to it with forward slashes, and its stat."""
-        for path in self._below():
-            if path.suffix.lower() in EXTENSIONS:
-                yield path.relative_to(self.root).as_posix(), _stat(path)
+    def _pictures(self, folder: str = "") -> Iterator[str]:
+        return (path for path in self._below(folder) if _ending(path) in EXTENSIONS)
 
-    def _below(self) -> Iterator[Path]:
-        """All files below root, links followed, but for hidden ones."""
+    def _splits(self) -> dict[str, str]:
+        """Split names of the top folders, if all of them that hold pictures are such."""
+        if not (self.root / "train").is_dir():
+            return {}
+        names = (path.name for path in self.root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        tops = {name for name in names if next(self._pictures(name), None) is not None}
+        splits = splits_of(tops)
+        return splits if "train" in tops and len(tops) > 1 and tops == splits.keys() else {}
+
+    def _below(self, folder: str = "") -> Iterator[str]:
+        """All files below a folder of root, as paths relative to root; links followed, but for hidden ones."""
         above: dict[str, set[tuple[int, int]]] = {}  # a folder and those that it is in
-        for folder, below, names in os.walk(self.root, onerror=_refuse, followlinks=True):
-            info = os.stat(folder)
-            here, outer = (info.st_dev, info.st_ino), above.get(os.path.dirname(folder), set())
-            if here in outer:  # a link back up
+        for here, below, names in os.walk(self.root / folder, onerror=_refuse, followlinks=True):
+            info = os.stat(here)
+            this, outer = (info.st_dev, info.st_ino), above.get(os.path.dirname(here), set())
+            if this in outer:  # a link back up
                 below.clear()
                 continue
-            above[folder] = outer | {here}
+            above[here] = outer | {this}
             below[:] = sorted(name for name in below if not name.startswith("."))
-            yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+            prefix = os.path.join(os.path.relpath(here, self.root), "").removeprefix("./")
+            yield from (prefix + name for name in sorted(names) if not name.startswith("."))
 
 
 def _refuse(error: OSError) -> None:
     raise DataError(f"cannot be read ({error.strerror})", where=str(error.filename)) from None
 
 
-def _stat(path: Path) -> os.stat_result:
-    try:
-        return path.stat()
-    except OSError:
-        return path.lstat()  # a link to nowhere: listed, and rejected when it is read
+def _stamp(path: str) -> tuple[int, int]:
+    """Size and time; of a link to nowhere its own, of what has gone since none: both are rejected when read."""
+    for follow in (True, False):
+        with suppress(OSError):
+            info = os.stat(path, follow_symlinks=follow)
+            return info.st_size, info.st_mtime_ns
+    return 0, 0
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    try:
-        info = _stat(path)
-    except OSError:
-        return 0, 0  # gone since it was listed: rejected when it is read
-    return info.st_size, info.st_mtime_ns
-
-
-def _splits(tops: set[str]) -> dict[str, str]:
-    """Split names of the top folders, if all of them are such."""
-    splits = splits_of(tops)
-    return splits if "train" in tops and len(tops) > 1 and tops == splits.keys() else {}
+def _ending(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
 
 
 def _path(item: Item) -> str:
@@ -114,7 +114,7 @@ def _item(path: str, splits: dict[str, str]) -> Item:
 
 
 def fits(path: str) -> bool:
-    return os.path.isdir(path) and next(open_uri(path)._files(), None) is not None
+    return os.path.isdir(path) and next(open_uri(path)._pictures(), None) is not None
 
 
 def open_uri(rest: str) -> Folder:

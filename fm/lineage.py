@@ -3,8 +3,10 @@
 import hashlib
 import importlib.util
 import json
+import platform
 from collections.abc import Mapping
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,13 @@ def differences(there: Any, here: Any, key: str = "") -> list[str]:
         keys = [*there, *(k for k in here if k not in there)]
         return [d for k in keys for d in differences(there.get(k), here.get(k), f"{key}.{k}".lstrip("."))]
     return [] if there == here else [f"{key} {there}, now {here}"]
+
+
+@cache
+def versions() -> dict[str, str]:
+    """What computes here: all must be the same where several machines compute one thing."""
+    packages = {name: metadata.version(name) for name in ("torch", "numpy")}
+    return {"Python": platform.python_version(), **packages, "fm": code_digest()}
 
 
 @cache

@@ -5,16 +5,21 @@ the main thread would replace Prefect's signal handlers; leaving `session` takes
 """
 
 import itertools
+import math
 import os
 import secrets
 import shutil
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -23,6 +28,7 @@ from pydantic import Field
 from fm import errors
 from fm.errors import MachineError, SettingsError, UserError
 from fm.files import read_json, write_json
+from fm.lineage import differences, versions
 from fm.settings import Settings
 
 T = TypeVar("T")
@@ -40,6 +46,7 @@ RAY = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an actor more, to hand on what SIGTERM says
 }
 """Ray's settings, unless the environment has others."""
+NODES_S = 2.0  # between two looks at which machines there are
 LEAVE_S = 20.0  # Prefect kills a cancelled flow's process after 30 s
 # Ray's processes die with the thread that started them (Linux: PR_SET_PDEATHSIG), so that thread must live on.
 _keeper = ThreadPoolExecutor(1, "ray")
@@ -54,10 +61,16 @@ class Place(Settings):
         description="Address of a Ray cluster (host:port). Empty: the services' Ray, or one started on this machine.",
     )
     workers: int = Field(default=2, ge=1, le=4096, title="Workers", description="Training processes, 1 to 4096.")
-    gpus: Literal["auto", "none"] = Field(
+    gpus: Literal["auto", "all", "none"] = Field(
         default="auto",
         title="GPUs",
-        description="auto: one GPU for each worker where the cluster has them; none: CPUs.",
+        description="auto: one GPU for each worker where the cluster has them; all: nothing else; none: CPUs.",
+    )
+    wait_s: float = Field(
+        default=60.0,
+        ge=0,
+        title="Wait for slots",
+        description="Seconds to wait until the cluster has a free slot for each worker, from 0.",
     )
     cache: str = Field(
         default="",
@@ -141,16 +154,20 @@ def _start() -> Any:
 
 
 def _check_answers(address: str) -> None:
-    """Raises: UserError if nothing listens at host:port; Ray itself would try for minutes."""
+    """Raises: UserError if nothing listens at host:port, or what does is no Ray; Ray itself would try for minutes."""
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdigit():
         return  # "local" and "auto" are looked up by Ray
     try:
-        socket.create_connection((host, int(port)), timeout=5).close()
+        with socket.create_connection((host, int(port)), timeout=5) as link:
+            link.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")  # as each gRPC client begins
+            answer = link.recv(9)
     except OSError as error:
         raise UserError(
             f"no Ray cluster answers ({error.strerror or error})", address, "is it up (`fm status`)?"
         ) from None
+    if answer[3:4] != b"\4":  # a frame of settings
+        raise UserError("something answers there that is no Ray cluster", address, "give the address of Ray's head")
 
 
 def attended(
@@ -203,24 +220,29 @@ def ray_map(
     """
     ray = _connect()
     # Ray's own retries would be silent, and may choose the same machine again.
-    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, scheduling_strategy="SPREAD")(fn)
-    slots = max(1, int(ray.cluster_resources().get("CPU", 1) / max(cpus, 0.1)))
-    waiting = enumerate(items)
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(fn)
+    nodes, waiting = _Nodes(ray, cpus, gpus), enumerate(items)
     under_way: dict[Any, _Try] = {}
     ended: dict[int, Outcome] = {}
+
+    def submit(this: _Try) -> None:
+        node = nodes.choose(this.failed_on)
+        under_way[remote.options(scheduling_strategy=nodes.on(node)).remote(this.item)] = replace(this, node=node)
+
     for place in itertools.count():
         while place not in ended:
-            free = 2 * slots - len(under_way) if len(ended) < 8 * slots else 0
+            free = 2 * nodes.slots - len(under_way) if len(ended) < 8 * nodes.slots else 0
             for number, item in itertools.islice(waiting, free):
-                under_way[remote.remote(item)] = _Try(number, item)
+                submit(_Try(number, item))
             if not under_way:
                 return
             for reference in _ready(ray, under_way):
                 this = under_way.pop(reference)
                 outcome, failed = _outcome(ray, reference, this)
-                if failed and this.number <= retries:
+                nodes.ended(this.node, bool(failed))
+                if failed and len(this.failed_on) < retries:
                     lost(this.item, failed)
-                    under_way[remote.remote(this.item)] = replace(this, number=this.number + 1)
+                    submit(replace(this, failed_on=(*this.failed_on, this.node)))
                 else:
                     ended[this.place] = outcome
         yield ended.pop(place)
@@ -228,11 +250,61 @@ def ray_map(
 
 @dataclass(frozen=True)
 class _Try:
-    """An item under way: its place among all, and which try this is."""
+    """An item under way: its place among all, the machine it is on, and those that failed it before."""
 
     place: int
     item: Any
-    number: int = 1
+    node: str = ""
+    failed_on: tuple[str, ...] = ()
+
+
+class _Nodes:
+    """The machines of the cluster: how many items each can hold, and which of them only fail.
+
+    One that fails at once is always free, so a scheduler that looks at load alone would give it everything.
+    """
+
+    def __init__(self, ray: Any, cpus: float, gpus: float) -> None:
+        self._ray, self._need = ray, {"CPU": cpus, "GPU": gpus}
+        self._under_way: Counter[str] = Counter()
+        self._failures: Counter[str] = Counter()  # since its last success
+        self._room: dict[str, int] = {}
+        self._asked = -math.inf
+
+    @property
+    def room(self) -> dict[str, int]:
+        """Slots of each machine that is there, asked for again when some time has passed."""
+        if time.monotonic() - self._asked > NODES_S:
+            need = {kind: amount for kind, amount in self._need.items() if amount}
+            alive = {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
+            slots = {name: min(int(has.get(kind, 0) / n) for kind, n in need.items()) for name, has in alive.items()}
+            self._room = {name: count for name, count in slots.items() if count}
+            self._asked = time.monotonic()
+        return self._room
+
+    @property
+    def slots(self) -> int:
+        return max(1, sum(self.room.values()))
+
+    def choose(self, avoid: Sequence[str]) -> str:
+        """The machine with the most room, not one to avoid or that failed three times in a row if there is another."""
+
+        def rank(name: str) -> tuple[bool, bool, float]:
+            return name in avoid, self._failures[name] >= 3, (self._under_way[name] + 1) / self.room[name]
+
+        chosen = min(self.room, key=rank, default="")
+        self._under_way[chosen] += 1
+        return chosen
+
+    def on(self, name: str) -> Any:
+        """Ray's word for: there, or elsewhere if it has gone."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        return NodeAffinitySchedulingStrategy(name, soft=True) if name else "SPREAD"
+
+    def ended(self, name: str, failed: bool) -> None:
+        self._under_way[name] -= 1
+        self._failures[name] = self._failures[name] + 1 if failed else 0
 
 
 def _ready(ray: Any, references: Iterable[Any]) -> list[Any]:
@@ -259,32 +331,37 @@ def _outcome(ray: Any, reference: Any, this: _Try) -> tuple[Outcome, str]:
         failed = "its machine went away"
     except ray.exceptions.RayError:
         failed = "its worker died"
-    what, where = f"{failed}, {this.number} times in a row", getattr(this.item, "name", "")
+    what, where = f"{failed}, {len(this.failed_on) + 1} times in a row", getattr(this.item, "name", "")
     mend = "start again, which keeps what is done; a machine short of memory wants fewer slots"
     return Outcome(this.item, error=UserError(what, where, mend)), failed
 
 
+def logs_of(run: Path) -> Path:
+    """Where the workers of a training leave what they print, a file for each rank."""
+    return run.resolve() / "logs"
+
+
 def fit(
-    work: Callable[[dict[str, Any]], None], config: dict[str, Any], name: str, run: Path, tick: Callable[[], None]
+    work: Callable[[dict[str, Any]], None],
+    config: dict[str, Any],
+    name: str,
+    run: Path,
+    tick: Callable[[], None],
+    say: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Runs `work(config)` on every worker of the place as one torch.distributed group, until all have returned.
 
     A lost worker restarts the group up to three times; `work` resumes from RUN's own checkpoints, the only authority.
-    `tick` is called here every half second. Before a signal ends this process, the file `config["leave"]` tells the
-    workers, who save and leave.
+    `tick` is called here every half second, `say` where this waits for slots. What the workers print is in
+    RUN/logs/rank-N.log. Before a signal ends this process, the file `config["leave"]` tells the workers, who save and
+    leave.
 
-    Raises: SettingsError if the cluster has fewer slots than workers; a worker's own error, unwrapped.
+    Raises: SettingsError if the cluster has fewer free slots than workers, or a node other versions than this process;
+    a worker's own error, unwrapped.
     """
     ray = _connect()
     place = _place
-    gpus = place.gpus == "auto" and ray.cluster_resources().get("GPU", 0) >= place.workers
-    slots = int(ray.cluster_resources().get("GPU" if gpus else "CPU", 0))
-    if slots < place.workers:
-        raise SettingsError(
-            f"{place.workers} workers asked for, but the cluster has {slots} CPUs",
-            "place.workers",
-            f"take {slots} or fewer",
-        )
+    gpus = _slots(ray, place, say)
     scratch = (run / ".ray").resolve()
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
@@ -296,7 +373,7 @@ def fit(
             raise getattr(errors, told.pop("kind"))(**told)
 
     leave = scratch / "leave"
-    whole, config = _Work(work, scratch), config | {"leave": leave}
+    whole, config = _Work(work, scratch, logs_of(run), versions()), config | {"leave": leave}
     try:
         attended(lambda: _trainer(whole, config, name, scratch, place, gpus).fit(), look, leave=leave.touch)
     except Exception as error:
@@ -305,20 +382,67 @@ def fit(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def _slots(ray: Any, place: Place, say: Callable[[str], None]) -> bool:
+    """Waits until each worker has a free slot -> whether these are GPUs.
+
+    Raises: SettingsError if the cluster has no such slots when the place's patience ends.
+    """
+    start, told = time.monotonic(), False
+    while True:
+        there, free = ray.cluster_resources(), ray.available_resources()
+        gpus = place.gpus == "all" or (place.gpus == "auto" and there.get("GPU", 0) >= place.workers)
+        kind = "GPU" if gpus else "CPU"
+        slots, open_slots = int(there.get(kind, 0)), int(free.get(kind, 0))
+        if open_slots >= place.workers:
+            return gpus
+        has = f"the cluster has {slots} {kind}s" + (f", {open_slots} of them free" if slots >= place.workers else "")
+        grows = place.address or slots >= place.workers  # a Ray of this machine has all the slots that it will have
+        if not grows or time.monotonic() - start > place.wait_s:
+            most = min(slots, open_slots) if open_slots else slots
+            mend = f"take {most} or fewer" if most else "take CPUs (place.gpus=none)" if gpus else "is a node up?"
+            raise SettingsError(f"{place.workers} workers asked for, but {has}", "place.workers", mend)
+        if not told:
+            say(f"waits up to {place.wait_s:.0f} s for {place.workers} slots: {has}")
+            told = True
+        time.sleep(0.5)
+
+
 @dataclass(frozen=True)
 class _Work:
-    """The work of one worker; an error that the user must mend is left in the scratch folder for the driver to find."""
+    """The work of one worker; an error that the user must mend is left in the scratch folder for the driver to find.
+
+    What the worker prints goes into a file of its rank in `logs`, its errors too, for whoever asks what it died of.
+    """
 
     work: Callable[[dict[str, Any]], None]
     scratch: Path
+    logs: Path
+    versions: dict[str, str]
 
     def __call__(self, config: dict[str, Any]) -> None:
+        from ray.train import get_context
+
+        rank = get_context().get_world_rank()
+        self.logs.mkdir(parents=True, exist_ok=True)
+        with open(self.logs / f"rank-{rank}.log", "ab") as file:
+            for stream in (1, 2):
+                os.dup2(file.fileno(), stream)
+        who = f"rank {rank} of {get_context().get_world_size()}"
+        print(f"{datetime.now():%F %T} {who} on {socket.gethostname()}, process {os.getpid()}", flush=True)
         try:
+            if differing := differences(versions(), self.versions):
+                where, mend = socket.gethostname(), "install the same versions on all nodes"
+                raise SettingsError(f"differs from where the run was started: {', '.join(differing)}", where, mend)
             self.work(config)
-        except UserError as error:
-            told = {"kind": type(error).__name__, "what": error.what, "where": error.where, "mend": error.mend}
-            write_json(self.scratch / f"error-{os.getpid()}.json", told)
+        except BaseException as error:
+            traceback.print_exc()
+            if isinstance(error, UserError):
+                told = {"kind": type(error).__name__, "what": error.what, "where": error.where, "mend": error.mend}
+                write_json(self.scratch / f"error-{os.getpid()}.json", told)
             raise
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
 
 
 def _trainer(work: Any, config: dict[str, Any], name: str, scratch: Path, place: Place, gpus: bool) -> Any:

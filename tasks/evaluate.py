@@ -42,6 +42,8 @@ def judgeable(manifest: Manifest) -> Manifest:
     if heldout < FEWEST:
         share = math.ceil(150 * FEWEST / manifest.images) / 100  # a hash decides for each image: aim higher
         mend = f"set data.holdout={share}" if share <= 0.5 else f"take a source of {4 * FEWEST} images or more"
+        if not heldout:
+            mend = "its pictures name their split: give test pictures too, or add them (`fm prepare --add`)"
         what = (
             f"{heldout} of its {manifest.images} images are held out, too few to judge a network by: {FEWEST} are due"
         )

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,17 @@ def training(config: dict[str, Any]) -> None:
     with told_to_leave(config.get("leave")) as stop:
         events = train(model, objective, settings, batches_from, store, world, stop, _device())
         if world.first:
-            record(events, store, run / "records")
+            record(told(events), store, run / "records")
         else:
-            for _ in events:
+            for _ in told(events):
                 pass
+
+
+def told(events: Iterator[Any]) -> Iterator[Any]:
+    """The same events, each printed: into this rank's log."""
+    for event in events:
+        print(f"{datetime.now():%F %T} {event}", flush=True)
+        yield event
 
 
 def record(events: Iterator[Any], store: Store, records: Path) -> None:

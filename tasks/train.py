@@ -49,11 +49,15 @@ def _fit(data: str | Path, manifest: Manifest, run: Path, recipe: Recipe, tracki
             progress.update(_done(recipe, rows[-1]), _line(recipe, rows[-1]))
         tracking.training()
 
+    def say(line: str) -> None:
+        watching.say(f"train: {line}")
+
     config = {"recipe": recipe.model_dump(mode="json"), "data": settled(data), "run": str(run.resolve())}
     where = f"continues at {begun.images_seen:,} images seen" if begun else "starts"
     watching.say(f"train: {recipe.name} {where}; starting the workers on {manifest.splits['train'].images:,} images")
     try:
-        cluster.fit(on_workers.training, config, digest(recipe.training_digest(), manifest.digest), run, tick)
+        name = digest(recipe.training_digest(), manifest.digest)
+        cluster.fit(on_workers.training, config, name, run, tick, say)
     except Exception:
         raise
     except BaseException:  # a signal: the workers were told to save and leave

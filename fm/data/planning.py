@@ -105,7 +105,6 @@ class Plan(Sequence[Part]):
         self._digest, self.items = source_digest, source.items()
         if not self.items:
             raise DataError("no images in it", where=source.uri, mend="give a source with at least one image")
-        self.own_splits = len(self.items.by_split()) > 1
         self.classes = _merged(classes, self.items.labels(), source.uri)
         self._labels = {name: number for number, name in enumerate(self.classes)}
         self._orders = {
@@ -156,10 +155,11 @@ def _merged(classes: Sequence[str], found: Sequence[str], source: str) -> tuple[
 def split_items(items: Listing, holdout: float) -> dict[str, NDArray[np.int64]]:
     """Where the items of each split stand: the source's own splits, or train and test by a hash of each key.
 
-    One name for all is no split. Both get at least one, as far as two items go: those of the lowest and highest hash.
+    Own splits are kept, be there only one (more may be added); what names none among them is train. By hash both get at
+    least one, as far as two items go: those of the lowest and highest.
     """
     named = items.by_split()
-    if len(named) > 1:
+    if named.keys() != {None}:
         own: dict[str, list[NDArray[np.int64]]] = {}
         for split, group in named.items():
             own.setdefault(split or "train", []).append(group)

@@ -116,7 +116,8 @@ def _write(plan: Plan, before: Manifest | None, map: Map, progress: Progress | N
 
 
 def _finish(plan: Plan, finished: list[Finished], before: Manifest | None) -> Manifest:
-    """Writes rejects and manifest, the manifest last; files of ours that no shard of this data set owns are removed."""
+    """Writes the manifest, before which the data set is what it was; then the rejects' list, and removes files of ours
+    that no shard of this data set owns: what a death leaves of that, the next start mends."""
     root = plan.root
     rejects = rejects_of(finished)
     if not any(one.shard.images for one in finished):
@@ -127,9 +128,9 @@ def _finish(plan: Plan, finished: list[Finished], before: Manifest | None) -> Ma
     whole = sorted([*finished, *_others(plan, before)], key=lambda one: (one.split, one.shard.name))
     settings = plan.settings.model_copy(update={"accept_missing": False})  # what was accepted stands in `missing`
     manifest = make_manifest([*others[:here], origin, *others[here + 1 :]], settings, plan.classes, whole)
+    write_json(root / "manifest.json", manifest.model_dump(mode="json"))
     write_text(root / "rejected.jsonl", listed(rejects_of(whole)))
     _remove_strays(root, {one.shard.name for one in whole})
-    write_json(root / "manifest.json", manifest.model_dump(mode="json"))
     (root / REFUSED).unlink(missing_ok=True)
     return manifest
 
@@ -184,14 +185,11 @@ def _check_space(plan: Plan) -> None:
 
 
 def _check_counts(plan: Plan, rejects: list[Reject]) -> dict[str, int]:
-    """How many pictures each split lacks of those that it is known to have; by the source's own splits.
+    """How many pictures each split lacks of those that it is known to have.
 
     Raises: DataError if there are such and the settings do not accept it; the rejects are listed then.
     """
-    expected = plan.source.expected()
-    due, counts = Counter(expected), Counter(plan.counts) - Counter(split for split, _, _ in rejects)
-    if not plan.own_splits:  # of one name, which the data set's splits then do not follow
-        due, counts = (Counter({" and ".join(expected): each.total()}) for each in (due, counts))
+    due, counts = Counter(plan.source.expected()), Counter(plan.counts) - Counter(split for split, _, _ in rejects)
     missing = due - counts
     if missing and not plan.settings.accept_missing:
         path = plan.root / (REFUSED if (plan.root / "manifest.json").exists() else "rejected.jsonl")

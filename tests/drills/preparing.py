@@ -89,6 +89,7 @@ def library(base: Path, seed: int = 0) -> Result:
         else:
             os.killpg(process.pid or 0, signal.SIGKILL)
         process.join()
+        psutil.wait_procs(workers, timeout=60)  # forked, they hold its lock until they are gone
         if process.exitcode == 0:
             raise SystemExit("it ended in spite of a killed process")
     write_shards(open_source(SOURCE), out, SETTINGS)

@@ -1,11 +1,15 @@
 """Mapped work on the real Ray of this test run: order, errors, dead workers; and errors out of Ray's wrappers."""
 
 import itertools
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,33 @@ import pytest
 from fm.errors import DataError, MachineError, SettingsError, UserError
 from tasks import cluster
 from tasks.cluster import Place
+
+A_BAD_MACHINE = """
+import collections, json, sys, time
+from tasks import cluster
+
+ray = cluster._ray()
+from ray.cluster_utils import Cluster
+
+small = {"num_cpus": 2, "object_store_memory": 80 * 2**20}
+two = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
+two.add_node(resources={"bad": 1}, **small)
+ray.init(address=two.address, log_to_driver=False, logging_level="error")
+bad = next(node["NodeID"] for node in ray.nodes() if "bad" in node["Resources"])
+
+def work(item):
+    import ray
+    if ray.get_runtime_context().get_node_id() == bad:
+        raise OSError(28, "No space left on device")
+    time.sleep(0.1)
+    return item
+
+again = collections.Counter()
+outcomes = list(cluster.ray_map(work, range(60), lost=lambda item, why: again.update([item])))
+print(json.dumps([[outcome.value for outcome in outcomes], again.total()]))
+ray.shutdown()
+two.shutdown()
+"""
 
 
 @pytest.fixture
@@ -99,6 +130,18 @@ def test_what_a_machine_fails_is_tried_again_and_what_a_user_must_mend_is_not(ra
     assert [type(outcome.error) for outcome in outcomes] == [OSError, MachineError, DataError]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_what_a_bad_machine_fails_is_done_on_another_and_soon_no_more_is_given_to_it() -> None:
+    command = (sys.executable, "-c", A_BAD_MACHINE)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    values, again = json.loads(done.stdout.splitlines()[-1])
+    assert values == [*range(60)]
+    assert 1 <= again <= 12  # as many as it was given before it had failed three times
+
+
 def test_a_slow_item_holds_nobody_up_and_few_outcomes_wait_for_it(ray: None, tmp_path: Path) -> None:
     taken: list[tuple[Path, int]] = []
 
@@ -124,6 +167,41 @@ def test_more_workers_than_slots_are_refused(services: Any, tmp_path: Path) -> N
 def test_a_cluster_that_does_not_answer_is_one_sentence(services: Any) -> None:
     with cluster.session(Place(address="127.0.0.1:9")), pytest.raises(UserError, match="no Ray cluster answers"):
         list(cluster.ray_map(slow_square, [1]))
+
+
+def test_what_answers_but_is_no_ray_is_one_sentence_at_once(services: Any) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    start = time.monotonic()
+    with (
+        cluster.session(Place(address=f"127.0.0.1:{server.server_port}")),
+        pytest.raises(UserError, match="something answers there that is no Ray cluster; give the address"),
+    ):
+        list(cluster.ray_map(slow_square, [1]))
+    assert time.monotonic() - start < 20
+    server.shutdown()
+
+
+def test_gpus_that_must_be_and_are_not_are_refused(services: Any, tmp_path: Path) -> None:
+    with (
+        cluster.session(Place(workers=1, gpus="all", wait_s=1)),
+        pytest.raises(SettingsError, match=r"1 workers asked for, but the cluster has 0 GPUs; take CPUs \(place.gpus"),
+    ):
+        cluster.fit(print, {}, "name", tmp_path, lambda: None)
+
+
+def test_slots_that_other_work_holds_are_waited_for_aloud(ray: None, tmp_path: Path) -> None:
+    ray_ = cluster._connect()
+    held = ray_.remote(num_cpus=1)(lambda: time.sleep(600)).remote()
+    while ray_.available_resources().get("CPU", 0) == ray_.cluster_resources()["CPU"]:
+        time.sleep(0.1)
+    said: list[str] = []
+    workers = int(ray_.cluster_resources()["CPU"])
+    with pytest.raises(SettingsError, match=f"{workers} workers asked for, .* CPUs, {workers - 1} of them free"):
+        cluster._slots(ray_, Place(workers=workers, wait_s=2), said.append)
+    assert len(said) == 1 and said[0].startswith(f"waits up to 2 s for {workers} slots")
+    ray_.cancel(held, force=True)
+    assert not cluster._slots(ray_, Place(workers=workers, wait_s=60), said.append)
 
 
 def test_signals_are_heard_while_work_runs() -> None:

@@ -61,13 +61,15 @@ class Folder(Source):
         return (path for path in self._below(folder) if _ending(path) in EXTENSIONS)
 
     def _splits(self) -> dict[str, str]:
-        """Split names of the top folders, if all of them that hold pictures are such."""
+        """Split names of the top folders, if all of them that hold pictures are such; a `train` alone is one if it
+        holds folders, else a class."""
         if not (self.root / "train").is_dir():
             return {}
         names = (path.name for path in self.root.iterdir() if path.is_dir() and not path.name.startswith("."))
         tops = {name for name in names if next(self._pictures(name), None) is not None}
         splits = splits_of(tops)
-        return splits if "train" in tops and len(tops) > 1 and tops == splits.keys() else {}
+        nested = len(tops) > 1 or "/" in next(self._pictures("train"), "").removeprefix("train/")
+        return splits if "train" in tops and tops == splits.keys() and nested else {}
 
     def _below(self, folder: str = "") -> Iterator[str]:
         """All files below a folder of root, as paths relative to root; links followed, but for hidden ones."""

@@ -28,7 +28,8 @@ COUNTS = {TRAIN: ("train", 1_281_167), VALIDATION: ("test", 50_000)}
 
 @dataclass(frozen=True)
 class ImageNet(Source):
-    """A tar of tars is the split train, a plain one the split test, whose classes stand in the file `labels`.
+    """A tar of tars is the split train if it has ImageNet's name, else of none; a plain one, whose classes stand in the
+    file `labels`, is the split test.
 
     Classes are the names of the inner tars; pictures beside these have none. An inner tar that is damaged is one
     rejected item, beside those of its pictures that are whole. An item's `at` is the number of the outer tar, offset
@@ -60,7 +61,10 @@ class ImageNet(Source):
             with opened(path) as file:
                 try:
                     members = walk(file, 0, stamp(path)[0])
-                    yield from self._validation(members, number) if _is_flat(path) else _train(file, members, number)
+                    flat = _is_flat(path)
+                    yield from (
+                        self._validation(members, number) if flat else _train(file, members, _split(path), number)
+                    )
                 except Damaged as error:
                     raise DataError(f"{error}", where=readable(path), mend="download it again") from None
 
@@ -74,26 +78,30 @@ class ImageNet(Source):
             yield _item(member, f"val/{readable(member.name)}", label, "test", number)
 
 
-def _train(file: IO[bytes], members: Iterator[Member], number: int) -> Iterator[Item]:
+def _split(path: str) -> str | None:
+    return COUNTS[name][0] if (name := PurePosixPath(path).name) in COUNTS else None
+
+
+def _train(file: IO[bytes], members: Iterator[Member], split: str | None, number: int) -> Iterator[Item]:
     for inner in members:
         name = readable(inner.name)
         if _is_picture(inner):  # of no class
-            yield _item(inner, name, None, "train", number)
+            yield _item(inner, name, None, split, number)
         if not name.lower().endswith(".tar"):
             continue
         at, label = (number, inner.offset, inner.length), PurePosixPath(name).stem
         if inner.fault:
-            yield Item(name, split="train", at=at, fault=inner.fault)
+            yield Item(name, split=split, at=at, fault=inner.fault)
             continue
         try:
             for member in walk(file, inner.offset, inner.offset + inner.length):
                 if _is_picture(member):
-                    yield _item(member, f"{label}/{readable(member.name)}", label, "train", number)
+                    yield _item(member, f"{label}/{readable(member.name)}", label, split, number)
         except Damaged:
-            yield Item(name, split="train", at=at, fault="damaged-archive")
+            yield Item(name, split=split, at=at, fault="damaged-archive")
 
 
-def _item(member: Member, key: str, label: str | None, split: str, number: int) -> Item:
+def _item(member: Member, key: str, label: str | None, split: str | None, number: int) -> Item:
     at = (number, member.offset, member.length)
     return Item(key, label, split, at=at, fault=member.fault)
 

@@ -7,14 +7,14 @@ from prefect import flow
 from fm.data import load_manifest
 from fm.evaluation import Evaluation
 from fm.recipe import Recipe, on_data, opened
-from tasks import cluster, tracking, watching
+from tasks import cluster, failing, tracking
 from tasks.cluster import Place
 from tasks.evaluate import evaluate, trained
 from tasks.report import report
 
 
 @flow(name="evaluate", flow_run_name="evaluate {run}")
-@watching.in_sentences
+@failing.in_sentences
 def evaluate_run(run: str, data: str = "", evaluation: Evaluation | None = None, place: Place = Place()) -> str:  # noqa: B008
     """Measures a trained network at every point of the solver grid, in parallel, and writes the report.
 

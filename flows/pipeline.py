@@ -3,7 +3,7 @@
 from prefect import flow
 
 from fm.recipe import Recipe, opened
-from tasks import cluster, tracking, watching
+from tasks import cluster, failing, tracking
 from tasks.cluster import Place
 from tasks.evaluate import evaluate, judgeable
 from tasks.prepare import folder_for, prepare
@@ -12,7 +12,7 @@ from tasks.train import train
 
 
 @flow(name="pipeline", flow_run_name="pipeline {recipe.name}: {run}")
-@watching.in_sentences
+@failing.in_sentences
 def pipeline(source: str, run: str, recipe: Recipe, place: Place = Place()) -> str:  # noqa: B008
     """From pictures to a report. A stage whose inputs did not change is not done again.
 

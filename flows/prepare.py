@@ -5,7 +5,7 @@ from pathlib import Path
 from prefect import flow
 
 from fm.data import Preparation
-from tasks import cluster, watching
+from tasks import cluster, failing
 from tasks.cluster import Place
 from tasks.prepare import extend, prepare
 
@@ -13,7 +13,7 @@ Summary = dict[str, int | str]  # images of each split, and the digest
 
 
 @flow(name="prepare", flow_run_name="prepare {source}")
-@watching.in_sentences
+@failing.in_sentences
 def prepare_data(source: str, data: str, settings: Preparation, place: Place = Place()) -> Summary:  # noqa: B008
     """Downsamples and shards pictures into WebDataset tars with a manifest.
 
@@ -28,7 +28,7 @@ def prepare_data(source: str, data: str, settings: Preparation, place: Place = P
 
 
 @flow(name="extend", flow_run_name="add {source}")
-@watching.in_sentences
+@failing.in_sentences
 def extend_data(source: str, data: str, accept_missing: bool = False, place: Place = Place()) -> Summary:  # noqa: B008
     """Adds the pictures of a further source to prepared data, as new shards: those that are there stay as they are.
 

@@ -4,13 +4,13 @@ from prefect import flow
 
 from fm.data import load_manifest
 from fm.recipe import Recipe, opened
-from tasks import cluster, tracking, watching
+from tasks import cluster, failing, tracking
 from tasks.cluster import Place
 from tasks.train import train
 
 
 @flow(name="train", flow_run_name="train {recipe.name}: {run}")
-@watching.in_sentences
+@failing.in_sentences
 def train_run(data: str, run: str, recipe: Recipe, place: Place = Place()) -> str:  # noqa: B008
     """Trains a network on prepared data, from its newest good checkpoint.
 

@@ -467,6 +467,15 @@ def _trainer(work: Any, config: dict[str, Any], name: str, scratch: Path, place:
     )
 
 
+def failed_rank(error: BaseException | None) -> int | None:
+    """Which worker of a training failed first, if the error says so: one that died, else any."""
+    failures: dict[int, BaseException] = {}
+    while error is not None and not failures:
+        failures, error = getattr(error, "worker_failures", None) or {}, error.__cause__
+    died = [rank for rank, one in failures.items() if type(unwrapped(one)).__module__.startswith("ray.")]
+    return next(iter([*died, *failures]), None)
+
+
 def unwrapped(error: BaseException) -> Exception:
     """The error that a worker raised, out of Ray's wrappers; Ray's own if there is none inside."""
     failures = getattr(error, "worker_failures", None)  # Ray Train: rank -> its error

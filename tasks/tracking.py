@@ -5,6 +5,7 @@ One parent run for a RUN, a child for each stage and each cell, found again by t
 """
 
 import os
+import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ class Tracking:
         self.sent = 0  # images_seen of the newest training row that MLflow has
         self.away = False
         self.seconds: dict[str, float] = {}  # what each stage of this session took
+        self.session: dict[str, Any] = {}
         self._runs: dict[str, str] = {}
         self._client: Any = None
 
@@ -56,13 +58,19 @@ class Tracking:
 
         self._safely(send)
 
+    def note(self, **facts: Any) -> None:
+        """What the flow at work in RUN is at and where it is shown, for `fm status RUN`."""
+        self.session |= facts | {"time": time.time(), "host": socket.gethostname(), "process": os.getpid()}
+        write_json(self.run / "session.json", self.session)
+
     def close(self, status: str) -> None:
         """FINISHED or FAILED for the parent run."""
         self._safely(lambda: self._client.set_terminated(self._run("pipeline"), status))
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """A child run for the length of a stage."""
+        """A child run for the length of a stage, which RUN/session.json names meanwhile."""
+        self.note(stage=name)
         self._safely(lambda: self._client.update_run(self._run(name), status="RUNNING"))
         start = time.monotonic()
         try:
@@ -71,6 +79,7 @@ class Tracking:
             self._safely(lambda: self._client.set_terminated(self._run(name), "FAILED"))
             raise
         self.seconds[name] = time.monotonic() - start
+        self.note(stage="")
         self._safely(lambda: self._client.set_terminated(self._run(name), "FINISHED"))
 
     def data(self, manifest: Manifest, root: Path) -> None:
@@ -206,6 +215,7 @@ def tracked(run: Path, recipe: Recipe) -> Iterator[Tracking]:
     """RUN's copy in MLflow for the length of a flow, linked with Prefect both ways."""
     tracking = Tracking(run, recipe)
     tracking.open()
+    tracking.note(prefect=watching.flow_run_url(), mlflow=tracking.url)
     watching.link("mlflow", tracking.url, f"MLflow: {run.name}")
     try:
         yield tracking

@@ -1,15 +1,13 @@
-"""What a person sees of a flow in Prefect: progress, tables, pictures, links, and errors as sentences.
+"""What a person sees of a flow in Prefect: progress, tables, pictures, links.
 
 Prefect's API may be away; nothing here can fail the work.
 """
 
 import base64
-import logging
 import time
-from collections.abc import Callable, Sequence
-from functools import wraps
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from prefect import get_run_logger
 from prefect.artifacts import (
@@ -23,12 +21,6 @@ from prefect.events import emit_event
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.runtime import flow_run
-from prefect.states import Failed, State
-
-from fm.errors import UserError
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 def say(line: str) -> None:
@@ -71,6 +63,10 @@ def table(key: str, lines: Sequence[Sequence[str]], description: str) -> None:
     _safely(create_table_artifact, table=rows, key=key, description=description)
 
 
+def markdown(key: str, text: str, description: str) -> None:
+    _safely(create_markdown_artifact, markdown=text, key=key, description=description)
+
+
 def picture(key: str, png: Path, caption: str) -> None:
     """A picture artifact; Prefect's image artifact needs a public address, markdown takes the bytes."""
     data = base64.b64encode(png.read_bytes()).decode()
@@ -96,32 +92,3 @@ def flush() -> None:
     """Waits until Prefect has what was said: to be called before its server is stopped."""
     APILogWorker.drain_all(timeout=10)
     EventsWorker.drain_all(timeout=10)
-
-
-class _Sentences(logging.Filter):
-    """A user's error is one sentence in the log, only our bugs keep a traceback; states Prefect shows elsewhere."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if str(record.msg).startswith("Finished in state"):
-            return False
-        if record.exc_info and isinstance(record.exc_info[1], UserError):
-            record.msg, record.args, record.exc_info = str(record.exc_info[1]), (), None
-        return True
-
-
-_SENTENCES = _Sentences()
-
-
-def in_sentences(body: Callable[P, T]) -> Callable[P, T | State[Any]]:
-    """Around a flow's body: a user's error is the failed state's message, word for word, and no traceback anywhere."""
-
-    @wraps(body)
-    def run(*args: P.args, **kwargs: P.kwargs) -> T | State[Any]:
-        for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
-            logging.getLogger(name).addFilter(_SENTENCES)
-        try:
-            return body(*args, **kwargs)
-        except UserError as error:
-            return Failed(message=str(error), data=error)
-
-    return run

@@ -2,11 +2,12 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -43,18 +44,55 @@ def status(run: Annotated[Path | None, typer.Argument(metavar="[RUN]")] = None, 
     training, rows = read_json(run / "recipe.json")["training"], read(run / "records")
     measured = len(list((run / "evaluations").glob("*.json")))
     page = str(run / "report.html") if (run / "report.html").exists() else ""
-    last = rows[-1] if rows else {"images_seen": 0}
+    session, failure = (
+        read_json(run / name) if (run / name).exists() else {} for name in ("session.json", "failure.json")
+    )
+    if failure and failure["time"] < session.get("time", 0):
+        failure = {}  # another start came after it
     if "imported" in data:
         return tell({**data["imported"], "rows": measured, "report": page or "not yet"}, as_json)
+    last = rows[-1] if rows else {"images_seen": 0}
+    saved = max((int(path.name) for path in (run / "checkpoints").glob("[0-9]*") if path.name.isdigit()), default=None)
+    stage = session.get("stage", "") if _alive(session) else ""
+    links = {name: session[name] for name in ("prefect", "mlflow") if session.get(name)}
     if as_json:
-        return tell({**last, "total_images": training["total_images"], "rows": measured, "report": page}, True)
-    told = {"train": f"{last['images_seen']:,} of {training['total_images']:,} images"}
+        facts = {"total_images": training["total_images"], "rows": measured, "report": page}
+        return tell({**last, **facts, "stage": stage, "checkpoint": saved, "error": failure, **links}, True)
+    told = {"stage": stage or "nobody is at work here"}
+    told["train"] = f"{last['images_seen']:,} of {training['total_images']:,} images"
     if training["max_seconds"]:
         told["train"] += f" or {training['max_seconds']:g} s"
     if rows:
         at = datetime.fromtimestamp(last["time"]).strftime("%Y-%m-%d %H:%M:%S")
         told["train"] += f", loss {last['loss']:.4f}, {last['seconds']:,.0f} s of training, last report {at}"
-    tell({**told, "evaluate": f"{measured} cells measured", "report": page or "not yet"}, False)
+        if stage == "train":
+            told["train"] += f", about {_left_s(training, last):,.0f} s left"
+    told["checkpoint"] = "none yet" if saved is None else f"at {saved:,} images seen"
+    told |= {"evaluate": f"{measured} cells measured", "report": page or "not yet", **links}
+    if failure:
+        at = datetime.fromtimestamp(failure["time"]).strftime("%Y-%m-%d %H:%M:%S")
+        told["error"] = f"{failure['error']} ({at}); go on with `{failure['again']}`"
+        told |= {"log": failure["log"]} if failure["log"] else {}
+    tell(told, False)
+
+
+def _alive(session: dict[str, Any]) -> bool:
+    """Whether the flow that wrote RUN/session.json still runs; on another machine nobody can tell: yes."""
+    if not session or session["host"] != socket.gethostname():
+        return bool(session)
+    try:
+        os.kill(session["process"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # another user's
+    return True
+
+
+def _left_s(training: dict[str, Any], last: dict[str, Any]) -> float:
+    by_images = (training["total_images"] - last["images_seen"]) / max(last["images_per_s"], 1e-9)
+    by_time = training["max_seconds"] - last["seconds"] if training["max_seconds"] else by_images
+    return max(0.0, min(by_images, by_time))
 
 
 def logs(

@@ -1,0 +1,128 @@
+"""What a flow that failed leaves for whoever looks next: why, the last lines of the worker, how to go on, what is safe.
+
+On the flow's page in Prefect as an artifact, and in RUN/failure.json, which `fm status RUN` shows.
+"""
+
+import inspect
+import logging
+import shlex
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from prefect.states import Failed, State
+
+from fm.checkpoints import newest
+from fm.errors import UserError
+from fm.files import alone, write_json
+from tasks import cluster, watching
+
+P = ParamSpec("P")
+T = TypeVar("T")
+LINES = 30
+
+
+class _Sentences(logging.Filter):
+    """A user's error is one sentence in the log, only our bugs keep a traceback; states Prefect shows elsewhere."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if str(record.msg).startswith("Finished in state"):
+            return False
+        if record.exc_info and isinstance(record.exc_info[1], UserError):
+            record.msg, record.args, record.exc_info = str(record.exc_info[1]), (), None
+        return True
+
+
+_SENTENCES = _Sentences()
+
+
+def in_sentences(body: Callable[P, T]) -> Callable[P, T | State[Any]]:
+    """Around a flow's body: a user's error is the failed state's message, word for word, and no traceback anywhere;
+    any error leaves its artifact."""
+    signature = inspect.signature(body)
+
+    @wraps(body)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T | State[Any]:
+        for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
+            logging.getLogger(name).addFilter(_SENTENCES)
+        given = signature.bind(*args, **kwargs)
+        given.apply_defaults()
+        try:
+            return body(*args, **kwargs)
+        except Exception as error:
+            with suppress(Exception):  # whatever fails here must not hide what failed there
+                leave_word(body.__name__, given.arguments, error)
+            if isinstance(error, UserError):
+                return Failed(message=str(error), data=error)
+            raise
+
+    return run
+
+
+def leave_word(flow: str, given: Mapping[str, Any], error: Exception) -> None:
+    """The artifact `failed`, and RUN/failure.json if the flow has a RUN that is one."""
+    reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    run = Path(given["run"]) if "run" in given else None
+    log, lines = last_lines(run, error) if run else ("", [])
+    command, kept = command_again(flow, given), safe(given)
+    if run and (run / "recipe.json").exists():
+        with suppress(UserError), alone(run):  # another flow that is at work in RUN is not the one that failed
+            write_json(run / "failure.json", {"time": time.time(), "error": reason, "log": log, "again": command})
+    text = f"# {flow} failed\n\n{reason}\n\n"
+    if lines:
+        text += f"## The last lines of {log}\n\n```text\n" + "\n".join(lines) + "\n```\n\n"
+    text += f"## To go on\n\nThe same form again, or `{command}`\n\n## Already safe\n\n{kept}\n"
+    watching.markdown("failed", text, reason)
+
+
+def last_lines(run: Path, error: Exception) -> tuple[str, list[str]]:
+    """The log of the rank that failed, or of the one that spoke last, and its last lines."""
+    rank = cluster.failed_rank(error)
+    logs = sorted(cluster.logs_of(run).glob("rank-*.log"), key=lambda path: path.stat().st_mtime)
+    chosen = [path for path in logs if path.name == f"rank-{rank}.log"] or logs[-1:]
+    if not chosen:
+        return "", []
+    with open(chosen[0], "rb") as file:
+        file.seek(max(0, file.seek(0, 2) - 200 * LINES))
+        return str(chosen[0]), file.read().decode("utf-8", "replace").splitlines()[-LINES:]
+
+
+def command_again(flow: str, given: Mapping[str, Any]) -> str:
+    """The command line that goes on where the flow ended."""
+    words = {
+        "prepare_data": ["fm", "prepare", given.get("source"), given.get("data"), *_as_options(given.get("settings"))],
+        "extend_data": ["fm", "prepare", given.get("source"), given.get("data"), "--add"],
+        "train_run": ["fm", "train", given.get("data"), given.get("run"), "--preset", given.get("run")],
+        "pipeline": ["fm", "pipeline", given.get("source"), given.get("run"), "--preset", given.get("run")],
+        "evaluate_run": ["fm", "evaluate", given.get("run")],
+    }[flow]
+    place = given["place"]
+    if flow in ("train_run", "pipeline") and place.workers != cluster.Place().workers:
+        words += ["--workers", place.workers]
+    return shlex.join(map(str, [*words, *(["--address", place.address] if place.address else [])]))
+
+
+def _as_options(settings: Any) -> list[str]:
+    """A preparation's settings as `fm prepare` takes them, without those that it has no option for."""
+    if settings is None:
+        return []
+    values = settings.model_dump(exclude={"seed", "accept_missing"}, exclude_none=True)
+    return [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def safe(given: Mapping[str, Any]) -> str:
+    """What the next start keeps, one line each."""
+    lines = []
+    if given.get("data"):
+        shards = len(list((Path(given["data"]) / "index").glob("*.json"))) if "://" not in str(given["data"]) else 0
+        lines += [f"- {shards:,} whole shards in `{given['data']}`"] if shards else []
+    if "run" in given:
+        run = Path(given["run"])
+        saved = newest(run)
+        lines += [f"- the checkpoint at {saved.images_seen:,} images seen, `{saved.path}`"] if saved else []
+        rows = len(list((run / "evaluations").glob("*.json")))
+        lines += [f"- {rows} measured rows in `{run / 'evaluations'}`"] if rows else []
+    return "\n".join(lines) or "- nothing was begun"

@@ -46,6 +46,7 @@ RAY = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an actor more, to hand on what SIGTERM says
 }
 """Ray's settings, unless the environment has others."""
+CODE = [Path(__file__).parents[1] / name for name in ("fm", "tasks")]  # what runs in workers
 NODES_S = 2.0  # between two looks at which machines there are
 LEAVE_S = 20.0  # Prefect kills a cancelled flow's process after 30 s
 # Ray's processes die with the thread that started them (Linux: PR_SET_PDEATHSIG), so that thread must live on.
@@ -61,6 +62,13 @@ class Place(Settings):
         description="Address of a Ray cluster (host:port). Empty: the services' Ray, or one started on this machine.",
     )
     workers: int = Field(default=2, ge=1, le=4096, title="Workers", description="Training processes, 1 to 4096.")
+    fewest_workers: int = Field(
+        default=0,
+        ge=0,
+        le=4096,
+        title="Fewest workers",
+        description="Goes on with as few after a loss, and with more when they are back; 0: exactly as many as asked.",
+    )
     gpus: Literal["auto", "all", "none"] = Field(
         default="auto",
         title="GPUs",
@@ -139,8 +147,10 @@ def _start() -> Any:
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "error"}
     if address == "local":
         options |= {"num_cpus": max(os.cpu_count() or 1, _place.workers), "include_dashboard": False}
-    if _place.cache:
-        options["runtime_env"] = {"env_vars": {"FM_CACHE": _place.cache}}
+    environment: dict[str, Any] = {"env_vars": {"FM_CACHE": _place.cache}} if _place.cache else {}
+    if _place.address not in ("", "local"):  # its machines need the packages that this project depends on, no more
+        environment |= {"py_modules": [str(path) for path in CODE], "excludes": ["__pycache__"]}
+    options["runtime_env"] = environment
     try:
         ray.init(**options)
     except Exception as error:  # Ray raises bare ones too
@@ -393,7 +403,7 @@ def _slots(ray: Any, place: Place, say: Callable[[str], None]) -> bool:
         gpus = place.gpus == "all" or (place.gpus == "auto" and there.get("GPU", 0) >= place.workers)
         kind = "GPU" if gpus else "CPU"
         slots, open_slots = int(there.get(kind, 0)), int(free.get(kind, 0))
-        if open_slots >= place.workers:
+        if open_slots >= (place.fewest_workers or place.workers):
             return gpus
         has = f"the cluster has {slots} {kind}s" + (f", {open_slots} of them free" if slots >= place.workers else "")
         grows = place.address or slots >= place.workers  # a Ray of this machine has all the slots that it will have
@@ -421,6 +431,7 @@ class _Work:
 
     def __call__(self, config: dict[str, Any]) -> None:
         from ray.train import get_context
+        from ray.util import get_node_ip_address
 
         rank = get_context().get_world_rank()
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -428,10 +439,10 @@ class _Work:
             for stream in (1, 2):
                 os.dup2(file.fileno(), stream)
         who = f"rank {rank} of {get_context().get_world_size()}"
-        print(f"{datetime.now():%F %T} {who} on {socket.gethostname()}, process {os.getpid()}", flush=True)
+        sys.stderr.write(f"{datetime.now():%F %T} {who} on {get_node_ip_address()}, process {os.getpid()}\n")
         try:
             if differing := differences(versions(), self.versions):
-                where, mend = socket.gethostname(), "install the same versions on all nodes"
+                where, mend = get_node_ip_address(), "install the same versions on all nodes"
                 raise SettingsError(f"differs from where the run was started: {', '.join(differing)}", where, mend)
             self.work(config)
         except BaseException as error:
@@ -440,9 +451,6 @@ class _Work:
                 told = {"kind": type(error).__name__, "what": error.what, "where": error.where, "mend": error.mend}
                 write_json(self.scratch / f"error-{os.getpid()}.json", told)
             raise
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
 
 
 def _trainer(work: Any, config: dict[str, Any], name: str, scratch: Path, place: Place, gpus: bool) -> Any:
@@ -458,10 +466,11 @@ def _trainer(work: Any, config: dict[str, Any], name: str, scratch: Path, place:
             callbacks = super()._create_default_callbacks()  # type: ignore[misc]
             return [c for c in callbacks if type(c).__name__ not in unused]
 
+    workers: Any = (place.fewest_workers, place.workers) if place.fewest_workers else place.workers
     return Trainer(
         work,
         train_loop_config=config,
-        scaling_config=ScalingConfig(num_workers=place.workers, use_gpu=gpus, resources_per_worker={"CPU": 1}),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus, resources_per_worker={"CPU": 1}),
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
         run_config=RunConfig(name=name, storage_path=str(scratch), failure_config=FailureConfig(max_failures=3)),
     )

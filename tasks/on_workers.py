@@ -1,6 +1,7 @@
 """What runs inside Ray's workers. It imports fm alone: Prefect would cost each worker two seconds of its start."""
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -49,9 +50,9 @@ def training(config: dict[str, Any]) -> None:
 
 
 def told(events: Iterator[Any]) -> Iterator[Any]:
-    """The same events, each printed: into this rank's log."""
+    """The same events, each with a line in this rank's log."""
     for event in events:
-        print(f"{datetime.now():%F %T} {event}", flush=True)
+        sys.stderr.write(f"{datetime.now():%F %T} {event}\n")  # Ray's print would say it twice
         yield event
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from fm import presets
-from fm.errors import UserError
+from fm.errors import SettingsError, UserError
 from fm.files import check_writable
 from infra import local
 from infra.state import Ports
@@ -20,6 +20,9 @@ Address = Annotated[
     str, typer.Option(help="A Ray cluster: host:port, auto, or local. Default: that of `fm up`, or local.")
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Training processes.")]
+FewestWorkers = Annotated[
+    int, typer.Option(min=0, help="Go on with as few after a loss, e.g. of a node. Default: exactly --workers.")
+]
 PortBase = Annotated[int | None, typer.Option(help="Use ports N, N+1, ... instead of 4200, 5000, 6379, 8265.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of one training and its results.")]
@@ -67,7 +70,9 @@ def recipe_of(preset: str | Path, changes: list[str] | None, workers: int = 1) -
     return recipe
 
 
-def place(address: str, workers: int) -> Any:
+def place(address: str, workers: int, fewest_workers: int = 0) -> Any:
     from tasks.cluster import Place
 
-    return Place(address=address, workers=workers)
+    if fewest_workers > workers:
+        raise SettingsError(f"{fewest_workers} is more than --workers {workers}", "--fewest-workers", "give fewer")
+    return Place(address=address, workers=workers, fewest_workers=fewest_workers)

@@ -18,6 +18,7 @@ from flows.commands.asked import (
     Changes,
     Data,
     Estimating,
+    FewestWorkers,
     PortBase,
     Preset,
     RunFolder,
@@ -35,10 +36,12 @@ from fm.files import check_writable
 from infra import local
 from infra.state import Ports
 
+RAY_TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
 
 def demo(workers: Workers = 2, port_base: PortBase = None, as_json: AsJson = False) -> None:
     """The whole pipeline on real photographs, in minutes and without a GPU; ends with runs/demo/report.html."""
-    pipeline("photos:", Path("runs/demo"), "demo", None, "", workers, port_base, as_json)
+    pipeline("photos:", Path("runs/demo"), "demo", None, "", workers, port_base=port_base, as_json=as_json)
 
 
 def demo2d(
@@ -64,6 +67,7 @@ def pipeline(
     changes: Changes = None,
     address: Address = "",
     workers: Workers = 2,
+    fewest_workers: FewestWorkers = 0,
     port_base: PortBase = None,
     as_json: AsJson = False,
     estimate: Estimating = False,
@@ -72,9 +76,9 @@ def pipeline(
     if estimate:
         return estimate_pipeline(source, recipe_of(preset, changes, workers), workers, as_json)
     look(port_base, run, source)
-    recipe = recipe_of(preset, changes, workers)
-    with services(port_base):
-        page = flow("pipeline", "pipeline")(source, str(run), recipe, place(address, workers))
+    recipe, where = recipe_of(preset, changes, workers), place(address, workers, fewest_workers)
+    with services(port_base, address):
+        page = flow("pipeline", "pipeline")(source, str(run), recipe, where)
     summarise(run, Path(page), as_json)
 
 
@@ -137,11 +141,11 @@ def prepare(
         data.load_manifest(out)
     look(port_base, out, source)
     if add:
-        with services(port_base):
+        with services(port_base, address):
             made = flow("prepare", "extend_data")(source, str(out), accept_missing, place(address, 1))
     else:
         settings = _preparation(**values, accept_missing=accept_missing)
-        with services(port_base):
+        with services(port_base, address):
             made = flow("prepare", "prepare_data")(source, str(out), settings, place(address, 1))
     tell(made, as_json)
 
@@ -162,6 +166,7 @@ def train(
     changes: Changes = None,
     address: Address = "",
     workers: Workers = 2,
+    fewest_workers: FewestWorkers = 0,
     port_base: PortBase = None,
     as_json: AsJson = False,
     estimate: Estimating = False,
@@ -178,9 +183,9 @@ def train(
     if run == Path():
         raise SettingsError("is missing", "RUN", "name a folder for this training, e.g. runs/mine")
     look(port_base, run)
-    recipe = recipe_of(preset, changes, workers)
-    with services(port_base):
-        weights = flow("train", "train_run")(data, str(run), recipe, place(address, workers))
+    recipe, where = recipe_of(preset, changes, workers), place(address, workers, fewest_workers)
+    with services(port_base, address):
+        weights = flow("train", "train_run")(data, str(run), recipe, where)
     tell({"run": str(run), "weights": weights}, as_json)
 
 
@@ -211,17 +216,21 @@ def evaluate(
             mend = "only evaluation.* may change after the training"
             raise SettingsError("changes the training", f"--set {change}", mend)
     recipe = recipe_of(run, [*(changes or []), *measurements(solvers, nfe, samples, nll_k)])
-    with services(port_base):
+    with services(port_base, address):
         page = flow("evaluate", "evaluate_run")(str(run), data, recipe.evaluation, place(address, workers))
     summarise(run, Path(page), as_json)
 
 
 @contextmanager
-def services(port_base: int | None) -> Iterator[None]:
-    """Prefect and MLflow for the length of a command; the flow's libraries are imported while they start."""
+def services(port_base: int | None, address: str = "") -> Iterator[None]:
+    """Prefect and MLflow for the length of a command; the flow's libraries are imported while they start.
+
+    A Ray cluster at an address of the user's has a token of its own, that of the environment.
+    """
     typer.echo("starting Prefect and MLflow, unless they are up ...", err=True)
     with local.embedded(state(), Ports.from_base(port_base)) as services:
-        os.environ.update(services.environment())
+        tokens = {name: os.environ[name] for name in RAY_TOKENS if address and name in os.environ}
+        os.environ.update(services.environment() | tokens)
         # The terminal shows what the tasks say; Prefect's own words stay in its UI.
         line = "%(asctime)s  %(message)s"
         for kind in ("FLOW_RUN", "TASK_RUN"):

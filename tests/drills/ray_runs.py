@@ -104,6 +104,7 @@ DRILLS = {"worker": worker, "driver": driver, "leave": leave}
 
 
 def drills(names: list[str], base: Path) -> Iterator[Result]:
+    base.mkdir()
     fm = [sys.executable, "-m", "flows.cli"]
     ports = ["--port-base", "29100"]
     os.environ["FM_STATE"] = str(base / "state")

@@ -5,7 +5,6 @@ import stat
 import subprocess
 import sys
 import urllib.error
-from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -34,17 +33,6 @@ def test_the_environment_says_it_all(tmp_path):
 def test_importing_infra_loads_nothing_heavy():
     code = f"import sys, infra.local; print(*{HEAVY} & set(sys.modules))"
     assert subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, check=True).stdout == "\n"
-
-
-def test_runs_submitted_at_once_are_all_taken(services):
-    flow = ask(f"{services.prefect_api}/flows/", {"name": "submitted-at-once"})["id"]
-    body = {"flow_id": flow, "state": {"type": "COMPLETED"}}
-
-    def submit(_: int) -> str:
-        return ask(f"{services.prefect_api}/flow_runs/", body, timeout_s=60)["id"]
-
-    with ThreadPoolExecutor(4) as threads:
-        assert len(set(threads.map(submit, range(24)))) == 24
 
 
 def test_all_four_are_healthy_and_joined_by_a_second_up(services):

@@ -55,16 +55,18 @@ def _prepared(source: str, data: Path, settings: Preparation) -> Manifest:
             f"prepare: unchanged (same source and settings; {found.images:,} images verified by hash in {data})"
         )
         return found
-    return _watched(f"prepare {source}", data, lambda told: write_shards(opened, data, settings, announced, told))
+    return _watched(f"prepare {opened.uri}", data, lambda told: write_shards(opened, data, settings, announced, told))
 
 
 @task(name="extend", cache_policy=NO_CACHE)
 def extend(source: str, data: Path, accept_missing: bool) -> Manifest:
     """Adds the source's pictures to DATA as further shards; emits `fm.data.extended` if that made it another set."""
     before, opened = load_manifest(data), open_source(source)
-    manifest = _watched(f"add {source}", data, lambda told: add_shards(opened, data, accept_missing, announced, told))
+    manifest = _watched(
+        f"add {opened.uri}", data, lambda told: add_shards(opened, data, accept_missing, announced, told)
+    )
     if manifest.digest != before.digest:
-        facts = {"data": str(data), "source": source, "digest": manifest.digest, "was": before.digest}
+        facts = {"data": str(data), "source": opened.uri, "digest": manifest.digest, "was": before.digest}
         watching.event("fm.data.extended", str(data.resolve()), facts | {"images": manifest.images})
     return manifest
 

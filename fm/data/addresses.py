@@ -1,18 +1,28 @@
 """Files at any address that fsspec knows (`s3://bucket/data`, `memory://data`, `file:///data`), read in pieces."""
 
 import os
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
-from fm.errors import DataError, MachineError
+from fm.errors import DataError, MachineError, nearest
 from fm.files import PAUSES_S
 
 PIECE_BYTES = 8 * 1024**2
+MOMENTARY = (408, 429)  # of a server's answers from 400 to 499, which else stay as they are
+
+T = TypeVar("T")
 
 
 def is_address(root: str | Path) -> bool:
     return "://" in str(root)
+
+
+def unsigned(path: str) -> str:
+    """A path, or an address without its query: that may be a signature, which is for no file, key or message."""
+    return path.partition("?")[0] if is_address(path) else path
 
 
 def settled(root: str | Path) -> str:
@@ -29,11 +39,11 @@ def node_cache() -> Path:
 def read_pieces(address: str) -> Iterator[bytes]:
     """The bytes of the file at an address, a piece at a time; goes on where it was for half a minute of failures.
 
-    Raises: DataError if it is not there or still cannot be read.
+    Raises: DataError if it is not there; MachineError if it still cannot be read.
     """
     import fsspec
 
-    pauses, done = iter(PAUSES_S), 0
+    wait, done = _waits(address), 0
     while True:
         try:
             with fsspec.open(address, "rb") as file:
@@ -43,29 +53,68 @@ def read_pieces(address: str) -> Iterator[bytes]:
                     done += len(piece)
                     yield piece
                 return
-        except Exception as raised:
-            error = _behind(raised)
-        lasting = isinstance(error, FileNotFoundError | ImportError | ValueError | PermissionError)
+        except Exception as error:
+            wait(error)
+
+
+def patiently(read: Callable[[], T], address: str) -> T:
+    """read(), which asks for something at the address, tried again for half a minute of failures.
+
+    Raises: DataError if that is not there or refused; MachineError if it still fails.
+    """
+    wait = _waits(address)
+    while True:
+        try:
+            return read()
+        except Exception as error:
+            wait(error)
+
+
+def _waits(address: str) -> Callable[[Exception], None]:
+    """What is to be called with each failure: it waits, or raises what there is to say."""
+    pauses = iter(PAUSES_S)
+
+    def wait(raised: Exception) -> None:
+        error = behind(raised)
+        lasting = isinstance(error, FileNotFoundError | ImportError | ValueError) or _is_refusal(error)
         pause_s = None if lasting else next(pauses, None)
         if pause_s is None:
-            raise unreadable(error, address)
+            raise unreadable(error, address) from None
         time.sleep(pause_s)
+
+    return wait
 
 
 def unreadable(error: Exception, where: str) -> DataError:
     """What to raise for an error that a file system raised: each has its own for network, permission, protocol."""
-    error = _behind(error)
+    import fsspec
+
+    error, where, far = behind(error), unsigned(where), is_address(where)
     if isinstance(error, FileNotFoundError):
-        return DataError("no such file", where=where)
+        return DataError("no such file", where)
     if isinstance(error, ImportError):  # fsspec names the package that is missing
-        return DataError(f"cannot be read ({error})", where=where)
-    if isinstance(error, OSError) and not is_address(where):
-        return MachineError(f"cannot be read ({error.strerror or error})", where=where)
-    return MachineError(f"cannot be read ({type(error).__name__}: {error})", where=where)
+        return DataError(f"cannot be read ({error})", where)
+    if isinstance(error, OSError) and not far:
+        return MachineError(f"cannot be read ({error.strerror or error})", where)
+    protocol, known = where.partition("://")[0].rpartition("::")[2], fsspec.available_protocols()
+    if far and protocol not in known:
+        return DataError(f"cannot be read (fsspec knows no {protocol}://)", where, nearest(protocol, known))
+    says = f"{type(error).__name__}: {error}"
+    says = re.sub(r"(://[^\s?]*)\?[^\s']*", r"\1", says)  # addresses without their queries
+    if _is_refusal(error):
+        return DataError(f"is refused ({says})", where, "give this machine the right to read it, or sign it anew")
+    return MachineError(f"cannot be read ({says})", where)
 
 
-def _behind(error: Exception) -> Exception:
+def _is_refusal(error: Exception) -> bool:
+    """Whether a server will answer the same the next time."""
+    status = getattr(error, "status", 500)
+    return isinstance(error, PermissionError) or (400 <= status < 500 and status not in MOMENTARY)
+
+
+def behind(error: Exception) -> Exception:
     """What a file system means by "not found": fsspec says so of a server that cannot be reached or fails, too."""
     cause = error.__cause__
-    away = isinstance(cause, OSError) or getattr(cause, "status", 404) != 404
-    return _behind(cause) if isinstance(error, FileNotFoundError) and isinstance(cause, Exception) and away else error
+    of_network = isinstance(cause, OSError) or type(cause).__module__.startswith("aiohttp")
+    away = of_network and getattr(cause, "status", 500) != 404
+    return behind(cause) if isinstance(error, FileNotFoundError) and isinstance(cause, Exception) and away else error

@@ -1,21 +1,25 @@
 """Files by path or at any address that fsspec knows (`s3://`, `gs://`, `https://`): found, opened, read in ranges.
 
 A file that cannot be read is an error here, never a rejected picture: a network that is away thins out no data set.
+What fails at an address is tried again for half a minute first.
 """
 
 import glob
+import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import IO, Any
+from functools import partial
+from typing import IO, Any, TypeVar
 
-from fm.data.addresses import is_address, unreadable
+from fm.data.addresses import behind, is_address, patiently, unreadable, unsigned
 from fm.errors import DataError
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # WebDataset's `shard-{000000..000146}.tar`
 AHEAD_BYTES = 1024**2  # read at once at an address: the headers of many small members, or little beside a large one
+
+T = TypeVar("T")
 
 
 def expand(pattern: str) -> list[str]:
@@ -29,17 +33,19 @@ def expand(pattern: str) -> list[str]:
 
 
 def find(pattern: str) -> list[str]:
-    """The files that a path, an address or a glob of either names, sorted, as absolute paths or full addresses."""
+    """The files that a path, an address or a glob of either names, sorted, as absolute paths or full addresses.
+
+    Raises: MachineError if an address cannot be reached, DataError if it is refused: neither says what is there.
+    """
     if not is_address(pattern):
         found = glob.glob(os.path.expanduser(pattern), recursive=True)
         return sorted(os.path.realpath(path) for path in found if os.path.isfile(path))
-    fs, path = _file_system(pattern)
-    with _said(pattern):
-        if glob.has_magic(path):
-            paths = sorted(path for path in fs.glob(path) if fs.isfile(path))
-        else:
-            paths = [path] if fs.isfile(path) else []
-    return [fs.unstrip_protocol(path) for path in paths]
+    return _ask(pattern, _found)
+
+
+def is_file(path: str) -> bool:
+    """Whether there is a file of this very name; errors as `find` raises them."""
+    return bool(_ask(path, _found_file)) if is_address(path) else os.path.isfile(path)
 
 
 def stamp(path: str) -> tuple[int, str]:
@@ -47,12 +53,11 @@ def stamp(path: str) -> tuple[int, str]:
 
     Raises: DataError if it is not there.
     """
-    with _said(path):
-        if not is_address(path):
+    if not is_address(path):
+        with _said(path):
             info = os.stat(path)
-            return info.st_size, str(info.st_mtime_ns)
-        fs, inner = _file_system(path)
-        details = fs.info(inner)
+        return info.st_size, str(info.st_mtime_ns)
+    details = _ask(path, lambda fs, inner: fs.info(inner))
     tag = next((details[key] for key in ("ETag", "etag", "md5Hash", "LastModified", "mtime") if key in details), "")
     return int(details["size"] or 0), str(tag)
 
@@ -63,14 +68,8 @@ def opened(path: str) -> Iterator[IO[bytes]]:
 
     Raises: DataError if it is not there, or cannot be read during the block.
     """
-    with _said(path):
-        if is_address(path):
-            fs, inner = _file_system(path)
-            file = fs.open(inner, "rb", block_size=AHEAD_BYTES)
-        else:
-            file = open(path, "rb")  # noqa: SIM115
-        with file:
-            yield file
+    with _said(path), io.BufferedReader(_Far(path)) if is_address(path) else open(path, "rb") as file:
+        yield file
 
 
 def read_range(path: str, offset: int, length: int) -> bytes:
@@ -78,35 +77,100 @@ def read_range(path: str, offset: int, length: int) -> bytes:
 
     Raises: DataError if they cannot be read or are not there.
     """
-    with _said(path):
-        if is_address(path):
-            fs, inner = _file_system(path)
-            data = fs.cat_file(inner, start=offset, end=offset + length) if length else b""
-        else:
+    if is_address(path):
+        data = _ask(path, lambda fs, inner: fs.cat_file(inner, start=offset, end=offset + length)) if length else b""
+    else:
+        with _said(path):
             handle = os.open(path, os.O_RDONLY)  # half the time of a file object
             try:
                 data = os.pread(handle, length, offset)
             finally:
                 os.close(handle)
     if len(data) != length:
-        raise DataError("changed while it was read", where=path, mend="run it again")
+        raise DataError("changed while it was read", where=unsigned(path), mend="run it again")
     return data
 
 
-def _file_system(address: str) -> tuple[Any, str]:
+class _Far(io.RawIOBase):
+    """The file at an address; each read is as patient as any other question."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.file = _ask(address, lambda fs, inner: fs.open(inner, "rb", block_size=AHEAD_BYTES))
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self.file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        position = self.file.tell()
+
+        def read() -> bytes:
+            self.file.seek(position)
+            return self.file.read(len(buffer))
+
+        data = patiently(read, self.address)
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _ask(address: str, question: Callable[[Any, str], T]) -> T:
+    """question(file system, path in it), as patient as `patiently` and with its errors."""
     import fsspec
 
-    with _said(address):
-        return fsspec.core.url_to_fs(address)
+    return patiently(lambda: question(*fsspec.core.url_to_fs(address)), address)
+
+
+def _found(fs: Any, path: str) -> list[str]:
+    paths = sorted(_matching(fs, path)) if glob.has_magic(unsigned(path)) else _found_file(fs, path)
+    return [fs.unstrip_protocol(path) for path in paths]
+
+
+def _found_file(fs: Any, path: str) -> list[str]:
+    """The path if it is a file's; fsspec's `isfile` takes a server that is away for "no"."""
+    info = _unless_absent(lambda: fs.info(path))
+    return [path] if info and info["type"] == "file" else []
+
+
+def _matching(fs: Any, pattern: str) -> Iterator[str]:
+    """The files of a glob; fsspec's own takes a folder that cannot be listed for an empty one."""
+    from fsspec.utils import glob_translate
+
+    matches = re.compile(glob_translate(pattern)).match
+    folders = [re.split(r"[*?[]", pattern)[0].rpartition("/")[0] + "/"]
+    while folders:
+        folder = folders.pop()
+        for entry in _unless_absent(partial(fs.ls, folder, detail=True)) or []:
+            name = entry["name"].rstrip("/")
+            if entry["type"] == "file" and matches(name):
+                yield name
+            deeper = "**" in pattern or name.count("/") < pattern.count("/")
+            if entry["type"] == "directory" and deeper and name != folder.rstrip("/"):
+                folders.append(entry["name"])
+
+
+def _unless_absent(ask: Callable[[], T]) -> T | None:
+    """ask(), or None if what it asks for is not there."""
+    try:
+        return ask()
+    except Exception as error:
+        if isinstance(behind(error), FileNotFoundError):
+            return None
+        raise
 
 
 @contextmanager
-def _said(path: str | Path) -> Iterator[None]:
-    """Whatever goes wrong with the file in the block, in one sentence."""
+def _said(path: str) -> Iterator[None]:
+    """What the operating system says against the file in the block, in one sentence."""
     try:
         yield
-    except Exception as error:
-        ours = type(error).__module__.startswith("fm.")
-        if ours or not (is_address(path) or isinstance(error, OSError)):
-            raise
-        raise unreadable(error, str(path)) from None
+    except OSError as error:
+        raise unreadable(error, path) from None

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType
 from urllib.parse import parse_qsl
 
+from fm.data.addresses import is_address, unsigned
 from fm.data.anywhere import read_range, stamp
 from fm.data.decode import MAX_BYTES, Rejected
 from fm.data.listing import Item, Listing, listed
@@ -32,6 +33,8 @@ __all__ = [
     "read_member",
     "readable",
     "splits_of",
+    "stamps",
+    "written",
 ]
 
 
@@ -92,7 +95,12 @@ def read_member(paths: Sequence[str], item: Item) -> bytes:
 def files_digest(paths: Sequence[str], items: Listing) -> str:
     """The `digest_of` items whose `at` begins with their file's number in `paths`."""
     numbers = sorted({item.at[0] for item in items})
-    return digest([(readable(PurePosixPath(paths[number]).name), *stamp(paths[number])) for number in numbers])
+    return digest(stamps([paths[number] for number in numbers]))
+
+
+def stamps(paths: Sequence[str]) -> list[tuple[str, int, str]]:
+    """Name, bytes and tag of each file."""
+    return [(PurePosixPath(written(path)).name, *stamp(path)) for path in paths]
 
 
 def splits_of(names: set[str]) -> dict[str, str]:
@@ -109,11 +117,22 @@ def readable(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def options(rest: str, scheme: str, known: tuple[str, ...]) -> tuple[str, dict[str, str]]:
-    """`path?name=value` as path and options.
+def written(path: str) -> str:
+    """A path, or an address without its query, as it stands in keys, digests and messages."""
+    return readable(unsigned(path))
 
-    Raises: SettingsError for an option that is not known.
+
+def options(rest: str, scheme: str, known: tuple[str, ...]) -> tuple[str, dict[str, str]]:
+    """`path?name=value` as path and options; what else stands in the query of an address stays there, for its server.
+
+    Raises: SettingsError for an option of a path that is not known.
     """
+    address, _, query = rest.partition("?")
+    if is_address(address):
+        parts = query.split("&")
+        ours = [part for part in parts if part.partition("=")[0] in known]
+        theirs = "&".join(part for part in parts if part not in ours)
+        return f"{address}?{theirs}" if theirs else address, dict(parse_qsl("&".join(ours)))
     path, mark, query = rest.rpartition("?")
     if not mark:
         return rest, {}

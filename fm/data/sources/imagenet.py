@@ -2,20 +2,20 @@
 place, here or at any address; or any tar of tars, each of which is a class.
 
 The validation pictures get their classes from `ILSVRC2012_devkit_t12.tar.gz` beside them, or from the FILE of
-`imagenet:FOLDER?labels=FILE`.
+`imagenet:FOLDER?labels=FILE`. A signature is for one file: the kit beside a signed address is asked for without it.
 """
 
 import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import IO
 
-from fm.data.addresses import is_address
+from fm.data.addresses import is_address, unsigned
 from fm.data.anywhere import find, opened, stamp
 from fm.data.decode import EXTENSIONS
-from fm.data.sources import Item, Listing, Source, files_digest, options, read_member, readable
+from fm.data.sources import Item, Listing, Source, files_digest, options, read_member, readable, stamps, written
 from fm.data.tarwalk import Damaged, Member, walk
 from fm.data.wnids import DEVKIT, beside, validation_labels
 from fm.errors import DataError
@@ -44,17 +44,16 @@ class ImageNet(Source):
         return read_member(self.paths, item)
 
     def digest(self) -> str:
-        names = [(readable(PurePosixPath(path).name), *stamp(path)) for path in self.paths]
-        return digest(SCHEME, names, self._labels() if self.labels else None)
+        return digest(SCHEME, stamps(self.paths), self._labels() if self.labels else None)
 
     def digest_of(self, items: Listing) -> str:
         return files_digest(self.paths, items)
 
     def expected(self) -> dict[str, int]:
-        return dict(COUNTS[name] for path in self.paths if (name := PurePosixPath(path).name) in COUNTS)
+        return dict(COUNTS[name] for path in self.paths if (name := _name(path)) in COUNTS)
 
     def _labels(self) -> list[str]:
-        return validation_labels(Path(self.labels)) if self.labels else []
+        return validation_labels(self.labels) if self.labels else []
 
     def found(self) -> Iterator[Item]:
         for number, path in enumerate(self.paths):
@@ -66,14 +65,14 @@ class ImageNet(Source):
                         self._validation(members, number) if flat else _train(file, members, _split(path), number)
                     )
                 except Damaged as error:
-                    raise DataError(f"{error}", where=readable(path), mend="download it again") from None
+                    raise DataError(f"{error}", where=written(path), mend="download it again") from None
 
     def _validation(self, members: Iterator[Member], number: int) -> Iterator[Item]:
         pictures = sorted(member for member in members if _is_picture(member))
         labels = self._labels()
         if len(pictures) != len(labels):
-            says = f"{len(labels):,} labels in {self.labels} for {len(pictures):,} pictures"
-            raise DataError(says, where=readable(self.paths[number]), mend="download it again")
+            says = f"{len(labels):,} labels in {unsigned(self.labels or '')} for {len(pictures):,} pictures"
+            raise DataError(says, where=written(self.paths[number]), mend="download it again")
         for member, label in zip(pictures, labels, strict=True):
             yield _item(member, f"val/{readable(member.name)}", label, "test", number)
 
@@ -119,19 +118,23 @@ def _is_flat(path: str) -> bool:
         try:
             first = next(walk(file, 0, stamp(path)[0]), None)
         except Damaged as error:
-            raise DataError(f"is not a whole tar archive ({error})", readable(path), "download it again") from None
+            raise DataError(f"is not a whole tar archive ({error})", written(path), "download it again") from None
     return first is None or not first.name.lower().endswith(".tar")
 
 
+def _name(path: str) -> str:
+    return PurePosixPath(unsigned(path)).name
+
+
 def _find(rest: str) -> list[str]:
-    if rest.endswith(".tar"):
+    if unsigned(rest).endswith(".tar"):
         return find(rest)
     return [path for name in COUNTS for path in find(os.path.join(rest, name))]
 
 
 def fits(path: str) -> bool:
     if is_address(path):
-        return PurePosixPath(path).name in COUNTS
+        return _name(path) in COUNTS
     with suppress(DataError):
         found = _find(path)
         return any(os.path.basename(one) in COUNTS or not _is_flat(one) for one in found)
@@ -142,12 +145,14 @@ def open_uri(rest: str) -> ImageNet:
     where, chosen = options(rest, SCHEME, ("labels",))
     paths = _find(where)
     if not paths:
-        raise DataError(f"no {TRAIN} or {VALIDATION} there", where=where)
+        raise DataError(f"no {TRAIN} or {VALIDATION} there", where=written(where))
     flat = [path for path in paths if _is_flat(path)]
-    labels = chosen.get("labels") or (beside(Path(flat[0]).parent) if flat else None)
+    labels = chosen.get("labels") or (beside(os.path.dirname(unsigned(flat[0]))) if flat else None)
     if flat and labels is None:
         raise DataError(
-            "its classes are in a file of their own", flat[0], f"put {DEVKIT}.tar.gz beside it or add `?labels=FILE`"
+            "its classes are in a file of their own",
+            written(flat[0]),
+            f"put {DEVKIT}.tar.gz beside it or add `?labels=FILE`",
         )
-    uri = f"{SCHEME}:{rest}" if chosen else rest
-    return ImageNet(readable(uri), tuple(paths), str(Path(labels).expanduser()) if labels else None)
+    uri = f"{SCHEME}:{written(where)}?labels={written(labels)}" if chosen and labels else written(where)
+    return ImageNet(uri, tuple(paths), os.path.expanduser(labels) if labels else None)

@@ -18,7 +18,7 @@ import numpy as np
 
 from fm.data.anywhere import read_range, stamp
 from fm.data.rows import NpyHeader, npy_header, numbers_of, picture, side_of
-from fm.data.sources import Item, Listing, Source, files_digest, options, readable, splits_of
+from fm.data.sources import Item, Listing, Source, files_digest, options, readable, splits_of, stamps
 from fm.data.unpacked import unpacked
 from fm.data.unpickling import unpickle
 from fm.data.wnids import CLSLOC, by_number
@@ -50,8 +50,7 @@ class Batches(Source):
         return picture(read_range(rows.file, rows.first + row * length, length))
 
     def digest(self) -> str:
-        files = [(readable(os.path.basename(path)), *stamp(path)) for path in self.paths]
-        return digest(SCHEME, files, sorted(by_number(Path(self.names)).items()) if self.names else None)
+        return digest(SCHEME, stamps(self.paths), sorted(by_number(Path(self.names)).items()) if self.names else None)
 
     def digest_of(self, items: Listing) -> str:
         return files_digest(self.paths, items)

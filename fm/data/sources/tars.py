@@ -9,27 +9,30 @@ from itertools import groupby
 from pathlib import PurePosixPath
 from typing import IO
 
-from fm.data.addresses import is_address
+from fm.data.addresses import is_address, unsigned
 from fm.data.anywhere import expand, find, opened, stamp
 from fm.data.decode import EXTENSIONS
 from fm.data.manifest import FORMAT, load_manifest
-from fm.data.sources import Item, Source, read_member, readable, splits_of
+from fm.data.sources import Item, Source, read_member, readable, splits_of, stamps, written
 from fm.data.tarwalk import Damaged, Member, walk
-from fm.errors import DataError, UserError
+from fm.errors import DataError, MachineError, UserError
 from fm.lineage import digest
 
 SCHEME = "tars"
 MAX_LABEL_BYTES = 4096
+MAX_NUMBER = 999_999  # of a label: six digits, which sort as numbers do
 PICTURES = EXTENSIONS | {".npy"}
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 @dataclass(frozen=True)
 class Tars(Source):
     """Consecutive members of one key are a sample: its first image (or .npy) and its .cls, a number or a name.
 
-    Splits are the tars' names up to the first `-` where these are names of splits. A number is named by
-    the manifest of a prepared data set, else by its four digits; below zero it is no label. An item's `at` is the
-    number of its tar, offset and length.
+    An image whose ending has no inner dot comes before all others: `1.jpg` before `1.seg.png`. Splits are the tars'
+    names up to the first `-` where these are names of splits. A number is named by the manifest of a prepared data set,
+    else by its six digits; below zero or above 999,999 it is no label. An item's `at` is the number of its tar, offset
+    and length.
     """
 
     uri: str
@@ -39,15 +42,16 @@ class Tars(Source):
         return read_member(self.paths, item)
 
     def digest(self) -> str:
-        return digest(SCHEME, [(readable(PurePosixPath(path).name), *stamp(path)) for path in self.paths])
+        return digest(SCHEME, stamps(self.paths))
 
     def found(self) -> Iterator[Item]:
-        common = os.path.commonprefix([path.split("/")[:-1] for path in self.paths])  # noqa: RUF071 (lists)
+        folders = [unsigned(path).split("/")[:-1] for path in self.paths]
+        common = os.path.commonprefix(folders)  # noqa: RUF071 (lists)
         names = _class_names("/".join(common))
         splits = splits_of({_first_word(path) for path in self.paths})
         for number, path in enumerate(self.paths):
-            inner = "/".join(path.split("/")[len(common) :])
-            prefix = readable(str(PurePosixPath(inner).with_suffix("")))
+            inner = "/".join(written(path).split("/")[len(common) :])
+            prefix = str(PurePosixPath(inner).with_suffix(""))
             split = splits.get(_first_word(path))
             with opened(path) as file:
                 try:
@@ -55,20 +59,21 @@ class Tars(Source):
                     for key, sample in groupby(members, key=lambda member: _split_name(member.name)[0]):
                         yield from _sample(file, sample, f"{prefix}/{key}", split, number, names)
                 except Damaged as error:
-                    where = readable(path)
+                    where = written(path)
                     raise DataError(f"is not a whole tar archive ({error})", where, mend="fetch it again") from None
 
 
 def _first_word(path: str) -> str:
-    return PurePosixPath(path).name.partition("-")[0]
+    return PurePosixPath(unsigned(path)).name.partition("-")[0]
 
 
 def _class_names(folder: str) -> list[str]:
     """Those of the prepared data set that the folder's tars are of; none if they are of no such set.
 
-    Raises: DataError if its manifest is damaged: labels would silently become numbers.
+    Raises: DataError if its manifest is damaged or cannot be read now: labels would silently become numbers.
     """
-    for root in (folder, folder.rpartition("/")[0]):
+    above = folder.rpartition("/")[0]
+    for root in [folder, above] if is_address(above) == is_address(folder) else [folder]:  # `s3://bucket` is the top
         try:
             return list(load_manifest(root).classes)
         except UserError:
@@ -78,10 +83,15 @@ def _class_names(folder: str) -> list[str]:
 
 
 def _of_nobody(path: str) -> bool:
-    """Whether there is no such manifest, or a whole one of another program."""
+    """Whether there is no such manifest (or none to be read: S3 refuses what is not there), or one of another program.
+
+    Raises: MachineError if nobody can tell now.
+    """
     try:
         with opened(path) as file:
             content = json.load(file)
+    except MachineError:
+        raise
     except DataError:
         return True
     except ValueError:
@@ -94,15 +104,17 @@ def _sample(
 ) -> Iterator[Item]:
     """The item of one sample's members, none if it has no image; and one for each further image of the same name."""
     label: str | None = None
-    images: list[Member] = []
+    images: list[tuple[bool, Member]] = []  # whether its ending has an inner dot, and the image
     for member in members:
         ending = _split_name(member.name)[1]
         if ending == "cls":
             label = _label(file, member, names)
-        elif f".{ending.rpartition('.')[2]}" in PICTURES and (not images or member.name == images[0].name):
-            images.append(member)
-    for image in images:  # of one key the first counts
-        yield Item(key, label, split, at=(number, image.offset, image.length), fault=image.fault)
+        elif f".{ending.rpartition('.')[2]}" in PICTURES:
+            images.append(("." in ending, member))
+    chosen = min(images, key=lambda image: image[0])[1].name if images else None
+    for _, image in images:
+        if image.name == chosen:  # of one key the first counts
+            yield Item(key, label, split, at=(number, image.offset, image.length), fault=image.fault)
 
 
 def _split_name(name: str) -> tuple[str, str]:
@@ -121,17 +133,38 @@ def _label(file: IO[bytes], member: Member, names: list[str]) -> str | None:
         number = int(text)
     except ValueError:
         return text or None
-    if number < 0:
+    if not 0 <= number <= MAX_NUMBER:
         return None
-    return names[number] if number < len(names) else f"{number:04d}"
+    return names[number] if number < len(names) else f"{number:06d}"
 
 
 def _find(rest: str) -> list[str]:
-    if rest.partition("?")[0].endswith(".tar"):
-        return [path for pattern in expand(rest) for path in find(pattern)]
-    if is_address(rest) or os.path.isdir(os.path.expanduser(rest)):
-        return find(f"{rest.rstrip('/')}/*.tar") or find(f"{rest.rstrip('/')}/shards/*.tar")
-    return find(rest)
+    """The tars that are meant.
+
+    Raises: DataError if one that a pattern of numbers names is not there, or one is compressed.
+    """
+    if unsigned(rest).endswith((".tar", *COMPRESSED)):
+        found = _each(rest)
+    elif is_address(rest) or os.path.isdir(os.path.expanduser(rest)):
+        folder = unsigned(rest).rstrip("/")
+        found = find(f"{folder}/*.tar") or find(f"{folder}/shards/*.tar")
+    else:
+        found = find(rest)
+    for path in map(written, found):
+        if path.endswith(COMPRESSED):
+            raise DataError("is compressed, and pictures are read where they lie in a tar", path, "unpack it to a .tar")
+    return found
+
+
+def _each(rest: str) -> list[str]:
+    """The files of each pattern that the numbers in braces make of one."""
+    patterns = expand(rest)
+    found = [find(pattern) for pattern in patterns]
+    missing = [pattern for pattern, paths in zip(patterns, found, strict=True) if not paths]
+    if missing and len(patterns) > 1:
+        says = f"no such file, the first of {len(missing):,} that are missing of {len(patterns):,}"
+        raise DataError(says, written(missing[0]), "fetch them, or give the numbers that are there")
+    return [path for paths in found for path in paths]
 
 
 def fits(path: str) -> bool:
@@ -141,6 +174,5 @@ def fits(path: str) -> bool:
 def open_uri(rest: str) -> Tars:
     paths = _find(rest)
     if not paths:
-        raise DataError("no tar files there", where=rest)
-    uri = rest.partition("?")[0] if is_address(rest) else rest  # a signed address is not for the manifest
-    return Tars(uri=readable(uri), paths=tuple(paths))
+        raise DataError("no tar files there", where=written(rest))
+    return Tars(uri=written(rest), paths=tuple(paths))

@@ -67,8 +67,10 @@ def test_a_server_that_is_away_is_told_from_a_file_that_is_not_there(tmp_path, m
 def test_bad_addresses_are_one_sentence():
     with pytest.raises(DataError, match=r"^memory://none: no such file$"):
         next(read_pieces("memory://none"))
-    with pytest.raises(DataError, match=r"^ftq://x/y: cannot be read .ValueError: Protocol not known"):
-        next(read_pieces("ftq://x/y"))
+    with pytest.raises(
+        DataError, match=r"^ftpx://x/y: cannot be read \(fsspec knows no ftpx://\); did you mean 'ftp'\? known: .*s3"
+    ):
+        next(read_pieces("ftpx://x/y"))
     if not importlib.util.find_spec("s3fs"):
         with pytest.raises(DataError, match=r"^s3://x/y: cannot be read \(Install s3fs"):
             next(read_pieces("s3://x/y"))

@@ -31,7 +31,7 @@ def test_sources_are_picklable_and_stable(uri, folder, photos):
     ("uri", "words"),
     [
         ("photo:", "unknown kind of source 'photo'; did you mean 'photos'"),
-        ("nowhere://bucket/x", "nowhere://bucket/x/\\*.tar: cannot be read .ValueError: Protocol not known: nowhere"),
+        ("nowhere://bucket/x", "nowhere://bucket/x/\\*.tar: cannot be read .fsspec knows no nowhere://.; known: abfs"),
         ("no/such/folder", "no/such/folder: no such file or folder"),
         ("folder:no/such", "no such folder"),
         ("tars:no/such", "no tar files there"),

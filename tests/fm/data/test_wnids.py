@@ -15,19 +15,21 @@ def kit(tmp_path, noises):
 
 def test_the_kit_packed_unpacked_and_in_pieces(tmp_path, kit):
     packed = tmp_path / f"{DEVKIT}.tar.gz"
-    due = validation_labels(packed)
+    due = validation_labels(str(packed))
     assert sorted(due) == ["n01", "n01", "n02", "n02", "n03", "n03"] and due != sorted(due)
     for folder, prefix in ((tmp_path / "pieces", ""), (tmp_path / DEVKIT, "data")):
         (folder / prefix).mkdir(parents=True)
         for name, data in kit.items():
             (folder / prefix / name.rpartition("/")[2]).write_bytes(data)
-        assert validation_labels(folder) == due
-    assert validation_labels(tmp_path / "pieces" / TRUTH) == due
+        assert validation_labels(str(folder)) == due
+    assert validation_labels(str(tmp_path / "pieces" / TRUTH)) == due
     assert (
-        beside(tmp_path) == packed and beside(tmp_path / "pieces").name == TRUTH and beside(tmp_path / "none") is None
+        beside(str(tmp_path)) == str(packed)
+        and beside(f"{tmp_path}/pieces") == f"{tmp_path}/pieces/{TRUTH}"
+        and beside(f"{tmp_path}/none") is None
     )
     (tmp_path / "wnids.txt").write_text("\n".join(due))
-    assert validation_labels(tmp_path / "wnids.txt") == due
+    assert validation_labels(str(tmp_path / "wnids.txt")) == due
 
 
 def test_what_is_no_kit(tmp_path, kit):
@@ -38,18 +40,18 @@ def test_what_is_no_kit(tmp_path, kit):
     (tmp_path / "meta" / TRUTH).write_text("4\n")
     for name, says in [
         ("numbers.txt", "has numbers, which need the meta.mat"),
-        ("page.tar.gz", "cannot be read"),
-        ("none.txt", "cannot be read"),
+        ("page.tar.gz", "is not a whole archive"),
+        ("none.txt", "no such file"),
         (f"meta/{TRUTH}", "class 4 is not in its meta.mat"),
     ]:
         with pytest.raises(DataError, match=says):
-            validation_labels(tmp_path / name)
+            validation_labels(str(tmp_path / name))
     (tmp_path / "meta" / "meta.mat").write_bytes(kit["data/meta.mat"][:200])
     with pytest.raises(DataError, match=r"meta.mat cannot be read"):
-        validation_labels(tmp_path / "meta")
+        validation_labels(str(tmp_path / "meta"))
     (tmp_path / "meta" / TRUTH).unlink()
     with pytest.raises(DataError, match="holds no ILSVRC2012_validation_ground_truth"):
-        validation_labels(tmp_path / "meta")
+        validation_labels(str(tmp_path / "meta"))
 
 
 def test_the_list_of_the_downsampled_batches(tmp_path):

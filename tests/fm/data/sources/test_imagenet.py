@@ -1,5 +1,6 @@
 import io
 import tarfile
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -7,11 +8,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fm.data import Preparation, open_source, write_shards
+from fm.data import Preparation, addresses, open_source, write_shards
 from fm.data.decode import REASONS, Rejected
 from fm.data.sources import imagenet
-from fm.errors import DataError, SettingsError
+from fm.data.wnids import DEVKIT
+from fm.errors import DataError, MachineError, SettingsError
 from tests.fm.data import forms
+from tests.fm.data.serving import served
 
 IDS = {"n03": 1, "n01": 2, "n02": 3}
 
@@ -73,6 +76,57 @@ def test_the_labels_of_the_validation_pictures(tmp_path, pictures):
         open_source(f"imagenet:{tmp_path}?label=x")
     with pytest.raises(DataError, match=r"no ILSVRC2012_img_train.tar or"):
         open_source(f"imagenet:{tmp_path}/none")
+
+
+def test_the_kit_lies_beside_the_archive_at_its_address(tmp_path, pictures, s3):
+    kit = forms.imagenet_validation(tmp_path, pictures, IDS)
+    here = open_source(tmp_path)
+    places = {"packed": ["ILSVRC2012_devkit_t12.tar.gz"], "unpacked": [f"ILSVRC2012_devkit_t12/{name}" for name in kit]}
+    for place, names in places.items():
+        folder = tmp_path / place
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            packed = name.endswith(".gz")
+            (folder / name).write_bytes((tmp_path / name).read_bytes() if packed else kit[name.partition("/")[2]])
+        (folder / imagenet.VALIDATION).write_bytes((tmp_path / imagenet.VALIDATION).read_bytes())
+        s3.put(f"{folder}/", f"s3://bucket/{place}/", recursive=True)
+        with served(folder) as root:
+            for base in (root, f"s3://bucket/{place}"):
+                for address in (f"{base}/{imagenet.VALIDATION}", f"imagenet:{base}"):
+                    there = open_source(address)
+                    assert there.items() == here.items() and there.read(there.items()[0]) == here.read(here.items()[0])
+
+
+def test_no_kit_at_an_address(tmp_path, pictures, monkeypatch):
+    monkeypatch.setattr(addresses, "PAUSES_S", (0,))
+    forms.imagenet_validation(tmp_path, pictures, IDS)
+    says = r"img_val.tar: its classes are in a file of their own; put ILSVRC2012_devkit_t12.tar.gz beside it or add"
+    away, cannot = {f"{DEVKIT}.tar.gz": [503] * 99}, r"t12.tar.gz: cannot be read .*503"  # which is not "not there"
+    with served(tmp_path, away) as root, pytest.raises(MachineError, match=cannot):
+        open_source(f"{root}/{imagenet.VALIDATION}")
+    with served(tmp_path, key="sig=") as root, pytest.raises(DataError, match=says) as raised:
+        open_source(f"{root}/{imagenet.VALIDATION}?sig=SECRET")
+    assert "SECRET" not in str(raised.value)
+    (tmp_path / f"{DEVKIT}.tar.gz").unlink()
+    with served(tmp_path) as root, pytest.raises(DataError, match=says):
+        open_source(f"{root}/{imagenet.VALIDATION}")
+
+
+def test_nothing_of_a_signature_is_written(tmp_path, pictures):
+    """Not the archives' nor the kit's, and it decides nothing: signed again it is the same source."""
+    forms.imagenet_train(tmp_path / "in" / imagenet.TRAIN, pictures)
+    forms.imagenet_validation(tmp_path / "in", pictures, IDS)
+    how = Preparation(size=4, accept_missing=True)
+    with served(tmp_path / "in", key="sig=") as root:
+        kit = quote(f"{root}/{DEVKIT}.tar.gz?sig=SECRET", safe="")
+        archives = (f"{root}/{name}?sig=SECRET" for name in (imagenet.TRAIN, imagenet.VALIDATION))
+        for number, address in enumerate(archives):
+            source, again = (open_source(f"{a}&labels={kit}") for a in (address, address.replace("SECRET", "other")))
+            assert isinstance(source, imagenet.ImageNet) and source.expected()
+            assert write_shards(source, tmp_path / f"out{number}", how).images == 12
+            assert source.digest() == again.digest() and source.uri == again.uri
+    for path in (path for path in tmp_path.glob("out*/**/*") if path.is_file()):
+        assert b"SECRET" not in path.read_bytes() and b"sig=" not in path.read_bytes(), path
 
 
 def test_a_damaged_inner_archive_costs_its_own_rest_alone(tmp_path, pictures):

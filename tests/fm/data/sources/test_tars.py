@@ -1,3 +1,4 @@
+import gzip
 import io
 import os
 import tarfile
@@ -6,10 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fm.data import Preparation, ShardedImages, open_source, write_shards
+from fm.data import Preparation, ShardedImages, addresses, open_source, write_shards
 from fm.data.decode import REASONS
-from fm.data.sources import tars
-from fm.errors import DataError
+from fm.errors import DataError, MachineError
+from tests.fm.data.serving import served
 
 
 def make(path, *members):
@@ -37,7 +38,7 @@ def test_samples_of_plain_webdataset_tars(tmp_path, png):
     make(tmp_path / "x-0.tar", *members, ("3.png", png(2)), ("4.json", b"{}"), ("5.cls", b"-1"), ("5.png", png(3)))
     source = open_source(tmp_path / "x-0.tar")
     items = {item.key: item for item in source.items()}
-    labels = {"x-0/a/1": "0007", "x-0/2": "cat", "x-0/3": None, "x-0/5": None}
+    labels = {"x-0/a/1": "000007", "x-0/2": "cat", "x-0/3": None, "x-0/5": None}
     assert {key: item.label for key, item in items.items()} == labels
     assert source.read(items["x-0/2"]) == png(1)
 
@@ -48,7 +49,7 @@ def test_webdatasets_own_writer(tmp_path, png):
     with webdataset.TarWriter(str(tmp_path / "w.tar")) as writer:
         writer.write({"__key__": "one", "png": png(4), "cls": 3})
     (item,) = open_source(tmp_path / "w.tar").items()
-    assert item.key == "w/one" and item.label == "0003" and open_source(tmp_path / "w.tar").read(item) == png(4)
+    assert item.key == "w/one" and item.label == "000003" and open_source(tmp_path / "w.tar").read(item) == png(4)
 
 
 def test_folders_and_globs_and_splits(tmp_path, png):
@@ -95,7 +96,7 @@ def test_a_damaged_manifest_is_said_and_a_foreign_one_is_passed_over(tmp_path, f
             open_source(tmp_path / "out").items()
     for content in ('{"files": 3}', "[]"):
         path.write_text(content)
-        assert open_source(tmp_path / "out").items().labels() == ["0000", "0001", "0002"]
+        assert open_source(tmp_path / "out").items().labels() == ["000000", "000001", "000002"]
 
 
 def test_no_name_is_trusted_as_a_path(tmp_path, png):
@@ -120,7 +121,7 @@ def test_a_name_repeated_within_a_sample_is_rejected(tmp_path, png):
     make(tmp_path / "x.tar", ("a.png", png(0)), ("a.cls", b"1"), ("a.png", png(1)), ("b.png", png(2)), ("b.jpg", b"?"))
     source = open_source(tmp_path / "x.tar")
     assert [(i.key, i.label, i.fault) for i in source.items()] == [
-        ("x/a", "0001", ""),
+        ("x/a", "000001", ""),
         ("x/a", None, "duplicate"),
         ("x/b", None, ""),  # other pictures of a sample are its own affair
     ]
@@ -188,8 +189,129 @@ def test_a_damaged_header_in_the_middle_is_not_the_end(tmp_path, png):
         open_source(tmp_path / "x.tar").items()
 
 
-def test_a_signature_stays_out_of_the_manifest(monkeypatch):
-    monkeypatch.setattr(tars, "find", lambda address: [address])
-    source = open_source("https://host/x-{0..1}.tar?signature=1")
-    assert source.uri == "https://host/x-{0..1}.tar"
-    assert source.paths == ("https://host/x-0.tar?signature=1", "https://host/x-1.tar?signature=1")
+@pytest.fixture
+def three(tmp_path, png):
+    """Folder of x-0.tar to x-2.tar, two labelled pictures each."""
+    for number in range(3):
+        pictures = [(f"{n}.png", png(2 * number + n)) for n in range(2)]
+        labels = [(f"{n}.cls", str(n).encode()) for n in range(2)]
+        make(tmp_path / "in" / f"x-{number}.tar", *sorted(pictures + labels))
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    """Three tries and no pauses between them."""
+    monkeypatch.setattr(addresses, "PAUSES_S", (0, 0))
+
+
+@pytest.mark.parametrize("pattern", ["/x-{0..2}.tar", "/x-*.tar", ""])
+def test_a_tar_that_fails_for_a_moment_is_not_left_out(three, tmp_path, brief, pattern):
+    here = write_shards(open_source(three), tmp_path / "here", Preparation(size=8))
+    with served(three, {"x-1.tar": [503, 503], "": [503, 503]}) as root:
+        there = write_shards(open_source(f"{root}{pattern}"), tmp_path / "there", Preparation(size=8))
+    assert there.images == here.images == 6 and there.digest == here.digest
+
+
+@pytest.mark.parametrize("pattern", ["/x-{0..2}.tar", "/x-1.tar", "/x-*.tar", ""])
+def test_tars_that_cannot_be_reached_are_not_absent(three, brief, pattern):
+    says = r"^http[^\n]*: cannot be read \([^\n]*503"
+    with served(three, {"x-1.tar": [503] * 99, "": [503] * 99}) as root, pytest.raises(MachineError, match=says):
+        open_source(f"{root}{pattern}")
+    with pytest.raises(MachineError, match=r"^http[^\n]*: cannot be read \([^\n]*Cannot connect"):
+        open_source(f"{root}{pattern}")
+
+
+def test_each_number_of_a_pattern_is_there(three):
+    (three / "x-1.tar").unlink()
+    says = (
+        r"x-1.tar: no such file, the first of 2 that are missing of 4; fetch them, or give the numbers that are there$"
+    )
+    with served(three) as root:
+        for place in (three, f"tars:{three}", root):
+            with pytest.raises(DataError, match=says):
+                open_source(f"{place}/x-{{0..3}}.tar")
+
+
+def test_a_manifest_that_cannot_be_read_now_is_not_absent(three, tmp_path, brief):
+    write_shards(open_source(three), tmp_path / "out", Preparation(size=8))
+    labels = open_source(tmp_path / "out").items().labels()
+    with served(tmp_path / "out", {"manifest.json": [503]}) as root:
+        assert open_source(f"{root}/shards/").items().labels() == labels
+    says = r"manifest.json: cannot be read"
+    with served(tmp_path / "out", {"manifest.json": [503] * 99}) as root, pytest.raises(MachineError, match=says):
+        open_source(f"{root}/shards/").items()
+
+
+@pytest.mark.parametrize("pattern", ["x-0.tar", "x-{0..2}.tar"])
+def test_nothing_of_a_signature_is_written(three, tmp_path, pattern):
+    """Nor does it decide anything: the same file, signed again, is the same source."""
+    make(three / "x-2.tar", ("../evil.png", b"x"), ("text.png", b"no picture"))  # names of rejects are written too
+    signed = "X-Goog-Credential=svc@proj.iam/2024/auto&X-Goog-Signature="
+    plain = open_source(f"{three}/{pattern}")
+    with served(three, key=signed) as root:
+        source, again = (open_source(f"{root}/{pattern}?{signed}{secret}") for secret in ("SECRET", "other"))
+        manifest = write_shards(source, tmp_path / "out", Preparation(size=8))
+        assert source.digest() == again.digest() and source.items() == again.items()
+        assert source.uri == f"{root}/{pattern}"
+        keys = [item.key for item in source.items()]
+    assert keys == [item.key for item in plain.items()] and manifest.images == 2 * len(plain.paths[:2])
+    for path in (path for path in (tmp_path / "out").rglob("*") if path.is_file()):
+        assert not any(part in path.read_bytes() for part in (b"SECRET", b"svc@proj", b"X-Goog")), path
+
+
+def test_no_message_shows_a_signature(three, brief):
+    (three / "x-1.tar").write_text("<html>" * 999)
+    with served(three, {"x-2.tar": [503] * 99}) as root:
+        for name, says in [
+            ("x-1.tar", "is not a whole tar"),
+            ("x-2.tar", "503"),
+            ("x-3.tar", "no tar files"),
+            ("x-{3..4}.tar", "no such file"),
+        ]:
+            with pytest.raises(DataError, match=says) as raised:
+                open_source(f"{root}/{name}?signature=SECRET").items()
+            assert "SECRET" not in str(raised.value)
+
+
+def test_splits_of_signed_tars(tmp_path, png):
+    for name in ("train", "val"):
+        make(tmp_path / f"{name}-0.tar", ("1.png", png(0)))
+    with served(tmp_path) as root:
+        for name, split in (("train", "train"), ("val", "test")):
+            assert [item.split for item in open_source(f"{root}/{name}-0.tar?sig=a/b.c-d").items()] == [split]
+
+
+def test_labels_sort_as_their_numbers(tmp_path, png):
+    numbers = (7, 999, 9_999, 10_000, 20_000, 100_000, 999_999)
+    members = [(f"{n}.{end}", data) for n in numbers for end, data in (("cls", str(n).encode()), ("png", png(0)))]
+    make(tmp_path / "x.tar", *members, ("big.cls", b"1000000"), ("big.png", png(1)))
+    items = list(open_source(tmp_path / "x.tar").found())
+    labels = [item.label for item in items]
+    assert labels[:-1] == sorted(labels[:-1]) == [f"{number:06d}" for number in numbers] and labels[-1] is None
+
+
+def test_compressed_tars_are_to_be_unpacked(tmp_path, png, three):
+    for name in ("x.tar.gz", "x.tgz"):
+        (tmp_path / name).write_bytes(gzip.compress((three / "x-0.tar").read_bytes()))
+    with served(tmp_path) as root:
+        for place in (f"{tmp_path}/x.tar.gz", f"tars:{tmp_path}/x.tgz", f"{tmp_path}/*.tgz", f"{root}/x.tar.gz?sig=1"):
+            with pytest.raises(DataError, match=r"x.(tar.gz|tgz): is compressed, and .*; unpack it to a .tar$"):
+                open_source(place)
+    with pytest.raises(DataError, match="no such file or folder"):
+        open_source(f"{tmp_path}/none.tar.gz")
+
+
+def test_the_picture_of_a_sample_is_the_one_without_an_inner_dot(tmp_path, png):
+    sample = [
+        ("k1.depth.png", png(0)),
+        ("k1.seg.png", png(1)),
+        ("k1.jpg", png(2)),
+        ("k1.png", png(3)),
+        ("k1.cls", b"a"),
+    ]
+    make(tmp_path / "x.tar", *sample, ("k2.seg.png", png(4)), ("k2.depth.png", png(5)))
+    source = open_source(tmp_path / "x.tar")
+    first, second = source.items()
+    assert (first.key, first.label, source.read(first)) == ("x/k1", "a", png(2))
+    assert second.key == "x/k2" and source.read(second) == png(4)

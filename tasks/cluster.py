@@ -1,11 +1,10 @@
-"""The only file that imports Ray: where work runs (Place), mapped work, one training on all workers, errors unwrapped.
+"""The door to Ray: where work runs (Place), mapped work, one training on all workers, errors unwrapped.
 
 The process that calls this is the Ray driver. Ray is started or joined on first use, in a thread, because `ray.init` in
 the main thread would replace Prefect's signal handlers; leaving `session` takes all Ray work with it.
 """
 
 import itertools
-import math
 import os
 import secrets
 import shutil
@@ -13,13 +12,10 @@ import socket
 import sys
 import threading
 import time
-import traceback
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -27,9 +23,11 @@ from pydantic import Field
 
 from fm import errors
 from fm.errors import MachineError, SettingsError, UserError
-from fm.files import read_json, write_json
-from fm.lineage import differences, versions
+from fm.files import read_json
+from fm.lineage import versions
 from fm.settings import Settings
+from tasks.nodes import Nodes
+from tasks.worker import Work, logs_of
 
 T = TypeVar("T")
 RAY = {
@@ -47,7 +45,6 @@ RAY = {
 }
 """Ray's settings, unless the environment has others."""
 CODE = [Path(__file__).parents[1] / name for name in ("fm", "tasks")]  # what runs in workers
-NODES_S = 2.0  # between two looks at which machines there are
 LEAVE_S = 20.0  # Prefect kills a cancelled flow's process after 30 s
 # Ray's processes die with the thread that started them (Linux: PR_SET_PDEATHSIG), so that thread must live on.
 _keeper = ThreadPoolExecutor(1, "ray")
@@ -231,7 +228,7 @@ def ray_map(
     ray = _connect()
     # Ray's own retries would be silent, and may choose the same machine again.
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(fn)
-    nodes, waiting = _Nodes(ray, cpus, gpus), enumerate(items)
+    nodes, waiting = Nodes(ray, cpus, gpus), enumerate(items)
     under_way: dict[Any, _Try] = {}
     ended: dict[int, Outcome] = {}
 
@@ -268,55 +265,6 @@ class _Try:
     failed_on: tuple[str, ...] = ()
 
 
-class _Nodes:
-    """The machines of the cluster: how many items each can hold, and which of them only fail.
-
-    One that fails at once is always free, so a scheduler that looks at load alone would give it everything.
-    """
-
-    def __init__(self, ray: Any, cpus: float, gpus: float) -> None:
-        self._ray, self._need = ray, {"CPU": cpus, "GPU": gpus}
-        self._under_way: Counter[str] = Counter()
-        self._failures: Counter[str] = Counter()  # since its last success
-        self._room: dict[str, int] = {}
-        self._asked = -math.inf
-
-    @property
-    def room(self) -> dict[str, int]:
-        """Slots of each machine that is there, asked for again when some time has passed."""
-        if time.monotonic() - self._asked > NODES_S:
-            need = {kind: amount for kind, amount in self._need.items() if amount}
-            alive = {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
-            slots = {name: min(int(has.get(kind, 0) / n) for kind, n in need.items()) for name, has in alive.items()}
-            self._room = {name: count for name, count in slots.items() if count}
-            self._asked = time.monotonic()
-        return self._room
-
-    @property
-    def slots(self) -> int:
-        return max(1, sum(self.room.values()))
-
-    def choose(self, avoid: Sequence[str]) -> str:
-        """The machine with the most room, not one to avoid or that failed three times in a row if there is another."""
-
-        def rank(name: str) -> tuple[bool, bool, float]:
-            return name in avoid, self._failures[name] >= 3, (self._under_way[name] + 1) / self.room[name]
-
-        chosen = min(self.room, key=rank, default="")
-        self._under_way[chosen] += 1
-        return chosen
-
-    def on(self, name: str) -> Any:
-        """Ray's word for: there, or elsewhere if it has gone."""
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        return NodeAffinitySchedulingStrategy(name, soft=True) if name else "SPREAD"
-
-    def ended(self, name: str, failed: bool) -> None:
-        self._under_way[name] -= 1
-        self._failures[name] = self._failures[name] + 1 if failed else 0
-
-
 def _ready(ray: Any, references: Iterable[Any]) -> list[Any]:
     """Those that have ended, one at least; in short waits, for a single long one would not hear a signal."""
     asked = list(references)
@@ -344,11 +292,6 @@ def _outcome(ray: Any, reference: Any, this: _Try) -> tuple[Outcome, str]:
     what, where = f"{failed}, {len(this.failed_on) + 1} times in a row", getattr(this.item, "name", "")
     mend = "start again, which keeps what is done; a machine short of memory wants fewer slots"
     return Outcome(this.item, error=UserError(what, where, mend)), failed
-
-
-def logs_of(run: Path) -> Path:
-    """Where the workers of a training leave what they print, a file for each rank."""
-    return run.resolve() / "logs"
 
 
 def fit(
@@ -383,7 +326,7 @@ def fit(
             raise getattr(errors, told.pop("kind"))(**told)
 
     leave = scratch / "leave"
-    whole, config = _Work(work, scratch, logs_of(run), versions()), config | {"leave": leave}
+    whole, config = Work(work, scratch, logs_of(run), versions()), config | {"leave": leave}
     try:
         attended(lambda: _trainer(whole, config, name, scratch, place, gpus).fit(), look, leave=leave.touch)
     except Exception as error:
@@ -415,42 +358,6 @@ def _slots(ray: Any, place: Place, say: Callable[[str], None]) -> bool:
             say(f"waits up to {place.wait_s:.0f} s for {place.workers} slots: {has}")
             told = True
         time.sleep(0.5)
-
-
-@dataclass(frozen=True)
-class _Work:
-    """The work of one worker; an error that the user must mend is left in the scratch folder for the driver to find.
-
-    What the worker prints goes into a file of its rank in `logs`, its errors too, for whoever asks what it died of.
-    """
-
-    work: Callable[[dict[str, Any]], None]
-    scratch: Path
-    logs: Path
-    versions: dict[str, str]
-
-    def __call__(self, config: dict[str, Any]) -> None:
-        from ray.train import get_context
-        from ray.util import get_node_ip_address
-
-        rank = get_context().get_world_rank()
-        self.logs.mkdir(parents=True, exist_ok=True)
-        with open(self.logs / f"rank-{rank}.log", "ab") as file:
-            for stream in (1, 2):
-                os.dup2(file.fileno(), stream)
-        who = f"rank {rank} of {get_context().get_world_size()}"
-        sys.stderr.write(f"{datetime.now():%F %T} {who} on {get_node_ip_address()}, process {os.getpid()}\n")
-        try:
-            if differing := differences(versions(), self.versions):
-                where, mend = get_node_ip_address(), "install the same versions on all nodes"
-                raise SettingsError(f"differs from where the run was started: {', '.join(differing)}", where, mend)
-            self.work(config)
-        except BaseException as error:
-            traceback.print_exc()
-            if isinstance(error, UserError):
-                told = {"kind": type(error).__name__, "what": error.what, "where": error.where, "mend": error.mend}
-                write_json(self.scratch / f"error-{os.getpid()}.json", told)
-            raise
 
 
 def _trainer(work: Any, config: dict[str, Any], name: str, scratch: Path, place: Place, gpus: bool) -> Any:

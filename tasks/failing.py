@@ -19,6 +19,7 @@ from fm.checkpoints import newest
 from fm.errors import UserError
 from fm.files import alone, write_json
 from tasks import cluster, watching
+from tasks.worker import logs_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -81,7 +82,7 @@ def leave_word(flow: str, given: Mapping[str, Any], error: Exception) -> None:
 def last_lines(run: Path, error: Exception) -> tuple[str, list[str]]:
     """The log of the rank that failed, or of the one that spoke last, and its last lines."""
     rank = cluster.failed_rank(error)
-    logs = sorted(cluster.logs_of(run).glob("rank-*.log"), key=lambda path: path.stat().st_mtime)
+    logs = sorted(logs_of(run).glob("rank-*.log"), key=lambda path: path.stat().st_mtime)
     chosen = [path for path in logs if path.name == f"rank-{rank}.log"] or logs[-1:]
     if not chosen:
         return "", []

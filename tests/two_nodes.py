@@ -6,6 +6,7 @@ import shutil
 import site
 import subprocess
 import sys
+import tempfile
 import time
 import venv
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ class TwoNodes:
 
     base: Path
     environment: dict[str, str]
+    sockets: Path  # a short name: those of Ray's sockets are no longer than 107 bytes
     raylets: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
@@ -45,7 +47,8 @@ class TwoNodes:
         """`python ARGUMENTS` on a machine."""
         home = self.base / node
         home.mkdir(parents=True, exist_ok=True)
-        own = {"HOME": str(home), "FM_CACHE": str(home / "cache"), "RAY_TMPDIR": str(self.base / f"r-{node[3:]}")}
+        (self.sockets / node).mkdir(exist_ok=True)
+        own = {"HOME": str(home), "FM_CACHE": str(home / "cache"), "RAY_TMPDIR": str(self.sockets / node)}
         names = ("PATH", "LANG", *(("PYTHONPATH", "FM_STATE") if node == "fm-head" else ()))
         environment = {name: os.environ[name] for name in names if name in os.environ} | self.environment | own
         command = ["ip", "netns", "exec", node, self.python(node), *arguments]
@@ -110,7 +113,8 @@ def two_nodes(base: Path, cpus: int = 1) -> Iterator[TwoNodes]:
         "RAY_worker_niceness": "0",
         "OMP_NUM_THREADS": "1",
     }
-    cluster = TwoNodes(base, environment)
+    sockets = Path(tempfile.mkdtemp(prefix="fm-"))
+    cluster = TwoNodes(base, environment, sockets)
     try:
         _connect()
         for node in ADDRESSES:
@@ -127,6 +131,7 @@ def two_nodes(base: Path, cpus: int = 1) -> Iterator[TwoNodes]:
             raylet.wait()
         for node in ADDRESSES:
             subprocess.run(["ip", "netns", "del", node], check=False)
+        shutil.rmtree(sockets, ignore_errors=True)
 
 
 def _connect() -> None:

@@ -161,8 +161,10 @@ def heads(folder: Path, environment: dict[str, str]) -> Iterator[list[str]]:
         yield [f"127.0.0.1:{29110 + 10 * place}" for place in range(len(SLOTS))]
     finally:
         for ray in started:
-            with suppress(ProcessLookupError):
-                os.killpg(ray.pid, signal.SIGTERM)
+            whole = psutil.Process(ray.pid).children(recursive=True) if ray.poll() is None else []
+            ray.terminate()
+            for left in psutil.wait_procs(whole, timeout=20)[1]:
+                left.kill()
             ray.wait()
 
 

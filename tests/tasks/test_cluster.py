@@ -1,11 +1,8 @@
 """Mapped work on the real Ray of this test run: order, errors, dead workers; and errors out of Ray's wrappers."""
 
 import itertools
-import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,33 +15,6 @@ import pytest
 from fm.errors import DataError, MachineError, SettingsError, UserError
 from tasks import cluster
 from tasks.cluster import Place
-
-A_BAD_MACHINE = """
-import collections, json, sys, time
-from tasks import cluster
-
-ray = cluster._ray()
-from ray.cluster_utils import Cluster
-
-small = {"num_cpus": 2, "object_store_memory": 80 * 2**20}
-two = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
-two.add_node(resources={"bad": 1}, **small)
-ray.init(address=two.address, log_to_driver=False, logging_level="error")
-bad = next(node["NodeID"] for node in ray.nodes() if "bad" in node["Resources"])
-
-def work(item):
-    import ray
-    if ray.get_runtime_context().get_node_id() == bad:
-        raise OSError(28, "No space left on device")
-    time.sleep(0.1)
-    return item
-
-again = collections.Counter()
-outcomes = list(cluster.ray_map(work, range(60), lost=lambda item, why: again.update([item])))
-print(json.dumps([[outcome.value for outcome in outcomes], again.total()]))
-ray.shutdown()
-two.shutdown()
-"""
 
 
 @pytest.fixture
@@ -128,18 +98,6 @@ def test_what_a_machine_fails_is_tried_again_and_what_a_user_must_mend_is_not(ra
         *2 * [("system", "OSError: [Errno 5] Input/output error")],
     ]
     assert [type(outcome.error) for outcome in outcomes] == [OSError, MachineError, DataError]
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_what_a_bad_machine_fails_is_done_on_another_and_soon_no_more_is_given_to_it() -> None:
-    command = (sys.executable, "-c", A_BAD_MACHINE)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    values, again = json.loads(done.stdout.splitlines()[-1])
-    assert values == [*range(60)]
-    assert 1 <= again <= 12  # as many as it was given before it had failed three times
 
 
 def test_a_slow_item_holds_nobody_up_and_few_outcomes_wait_for_it(ray: None, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 from fm.errors import CheckpointError, DataError
 from fm.files import alone
 from tasks import failing, watching
-from tasks.cluster import Place, logs_of
+from tasks.cluster import Place
+from tasks.worker import logs_of
 
 
 def record(error: Exception) -> logging.LogRecord:

@@ -70,7 +70,7 @@ def services() -> Iterator[Services]:
     assert len(ports) > 5
     assert [port for port in ports if processes.port_in_use(port)] == []
     assert [process for process in started if processes.alive(process)] == []
-    assert processes.belonging(STATE, marked=True) == []
+    assert [process.cmdline() for process in processes.belonging(STATE, marked=True)] == []
 
 
 @pytest.fixture

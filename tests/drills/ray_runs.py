@@ -12,14 +12,20 @@ import psutil
 
 from fm.checkpoints import newest
 from fm.records import read
+from infra import local
+from infra.services import ask
+from infra.state import Ports, Record
 from tests.drills.table import Result
 
+PORT_BASE = 29100
+PORTS = ["--port-base", str(PORT_BASE)]
+AWAY_S, LONGER_IMAGES = 60, 19_200  # longer than that, on the slowest machine that this ran on
 ROOT = Path(__file__).parent.parent.parent
 TRAINING = ["--preset", "tiny", "--set", "training.save_images=640", "--set", "training.total_images=6400"]
 
 
-def start(run: Path, data: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "flows.cli", "train", str(data), str(run), *TRAINING, "--port-base", "29100"]
+def start(run: Path, data: Path, *options: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "flows.cli", "train", str(data), str(run), *TRAINING, *PORTS, *options]
     log = open(run.parent / f"{run.name}.log", "ab")  # noqa: SIM115 - the process holds it
     return subprocess.Popen(command, cwd=run.parent, stdout=log, stderr=log, start_new_session=True)
 
@@ -100,16 +106,61 @@ def leave(run: Path, data: Path, undisturbed: str) -> Result:
     return disturbed("SIGTERM to the flow process, started again", run, data, undisturbed, strike)
 
 
-DRILLS = {"worker": worker, "driver": driver, "leave": leave}
+def without(service: str, run: Path, data: Path, state: Path) -> Result:
+    """A service is killed and comes back a minute later; what MLflow has in the end is what the records have."""
+    longer = ["--set", f"training.total_images={LONGER_IMAGES}"]
+    undisturbed = run.with_name("longer")
+    if newest(undisturbed) is None:
+        finish(start(undisturbed, data, *longer), undisturbed)
+    process = start(run, data, *longer)
+    wait(lambda: seen(run) >= 2000, process)
+    before = seen(run)
+    Record.load(state).processes[service].process().kill()  # type: ignore[union-attr]
+    struck = time.monotonic()
+    wait(lambda: seen(run) > before, process)
+    recovery = time.monotonic() - struck
+    time.sleep(max(0.0, AWAY_S - recovery))
+    if process.poll() is not None:
+        raise SystemExit(f"{run.name}: the training ended before {service} was back")
+    local.up(state, Ports.from_base(PORT_BASE), workers=False, ray=False)
+    weights, whole = finish(process, run), newest(undisturbed)
+    check_mirrored(run)
+    return Result(f"{service} away for {AWAY_S} s", 0, recovery, weights, whole.weights if whole else "")
+
+
+def check_mirrored(run: Path) -> None:
+    """Raises: SystemExit unless MLflow has each row of the records once, at its own time."""
+    api = f"http://127.0.0.1:{PORT_BASE + 1}/api/2.0/mlflow"
+    experiment = ask(f"{api}/experiments/get-by-name?experiment_name=flow-matching")["experiment"]["experiment_id"]
+    wanted = f"tags.`fm.stage` = 'train' and tags.`fm.folder` = '{run.resolve()}'"
+    found = ask(f"{api}/runs/search", {"experiment_ids": [experiment], "filter": wanted})["runs"]
+    query = f"run_id={found[0]['info']['run_id']}&metric_key=train/loss&max_results=25000"
+    points = ask(f"{api}/metrics/get-history?{query}")["metrics"]
+    there = sorted((int(point["step"]), int(point["timestamp"]), point["value"]) for point in points)
+    due = [(row["images_seen"], int(1000 * row["time"]), row["loss"]) for row in read(run / "records")]
+    if there != due:
+        raise SystemExit(f"{run.name}: MLflow has {len(there)} points, the records {len(due)} rows, or others")
+
+
+def mlflow(run: Path, data: Path, undisturbed: str) -> Result:
+    """MLflow is away for a minute."""
+    return without("mlflow", run, data, run.parent / "state")
+
+
+def prefect(run: Path, data: Path, undisturbed: str) -> Result:
+    """Prefect's API is away for a minute."""
+    return without("prefect", run, data, run.parent / "state")
+
+
+DRILLS = {"worker": worker, "driver": driver, "leave": leave, "mlflow": mlflow, "prefect": prefect}
 
 
 def drills(names: list[str], base: Path) -> Iterator[Result]:
     base.mkdir()
     fm = [sys.executable, "-m", "flows.cli"]
-    ports = ["--port-base", "29100"]
     os.environ["FM_STATE"] = str(base / "state")
     os.environ["PYTHONPATH"] = str(ROOT)
-    prepare = [*fm, "prepare", "photos:?tiles=60", str(base / "data"), "--size", "16", *ports]
+    prepare = [*fm, "prepare", "photos:?tiles=60", str(base / "data"), "--size", "16", *PORTS]
     subprocess.run(prepare, cwd=base, check=True, capture_output=True)
     try:
         undisturbed = finish(start(base / "undisturbed", base / "data"), base / "undisturbed")

@@ -1,0 +1,48 @@
+"""A flow run is cancelled where a user cancels it; the same form, started again, goes on."""
+
+import time
+from typing import Any
+
+import psutil
+import pytest
+
+from fm.checkpoints import newest
+from fm.recipe import Recipe
+from fm.records import read
+from infra.services import ask
+
+
+def training_workers() -> list[psutil.Process]:
+    return [p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_cancelled_work_stops_soon_and_the_same_form_goes_on(deployed: Any) -> None:
+    recipe = Recipe.load("tiny", ["training.total_images=6400"]).model_dump(mode="json")
+    run, form = deployed.folder / "runs" / "cancelled", {"recipe": recipe, "run": "runs/cancelled"}
+    first = deployed.start("pipeline-tiny", form)
+
+    def seen() -> int:
+        rows = read(run / "records") if (run / "records").exists() else []
+        return rows[-1]["images_seen"] if rows else 0
+
+    deadline = time.monotonic() + 200
+    while seen() < 640:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert len(training_workers()) == 2
+    ask(f"{deployed.api}/flow_runs/{first}/set_state", {"state": {"type": "CANCELLING"}})
+    start = time.monotonic()
+    while training_workers():
+        assert time.monotonic() - start < 10
+        time.sleep(0.1)
+    assert deployed.wait(first, limit_s=30)["state"]["type"] == "CANCELLED"
+    left = newest(run)
+    assert left and left.images_seen >= 640  # they left with a checkpoint
+
+    again = deployed.wait(deployed.start("pipeline-tiny", form))
+    assert again["state"]["type"] == "COMPLETED", again["state"]
+    begun = read(run / "records", after=-1, name="starts")
+    assert [row["images_seen"] for row in begun][1:] == [left.images_seen]
+    assert newest(run).images_seen == 6400  # type: ignore[union-attr]

@@ -186,12 +186,12 @@ def _jpeg(image: Image.Image, data: bytes) -> Image.Image:
 
     Raises: Rejected for damage; what Pillow raises.
     """
-    pixels = np.empty((image.height, image.width, 4), np.uint8)
-    colours = "CMYK" if image.mode == "CMYK" else "RGBX"
+    colours = "CMYK" if image.mode == "CMYK" else "RGB"
+    pixels = np.empty((image.height, image.width, len(colours)), np.uint8)
     if not _flawless(data, colours, pixels):
         _flawless(_bare(data), colours, pixels)  # it says only what it meets first, and that was a harmless oddity
     elif image.mode != "CMYK":  # whose conversion is Pillow's
-        picture = Image.frombuffer("RGB", image.size, pixels, "raw", "RGBX", 0, 1)
+        picture = Image.fromarray(pixels)
         picture.info = image.info  # with its EXIF
         return picture
     image.load()
@@ -199,7 +199,7 @@ def _jpeg(image: Image.Image, data: bytes) -> Image.Image:
 
 
 def _flawless(data: bytes, colours: str, pixels: np.ndarray) -> bool:
-    """Decodes into uint8 pixels (height, width, 4); False if libjpeg says something against the file that is no damage.
+    """Decodes into uint8 pixels (height, width, channels); False where libjpeg objects to something that is no damage.
 
     Raises: Rejected for damage.
     """

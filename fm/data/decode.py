@@ -1,12 +1,18 @@
 """Bytes -> an RGB picture, or a rejection with a reason from a closed list.
 
-The rules: EXIF orientation is ignored or applied (of a TIFF Pillow always applies it), transparency is dropped or laid
-over white, as asked; 16-bit grey is divided by 257 and rounded (Pillow's own conversion clips it to white), of 16-bit
-colour Pillow gives the high byte; greyscale, palette, CMYK, YCbCr and HSV are converted by Pillow; the first of several
-frames counts; colour profiles are ignored. JPEGs are decoded whole, never at a reduced scale.
+The rules: EXIF orientation is ignored or applied, transparency is dropped or laid over white, as asked; 16-bit grey is
+divided by 257 and rounded (Pillow's own conversion clips it to white), of 16-bit colour Pillow gives the high byte, and
+its one transparent colour is not looked for; greyscale, palette, CMYK, YCbCr and HSV are converted by Pillow; the first
+of several frames counts; colour profiles are ignored. JPEGs are decoded whole, never at a reduced scale.
+
+JPEGs have no checksum: what libjpeg notices is rejected as damage, and no more. It does not notice bytes that happen to
+decode to other pixels, nor a progressive JPEG that ends between two scans. Bytes that it has no use for are no damage,
+since sound files have them too; where they stand behind the header, it says nothing of what comes after them. And it is
+not asked about sampling factors outside of 4:4:4, 4:4:0, 4:2:2, 4:2:0, 4:1:1 and 4:4:1.
 """
 
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from simplejpeg import decode_jpeg
 
 from fm.data.rows import npy_header
 
@@ -89,7 +96,13 @@ def decode_with_traits(data: bytes, exif: str = "ignore", alpha: str = "drop") -
         return _array(data), frozenset()
     image = _open(data)
     traits = _traits(image)
-    _load(image)
+    with _rejecting():
+        if image.format in ("JPEG", "MPO"):  # MPO: a JPEG and further ones behind it
+            image = _jpeg(image, data)
+        elif image.format == "TIFF":
+            image = _tiff(image, _orientation(image) if exif == "ignore" else 1)
+        else:
+            image.load()
     if image.format == "PNG" and _orientation(image) > 1:  # which may stand behind the pixels
         traits |= {"exif-rotated"}
     return to_rgb(_upright(image) if exif == "apply" else image, alpha), traits
@@ -112,7 +125,7 @@ def _array(data: bytes) -> Image.Image:
 
 
 def header_of(data: bytes) -> Header:
-    """Size and traits, from the file's header alone.
+    """Size (of a TIFF as it is upright) and traits, from the file's header alone.
 
     Raises: Rejected.
     """
@@ -155,9 +168,85 @@ def _open(data: bytes) -> Image.Image:
         return image
 
 
-def _load(image: Image.Image) -> None:
-    with _rejecting():
-        image.load()
+# What libjpeg says of damage; Pillow hides it and gives what could be decoded, the rest in grey.
+DAMAGE = {
+    "Premature end of JPEG file": "truncated",
+    "premature end of data segment": "corrupt",
+    "bad Huffman code": "corrupt",
+    "bad arithmetic code": "corrupt",
+    "instead of RST": "corrupt",
+}
+SEGMENT = re.compile(rb"\xff+([\xc0-\xcf\xda-\xfe])(..)", re.DOTALL)  # a marker and the length of what follows
+SCAN, METADATA = 0xDA, (*range(0xE0, 0xF0), 0xFE)
+
+
+def _jpeg(image: Image.Image, data: bytes) -> Image.Image:
+    """The picture of an open JPEG: libjpeg's where it has nothing to say against it, else Pillow's. Both give the same
+    pixels.
+
+    Raises: Rejected for damage; what Pillow raises.
+    """
+    colours = "CMYK" if image.mode == "CMYK" else "RGB"
+    pixels = np.empty((image.height, image.width, len(colours)), np.uint8)
+    if not _flawless(data, colours, pixels):
+        _flawless(_bare(data), colours, pixels)  # it says only what it meets first, and that was a harmless oddity
+    elif image.mode != "CMYK":  # whose conversion is Pillow's
+        picture = Image.fromarray(pixels)
+        picture.info = image.info  # with its EXIF
+        return picture
+    image.load()
+    return image
+
+
+def _flawless(data: bytes, colours: str, pixels: np.ndarray) -> bool:
+    """Decodes into uint8 pixels (height, width, channels); False where libjpeg objects to something that is no damage.
+
+    Raises: Rejected for damage.
+    """
+    try:
+        return decode_jpeg(data, colours, buffer=pixels).shape == pixels.shape
+    except ValueError as error:
+        for says, reason in DAMAGE.items():
+            if says in str(error):
+                raise Rejected(reason) from None
+        return False
+
+
+def _bare(data: bytes) -> bytes:
+    """The JPEG without metadata and without bytes between its segments, up to its first scan."""
+    kept, at = [data[:2]], 2
+    while segment := SEGMENT.search(data, at):
+        marker, at = segment[1][0], segment.start(2) + int.from_bytes(segment[2])
+        if marker == SCAN:
+            return b"".join(kept) + data[segment.start() :]
+        if marker not in METADATA:
+            kept.append(data[segment.start() : at])
+    return data
+
+
+WHITE_IS_ZERO = 0  # of the tag PHOTOMETRIC
+PHOTOMETRIC = 0x0106
+TURNED_BACK = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+def _tiff(image: Image.Image, turn: int) -> Image.Image:
+    """The picture of an open TIFF, which Pillow turns upright, turned back by an EXIF orientation.
+
+    Raises: what Pillow raises.
+    """
+    white_is_zero = image.mode == "I;16" and getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO
+    image.load()
+    if white_is_zero:  # Pillow sees to 8 bits alone
+        image = Image.fromarray(65_535 - np.asarray(image))
+    return image.transpose(TURNED_BACK[turn]) if turn in TURNED_BACK else image
 
 
 @contextmanager
@@ -204,6 +293,8 @@ def to_rgb(image: Image.Image, alpha: str = "drop") -> Image.Image:
     """
     if image.mode.startswith("I"):
         levels = np.asarray(image).astype(np.int64)
+        if alpha == "white" and "transparency" in image.info:  # of a PNG: the one grey that is transparent
+            levels[levels == image.info["transparency"]] = 65_535
         if levels.min() < 0 or levels.max() > 65_535:
             raise Rejected("unsupported-mode")
         return Image.fromarray(((levels + 128) // 257).astype(np.uint8)).convert("RGB")

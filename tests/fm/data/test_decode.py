@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from fm.data import decode as decoding
 from fm.data.decode import REASONS, TRAITS, Rejected, decode, decode_with_traits, header_of
+from fm.data.sources.photos import _photograph
 
 
 def file_of(image, format="PNG", **options):
@@ -67,11 +68,33 @@ def turned(format, **options):
     return file_of(Image.fromarray(pixels), format, exif=exif, **options)
 
 
-def test_exif_orientation_is_ignored_or_applied():
-    stored, upright = decode(turned("PNG")), decode(turned("PNG"), exif="apply")
-    assert stored.size == (6, 4) and np.asarray(stored)[:, 0].max() == 0 and np.asarray(stored)[:, -1].min() == 255
-    assert decode(turned("TIFF")).size == (4, 6)  # Pillow's doing
-    assert upright.size == (4, 6) and np.asarray(upright)[0].max() == 0 and np.asarray(upright)[-1].min() == 255
+@pytest.mark.parametrize("options", [{"format": "PNG"}, {"format": "JPEG", "quality": 100, "subsampling": 0}], ids=str)
+def test_exif_orientation_is_ignored_or_applied(options):
+    stored, upright = decode(turned(**options)), decode(turned(**options), exif="apply")
+    assert stored.size == (6, 4) and np.asarray(stored)[:, 0].max() < 5 and np.asarray(stored)[:, -1].min() > 250
+    assert upright.size == (4, 6) and np.asarray(upright)[0].max() < 5 and np.asarray(upright)[-1].min() > 250
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
+def test_a_tiff_is_turned_only_when_asked(turn, compression):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(file_of(Image.fromarray(pixels), exif=exif))))
+    data = file_of(Image.fromarray(pixels), "TIFF", tiffinfo={0x0112: turn}, compression=compression)
+    assert (np.asarray(decode(data)) == pixels).all()
+    assert (np.asarray(decode(data, exif="apply")) == np.asarray(upright)).all()
+
+
+@pytest.mark.parametrize("turn", [1, 6])
+def test_sixteen_bits_whose_zero_is_white(turn):
+    levels = np.full((4, 6), 65_535, np.uint16)
+    levels[0, 0] = 0
+    data = file_of(Image.fromarray(levels), "TIFF", tiffinfo={0x0106: 0, 0x0112: turn})
+    for exif, corner in (("ignore", (0, 0)), ("apply", (0, -1) if turn == 6 else (0, 0))):
+        pixels = np.asarray(decode(data, exif))
+        assert pixels[corner].tolist() == [255] * 3 and pixels.sum() == 3 * 255
 
 
 def test_traits_come_from_the_header():
@@ -108,17 +131,29 @@ def test_a_decoded_picture_has_the_traits_of_its_header():
 
 
 def sixteen_bit_colour(pixels):
-    """A PNG of 16 bits in three channels, which Pillow cannot write."""
-    height, width, _ = pixels.shape
+    return sixteen_bit_png(pixels, 2)
+
+
+def sixteen_bit_png(pixels, kind, *chunks):
+    """A PNG of 16 bits, grey (0) or in three channels (2), with chunks before its pixels: what Pillow cannot write."""
+    height, width = pixels.shape[:2]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
     chunks = [
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)),
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)),
+        *chunks,
         (b"IDAT", zlib.compress(rows)),
         (b"IEND", b""),
     ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
     )
+
+
+def test_the_transparent_grey_of_sixteen_bits():
+    levels = np.array([[40_000, 40_001, 1000]], np.uint16)  # the second is the same grey in 8 bits, but not transparent
+    data = sixteen_bit_png(levels, 0, (b"tRNS", struct.pack(">H", 40_000)))
+    assert np.asarray(decode(data))[0, :, 0].tolist() == [156, 156, 4]
+    assert np.asarray(decode(data, alpha="white"))[0, :, 0].tolist() == [255, 156, 4]
 
 
 def test_sixteen_bit_colour():
@@ -131,6 +166,112 @@ def test_cmyk_as_photoshop_writes_it():
     """Adobe's CMYK JPEGs are inverted, as ImageNet's 22 are; Pillow turns them back."""
     data = file_of(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=100)
     assert b"Adobe" in data and np.abs(np.array(colour(data)) - (255, 0, 0)).max() <= 3
+
+
+def photograph(mode="RGB", **options):
+    return file_of(_photograph("coffee").convert(mode).crop((0, 0, 600, 400)), "JPEG", **options)
+
+
+JPEGS = [
+    {"quality": quality, "subsampling": subsampling, "progressive": progressive}
+    for quality in (30, 75, 95)
+    for subsampling in ("4:4:4", "4:2:2", "4:2:0")
+    for progressive in (False, True)
+] + [{"mode": "L"}, {"mode": "CMYK"}, {"keep_rgb": True}, {"restart_marker_rows": 1}, {"optimize": True}]
+
+
+@pytest.mark.parametrize("options", JPEGS, ids=str)
+def test_jpegs_have_pillows_pixels(options):
+    data = photograph(**options)
+    assert (np.asarray(decode(data)) == np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 17), (31, 1), (7, 5), (33, 16)], ids=str)
+def test_jpegs_of_odd_sizes_have_pillows_pixels(size):
+    for subsampling in (0, 1, 2):
+        data = file_of(_photograph("coffee").crop((0, 0, *size)), "JPEG", subsampling=subsampling)
+        assert (np.asarray(decode(data)) == np.asarray(Image.open(io.BytesIO(data)))).all()
+
+
+def test_the_first_of_several_jpegs_counts():
+    first = _photograph("coffee")
+    data = file_of(first, "MPO", save_all=True, append_images=[Image.new("RGB", (9, 9))])
+    assert Image.open(io.BytesIO(data)).format == "MPO" and decode(data).size == first.size
+    assert reason(data[: len(data) // 2] + END) == "corrupt"
+
+
+def scan(jpeg):
+    """Where the data of the first scan begin."""
+    start = jpeg.index(b"\xff\xda")
+    return start + 2 + int.from_bytes(jpeg[start + 2 : start + 4])
+
+
+def segment(marker, body):
+    return bytes([0xFF, marker]) + (len(body) + 2).to_bytes(2) + body
+
+
+END = b"\xff\xd9"
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"mode": "L"}, {"mode": "CMYK"}], ids=str)
+def test_damaged_jpegs_are_rejected(options):
+    whole = photograph(**options)
+    half, noise = len(whole) // 2, np.random.default_rng(1).bytes(2000)
+    assert reason(whole[:half]) == "truncated"
+    assert reason(whole[:half] + bytes(len(whole) - half)) == "truncated"
+    assert reason(whole[:half] + END) == "corrupt"
+    assert reason(whole[:half] + noise + whole[half + 2000 :]) == "corrupt"
+    assert reason(whole[: scan(whole)] + END) == "corrupt"
+    assert reason(whole[:-2]) == "truncated"
+
+
+def test_zeros_that_decode_to_a_picture_are_rejected():
+    """With these tables a run of zeros is grey blocks up to the last row."""
+    whole = photograph(optimize=True, quality=10)
+    cut = scan(whole) + (len(whole) - scan(whole)) * 4 // 5
+    damaged = whole[:cut] + bytes(len(whole) - cut)
+    assert Image.open(io.BytesIO(damaged)).load() and reason(damaged) == "truncated"
+
+
+def test_a_lost_restart_marker_is_damage():
+    whole = photograph(restart_marker_rows=1)
+    assert reason(whole.replace(b"\xff\xd2", b"\xff\xd5", 1)) == "corrupt"
+
+
+ODD = {
+    "bytes between segments": lambda jpeg: jpeg[:20] + b"abc" + jpeg[20:],
+    "bytes before the scan": lambda jpeg: jpeg.replace(b"\xff\xda", b"abc\xff\xda", 1),
+    "a JFIF of the future": lambda jpeg: jpeg.replace(b"JFIF\0\1", b"JFIF\0\3", 1),
+    "half a colour profile": lambda jpeg: jpeg[:2] + segment(0xE2, b"ICC_PROFILE\0\2\1x") + jpeg[2:],
+    "metadata of many kinds": lambda jpeg: (
+        jpeg[:2] + segment(0xE1, b"Exif\0\0x") + segment(0xEC, b"Ducky") + segment(0xFE, END) + jpeg[2:]
+    ),
+}
+BEHIND = {
+    "bytes before the end": lambda jpeg: jpeg[:-2] + bytes([0x7F] * 20) + jpeg[-2:],
+    "bytes behind the end": lambda jpeg: jpeg + bytes(500) + jpeg[:200],
+    "a scan header of no sequential JPEG": lambda jpeg: jpeg[: scan(jpeg) - 2] + b"\0" + jpeg[scan(jpeg) - 1 :],
+}
+
+
+@pytest.mark.parametrize("odd", [*ODD.values(), *BEHIND.values()], ids=[*ODD, *BEHIND])
+def test_harmless_oddities_of_jpegs_stay(odd):
+    whole = photograph()
+    assert odd(whole) != whole and (np.asarray(decode(odd(whole))) == np.asarray(decode(whole))).all()
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+def test_an_odd_header_hides_no_damage(odd):
+    whole = photograph()
+    assert reason(odd(whole[: len(whole) // 2] + END)) == "corrupt"
+
+
+def test_sampling_factors_that_have_no_name_are_left_to_pillow():
+    """Three times as many columns of luma as of chroma."""
+    whole = bytearray(photograph(subsampling="4:4:4"))
+    whole[whole.index(b"\xff\xc0") + 11] = 0x31
+    pixels = np.asarray(Image.open(io.BytesIO(whole)))
+    assert (np.asarray(decode(bytes(whole))) == pixels).all()
 
 
 def test_sizes_come_from_the_header_alone(png):

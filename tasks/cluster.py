@@ -330,7 +330,13 @@ def fit(
     try:
         attended(lambda: _trainer(whole, config, name, scratch, place, gpus).fit(), look, leave=leave.touch)
     except Exception as error:
-        raise unwrapped(error) from error
+        own = unwrapped(error)
+        if type(own).__module__.startswith("ray."):  # nobody's work failed: workers, a machine or the cluster went away
+            said = str(own).splitlines()[0] if str(own) else ""
+            what = f"the workers were lost, and not to be had again ({type(own).__name__}: {said})"
+            mend = "is the cluster up? start again, which goes on from the newest checkpoint"
+            raise UserError(what, str(logs_of(run)), mend) from error
+        raise own from None if own is error else error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -386,8 +392,10 @@ def _trainer(work: Any, config: dict[str, Any], name: str, scratch: Path, place:
 def failed_rank(error: BaseException | None) -> int | None:
     """Which worker of a training failed first, if the error says so: one that died, else any."""
     failures: dict[int, BaseException] = {}
-    while error is not None and not failures:
-        failures, error = getattr(error, "worker_failures", None) or {}, error.__cause__
+    for _ in range(8):  # errors may name each other as causes
+        if error is None or failures:
+            break
+        failures, error = getattr(error, "worker_failures", None) or {}, error.__cause__ or error.__context__
     died = [rank for rank, one in failures.items() if type(unwrapped(one)).__module__.startswith("ray.")]
     return next(iter([*died, *failures]), None)
 

@@ -4,11 +4,13 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from fm.checkpoints import newest
 from fm.data import open_source, write_shards
 from fm.recipe import Recipe
+from fm.records import read
 from tests.drills.ray_runs import ROOT, TRAINING, finish, seen, wait
 from tests.drills.table import Result
 from tests.two_nodes import TwoNodes, possible, two_nodes
@@ -49,7 +51,11 @@ def elastic(cluster: TwoNodes, run: Path, data: Path, due: str) -> Result:
     cluster.kill("fm-node")
     made = result("node gone for good, 1 of 2 workers goes on", run, process, time.monotonic(), due)
     cluster.ray("fm-node", 1)
-    return made
+    # One worker adds in another order than two: the last bits differ, and nothing else may.
+    mine, theirs = ([row["loss"] for row in read(one / "records")] for one in (run, run.with_name("undisturbed")))
+    farthest = max(abs(a / b - 1) for a, b in zip(mine, theirs, strict=True))
+    drill = f"{made.drill}: losses within {farthest:.0e}"
+    return replace(made, drill=drill, final=due if farthest < 1e-3 else made.final)
 
 
 def head(cluster: TwoNodes, run: Path, data: Path, due: str) -> Result:

@@ -1,6 +1,7 @@
 """What runs inside Ray's workers. It imports fm alone: Prefect would cost each worker two seconds of its start."""
 
 import os
+import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -12,11 +13,11 @@ from typing import Any
 
 import torch
 
-from fm.checkpoints import Store
+from fm.checkpoints import Saved, Store
 from fm.data import ShardedImages
-from fm.errors import CheckpointError, Diverged
+from fm.errors import CheckpointError, Diverged, NumericalError
 from fm.evaluation import Cell, Evaluation, Reference, evaluate, measure_reference
-from fm.files import in_turn
+from fm.files import atomic, in_turn
 from fm.flow import Flow
 from fm.footprint import fitting
 from fm.leaving import told_to_leave
@@ -26,6 +27,7 @@ from fm.parallel import World
 from fm.progress import Progress, Started
 from fm.recipe import Recipe, facts_of, load, untrained
 from fm.records import Recorder
+from fm.report.figures import image_grid
 from fm.results import Row, write_row
 from fm.training import is_conditional, train
 
@@ -43,7 +45,7 @@ def training(config: dict[str, Any]) -> None:
     with told_to_leave(config.get("leave")) as stop:
         events = train(model, objective, settings, batches_from, store, world, stop, _device())
         if world.first:
-            record(told(events), store, run / "records")
+            record(told(events), store, run)
         else:
             for _ in told(events):
                 pass
@@ -56,21 +58,47 @@ def told(events: Iterator[Any]) -> Iterator[Any]:
         yield event
 
 
-def record(events: Iterator[Any], store: Store, records: Path) -> None:
-    """Keeps what a training tells: reports as `train`, each start as `starts`, and what ended it as `diverged`."""
+def record(events: Iterator[Any], store: Store, run: Path) -> None:
+    """Keeps what a training tells: reports as `train`, each start as `starts`, and what ended it as `diverged`; and
+    draws a grid at every checkpoint."""
+    records = run / "records"
     reports, starts = Recorder(records), Recorder(records, "starts")
     damaged = reports.cut(store.images_seen)
     lost = f"; {damaged} damaged lines of its records are lost" if damaged else ""
     try:
         for event in events:
             if isinstance(event, Progress):
-                reports.write(time=time.time(), **event.values())
+                reports.write(time=time.time(), **event.values(), peak_memory_mib=_peak_memory_mib())
             elif isinstance(event, Started):
-                starts.write(time=time.time(), **asdict(event) | {"restored": event.restored + lost})
+                facts = {"threads": torch.get_num_threads(), "device": _device()}
+                starts.write(time=time.time(), **asdict(event) | facts | {"restored": event.restored + lost})
+            elif isinstance(event, Saved):
+                draw_samples(run, event)
     except Diverged as error:
         last = {"checkpoint": store.images_seen, "indices": error.indices, "error": str(error)}
         Recorder(records, "diverged").write(error.images_seen, time.time(), **last)
         raise
+
+
+def draw_samples(run: Path, saved: Saved) -> None:
+    """RUN/samples/seen-N.png: 16 samples of the checkpoint's first average, from the same noise each time."""
+    file = run / "samples" / f"seen-{saved.images_seen:012d}.png"
+    if not file.exists() and saved.images_seen:
+        try:
+            samples = load(run, _device()).sample(16, seed=0, method="midpoint", nfe=16)
+        except (MemoryError, torch.OutOfMemoryError, NumericalError) as error:  # a picture is worth no training
+            sys.stderr.write(f"no samples at {saved.images_seen:,} images seen: {error}\n")
+            return
+        with atomic(file) as out:
+            out.write(image_grid(samples.cpu(), columns=4))
+
+
+def _peak_memory_mib() -> float:
+    """Of this process: on its GPU, else its resident memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return resident / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def _device() -> str:

@@ -32,6 +32,7 @@ class Tracking:
         self.run, self.recipe = run, recipe
         self.identity = _identity(run)
         self.sent = 0  # images_seen of the newest training row that MLflow has
+        self.grids: set[Path] = set()  # that MLflow has
         self.away = False
         self.seconds: dict[str, float] = {}  # what each stage of this session took
         self.session: dict[str, Any] = {}
@@ -95,7 +96,7 @@ class Tracking:
         self._safely(send)
 
     def training(self) -> None:
-        """The training rows of RUN/records that MLflow does not have yet; step = images seen."""
+        """The training rows of RUN/records, and the grids, that MLflow does not have yet; step = images seen."""
 
         def send() -> None:
             from mlflow.entities import Metric
@@ -111,6 +112,10 @@ class Tracking:
                 self._client.log_batch(self._run("train"), metrics=points[start : start + CHUNK])
             if rows:
                 self.sent = rows[-1]["images_seen"]
+            for grid in sorted((self.run / "samples").glob("seen-*.png")):
+                if grid not in self.grids:
+                    self._client.log_artifact(self._run("train"), str(grid), "samples")
+                    self.grids.add(grid)
 
         self._safely(send)
 

@@ -1,4 +1,4 @@
-"""What starts a cluster elsewhere, as far as it can be tried here: Ray's own schema, KubeRay's fields, the shell's eye."""
+"""What starts a cluster elsewhere, as far as it can be tried here: Ray's schema, KubeRay's fields, the shell's eye."""
 
 import subprocess
 from pathlib import Path

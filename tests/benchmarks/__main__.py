@@ -18,6 +18,7 @@ from tests.benchmarks.noise import randomness
 from tests.benchmarks.packing import memory, packing
 from tests.benchmarks.readers import elastic, mixing, readers, resuming
 from tests.benchmarks.sampling import likelihood, sampling
+from tests.benchmarks.scaling import scaling
 from tests.benchmarks.timing import Row
 from tests.benchmarks.training import training
 
@@ -31,6 +32,7 @@ def main(names: list[str]) -> None:
             "elastic": lambda: elastic(Path(folder)),
             "mixing": mixing,
             "training": lambda: training(Path(folder)),
+            "scaling": lambda: scaling(Path(folder)),
             "estimating": lambda: estimating(Path(folder)),
             "networks": networks,
             "packing": lambda: packing(Path(folder)),

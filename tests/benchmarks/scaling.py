@@ -88,8 +88,8 @@ class Step:
 def step(preset: str, gpus: int, kind: str) -> Step:
     """By the ring's formula: 2 (N - 1) / N of the gradients' bytes (fp32) through the slowest link.
 
-    kind: "ours", after the backward pass, as `fm.parallel.Gradients` does it; "DDP", hidden behind the backward pass, two
-    thirds of the computing, as far as it goes; "FSDP", which moves weights twice and gradients once, hidden alike.
+    kind: "ours", after the backward pass, as `fm.parallel.Gradients` does it; "DDP", hidden behind the backward pass,
+    two thirds of the computing, as far as it goes; "FSDP", which moves weights twice and gradients once, hidden alike.
     """
     parameters, flops, batch = PRESETS[preset]
     compute = 3 * flops * batch / gpus / FLOP_S

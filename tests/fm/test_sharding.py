@@ -1,5 +1,6 @@
 """A training in shards, over gloo: the loss, weights and checkpoints of one that is whole."""
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ def net() -> torch.nn.Module:
 def worker(rank: int, folder: str) -> None:
     """All that the test compares, each with its losses beside it."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    warnings.filterwarnings("error", message="FSDP2")
     place = Path(folder)
 
     def training(name: str, settings: Training, steps: int = 99) -> torch.nn.Module:

@@ -56,6 +56,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return (f"did you mean {close[0]!r}? " if close else "") + f"known: {', '.join(known)}"
 
 
+def several(count: int, noun: str) -> str:
+    """`1 worker`, `1,024 images`."""
+    return f"{count:,} {noun}" + "s" * (count != 1)
+
+
 def member(name: str, family: dict, what: str, where: str = ""):
     """The family's member of that name.
 

@@ -25,7 +25,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of one training and its results.")]
 Data = Annotated[str, typer.Argument(metavar="DATA", help="Folder that `fm prepare` filled, or its address.")]
 Estimating = Annotated[
-    bool, typer.Option("--estimate", help="Measure a few steps and say what it will cost; start and write nothing.")
+    bool,
+    typer.Option(
+        "--estimate",
+        help="Measure a few steps and say what it will cost, in half a minute to three; start and write nothing.",
+    ),
 ]
 Source = Annotated[
     str,

@@ -212,6 +212,12 @@ def opened(run: str | Path, recipe: Recipe) -> Iterator[Path]:
         yield folder
 
 
+def check_trainable(run: str | Path) -> None:
+    """Raises: SettingsError if RUN's network was imported."""
+    if (Path(run) / "data.json").exists() and "imported" in facts_of(run):
+        raise SettingsError("is an imported network without an optimiser", str(run), "train in another RUN")
+
+
 def _is_trained(run: Path) -> bool:
     """Whether RUN has a checkpoint: a start that failed before its first one binds RUN to nothing."""
     return any((run / "checkpoints").glob("[0-9]*"))
@@ -277,11 +283,7 @@ def _note(run: Path, facts: dict[str, Any], order: str) -> None:
 def _scored_on(run: Path, there: dict[str, Any], facts: dict[str, Any], order: str) -> dict[str, Any]:
     """What RUN/data.json says of an imported network that is scored on a data set, any one that fits it."""
     if order:
-        raise SettingsError(
-            "was imported, without an optimiser or a place in a stream of data to go on from",
-            str(run),
-            "train in another RUN",
-        )
+        check_trainable(run)
     if there["shape"] != facts["shape"] or len(there["classes"]) not in (0, len(facts["classes"])):
         sizes = [f"{'x'.join(map(str, side['shape']))}, {len(side['classes'])} classes" for side in (there, facts)]
         raise SettingsError(f"its network is of {sizes[0]}, the data of {sizes[1]}", str(run), "prepare data alike")

@@ -61,6 +61,14 @@ def existing(run: Path) -> Path:
     return run
 
 
+def trainable(run: Path) -> None:
+    """Says of an imported network at once that it cannot be trained."""
+    if (run / "data.json").exists():
+        from fm.recipe import check_trainable
+
+        check_trainable(run)
+
+
 def recipe_of(preset: str | Path, changes: list[str] | None, workers: int = 1) -> Any:
     if not os.path.exists(preset) and not str(preset).endswith(".toml"):
         presets.file(str(preset))

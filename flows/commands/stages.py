@@ -28,6 +28,7 @@ from flows.commands.asked import (
     place,
     recipe_of,
     state,
+    trainable,
 )
 from fm import presets
 from fm.errors import SettingsError
@@ -72,6 +73,7 @@ def pipeline(
     if estimate:
         return estimate_pipeline(source, recipe_of(preset, changes, workers), workers, as_json)
     look(port_base, run, source)
+    trainable(run)
     recipe = recipe_of(preset, changes, workers)
     with services(port_base):
         page = flow("pipeline", "pipeline")(source, str(run), recipe, place(address, workers))
@@ -178,6 +180,7 @@ def train(
     if run == Path():
         raise SettingsError("is missing", "RUN", "name a folder for this training, e.g. runs/mine")
     look(port_base, run)
+    trainable(run)
     recipe = recipe_of(preset, changes, workers)
     with services(port_base):
         weights = flow("train", "train_run")(data, str(run), recipe, place(address, workers))

@@ -52,7 +52,7 @@ class Diverged(NumericalError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """`did you mean 'demo'? known: a, b, c`: the tail of every message about an unknown name."""
     known = sorted(known)
-    close = get_close_matches(name, known, n=1, cutoff=0.5)
+    close = get_close_matches(name, known, n=1, cutoff=0.65)
     return (f"did you mean {close[0]!r}? " if close else "") + f"known: {', '.join(known)}"
 
 

@@ -14,7 +14,8 @@ from infra.state import Ports
 
 Preset = Annotated[str, typer.Option("--preset", help=f"A preset ({', '.join(presets.names())}) or a TOML file.")]
 Changes = Annotated[
-    list[str] | None, typer.Option("--set", help="Change one setting: key=value, e.g. training.batch_images=128.")
+    list[str] | None,
+    typer.Option("--set", help="Change a setting: key=value, e.g. training.batch_images=128; `fm settings` lists all."),
 ]
 Address = Annotated[
     str, typer.Option(help="A Ray cluster: host:port, auto, or local. Default: that of `fm up`, or local.")

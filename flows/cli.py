@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from flows.commands import machine, runs, stages
+from flows.commands import machine, runs, settings, stages
 from fm.errors import UserError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ for command, example in (
     (stages.evaluate, "fm evaluate runs/mine --solvers euler,midpoint --nfe 4,8,16 --samples 500"),
     (runs.sample, "fm sample runs/demo --n 64 --out grid.png --solver midpoint --nfe 16"),
     (runs.import_, "fm import otcfm_cifar10_weights_step_400000.pt runs/otcfm"),
+    (settings.settings, "fm settings training --preset cifar10"),
     (machine.up, "fm up --port-base 24000"),
     (machine.down, "fm down"),
     (machine.status, "fm status, or: fm status runs/demo"),

@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from fm.recipe import Recipe, opened
+from fm.recipe import Recipe, check_trainable, opened
 from tasks import cluster, failing, tracking
 from tasks.cluster import Place
 from tasks.evaluate import evaluate, judgeable
@@ -22,6 +22,7 @@ def pipeline(source: str, run: str, recipe: Recipe, place: Place = Place()) -> s
         recipe: Everything that may change a number. The values shown are those of the preset.
         place: Where it runs. Changes no number beyond rounding.
     """
+    check_trainable(run)
     recipe.check(place.workers)
     with opened(run, recipe) as folder, cluster.session(place), tracking.tracked(folder, recipe) as copy:
         data = folder_for(source, recipe.data, folder.parent)

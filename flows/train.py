@@ -3,7 +3,7 @@
 from prefect import flow
 
 from fm.data import load_manifest
-from fm.recipe import Recipe, opened
+from fm.recipe import Recipe, check_trainable, opened
 from tasks import cluster, failing, tracking
 from tasks.cluster import Place
 from tasks.train import train
@@ -22,6 +22,7 @@ def train_run(data: str, run: str, recipe: Recipe, place: Place = Place()) -> st
     """
     manifest = load_manifest(data)
     recipe = recipe.model_copy(update={"data": manifest.settings})  # the data say themselves how they were prepared
+    check_trainable(run)
     recipe.check(place.workers)
     with opened(run, recipe) as folder, cluster.session(place), tracking.tracked(folder, recipe) as copy:
         return train(data, manifest, folder, recipe, copy).weights

@@ -52,8 +52,13 @@ class Diverged(NumericalError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """`did you mean 'demo'? known: a, b, c`: the tail of every message about an unknown name."""
     known = sorted(known)
-    close = get_close_matches(name, known, n=1, cutoff=0.5)
+    close = get_close_matches(name, known, n=1, cutoff=0.65)
     return (f"did you mean {close[0]!r}? " if close else "") + f"known: {', '.join(known)}"
+
+
+def several(count: int, noun: str) -> str:
+    """`1 worker`, `1,024 images`."""
+    return f"{count:,} {noun}" + "s" * (count != 1)
 
 
 def member(name: str, family: dict, what: str, where: str = ""):

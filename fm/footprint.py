@@ -5,14 +5,14 @@ in place of what is refused is counted from above, so that it runs.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fm.errors import SettingsError
+from fm.errors import SettingsError, several
 from fm.models.recomputing import blocks
 from fm.training import Training
 
@@ -64,19 +64,21 @@ def footprint(parameters: int, settings: Training, workers: int, image: int = 0)
 
 
 def activations(model: nn.Module, shape: tuple[int, ...]) -> Activations:
-    """Measured by one forward pass of one image, on the model's own device; parameters are not counted."""
+    """Counted in one forward pass of one image, on the model's own device, meta too; parameters are left out.
+
+    A CPU's own ways to the same numbers make a few per cent more or less than the pass on the meta device.
+    """
     parts = blocks(model)
-    inside: list[dict[int, int]] = [{} for _ in range(len(parts) + 1)]  # storage -> bytes; the last is outside of all
+    inside: list[dict[int, int]] = [{} for _ in range(len(parts) + 1)]  # storage -> bytes; the last: outside of all
     inputs: dict[int, int] = {}
     held: list[Tensor] = []  # so that no storage's address is used again
     current = len(parts)
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    own = {address(p) for p in model.parameters()}
 
     def note(tensor: Tensor, into: dict[int, int]) -> None:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
+        if address(tensor) not in own:
             held.append(tensor)
-            into[storage.data_ptr()] = storage.nbytes()
+            into[address(tensor)] = tensor.untyped_storage().nbytes()
 
     def pack(tensor: Tensor) -> Tensor:
         note(tensor, inside[current])
@@ -107,6 +109,11 @@ def activations(model: nn.Module, shape: tuple[int, ...]) -> Activations:
     return Activations(sum(kept.values()), sum({**outside, **inputs}.values()) + largest)
 
 
+def address(tensor: Tensor) -> int:
+    """Of the storage itself: the memory behind it is at 0 on the meta device."""
+    return tensor.untyped_storage()._cdata
+
+
 def free_bytes(device: str | torch.device, workers_here: int) -> int:
     """Memory that one of the workers on this machine can have; GPUs are not shared."""
     if torch.device(device).type == "cuda":
@@ -121,17 +128,16 @@ def workers_here(workers: int) -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", workers))
 
 
-def check_precision(settings: Training, device: str | torch.device) -> None:
-    """Raises: SettingsError if bf16 is asked of a device that only imitates it, many times slower than fp32."""
+def lacking(settings: Training, device: str | torch.device) -> str:
+    """What keeps the device from the training's arithmetic, in words: bf16 that it imitates takes many times longer."""
     if settings.precision == "fp32":
-        return
+        return ""
     if torch.device(device).type == "cuda":
         native, what = torch.cuda.is_bf16_supported(including_emulation=False), torch.cuda.get_device_name(device)
     else:
         native = any(has for name, has in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
         what = "this CPU (no AVX-512 BF16, no AMX)"
-    if not native:
-        raise SettingsError(f"{what} has no bf16", "training.precision", "take training.precision=fp32")
+    return "" if native else f"{what} has no bf16"
 
 
 def fitting(
@@ -143,44 +149,56 @@ def fitting(
 ) -> tuple[nn.Module, Any]:
     """What `build` makes, network first: refused before its weights are made, or before the first step.
 
-    Raises: SettingsError, if the training cannot fit into the memory that is free, with the settings that would; for
-    an arithmetic that the device does not have.
+    Raises: SettingsError, as `check_fits`.
     """
-    check_precision(settings, device)
     free = free_bytes(device, workers_here(workers))
     with torch.device("meta"):
-        parameters = sum(p.numel() for p in build()[0].parameters())
-    check_memory(parameters, None, settings, workers, device, free)
+        model = build()[0]
+    # A pass on the meta device loads torch's compiler, 4 CPU seconds: only where something is in the way already.
+    if lacking(settings, device) or footprint(size(model), settings, workers).fixed > free:
+        check_fits(size(model), activations(model, shape), settings, workers, device, free)
     built = build()
-    check_memory(parameters, activations(built[0], shape), settings, workers, device, free)
+    check_fits(size(built[0]), activations(built[0], shape), settings, workers, device, free)
     return built
 
 
-def check_memory(
+def size(model: nn.Module) -> int:
+    """How many parameters it has."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def check_fits(
     parameters: int,
-    held: Activations | None,
+    held: Activations,
     settings: Training,
     workers: int,
     device: str | torch.device,
     free: int,
 ) -> None:
-    """Raises: SettingsError if each worker needs more than `free` bytes; without `held` it is of no images yet."""
+    """Of a device with `free` bytes for each worker.
+
+    Raises: SettingsError with all that is in the way at once, and one combination of options that would run.
+    """
+    options, found = [], []
+    if lacks := lacking(settings, device):
+        found.append(lacks)
+        options.append("--set training.precision=fp32")
+        settings = settings.model_copy(update={"precision": "fp32"})
     # A GPU says when it is full, and the loop takes fewer images; on a CPU the system kills the process.
-    images = 1 if torch.device(device).type == "cuda" else at_once(settings, workers)
-    need = footprint(parameters, settings, workers, held.of(settings) if held else 0)
-    if need.with_images(images) <= free:
-        return
     on_cpu = torch.device(device).type == "cpu"
-    ways = list(_ways(parameters, held, settings, workers, free, on_cpu))
-    if on_cpu:
-        ways += _fewer_workers(parameters, held, settings, workers, free)
-    of_images = f" and {need.image * images / GIB:.1f} GiB for {images} images at once" if held else ""
-    raise SettingsError(
-        f"needs {need.fixed / GIB:.1f} GiB for weights, gradients, optimiser and averages{of_images}, "
-        f"and {free / GIB:.1f} GiB are free for each of {workers} workers",
-        where="training",
-        mend=", or ".join(ways) or "take a smaller network, or more memory",
-    )
+    images = at_once(settings, workers) if on_cpu else 1
+    need = footprint(parameters, settings, workers, held.of(settings))
+    if need.with_images(images) > free:
+        way = options_that_fit(parameters, held, settings, workers, free, on_cpu)
+        options = [*options, *way] if way else []
+        found.append(
+            f"{need.fixed / GIB:.1f} GiB are needed for weights, gradients, optimiser and averages and "
+            f"{need.image * images / GIB:.1f} GiB for {several(images, 'image')} at once, "
+            f"{free / GIB:.1f} GiB are free for {'each of ' * (workers > 1)}{several(workers, 'worker')}"
+        )
+    if found:
+        mend = f"add {' '.join(options)}" if options else "take a smaller network, or more memory"
+        raise SettingsError(", and ".join(found), where="training", mend=mend)
 
 
 def at_once(settings: Training, workers: int) -> int:
@@ -189,34 +207,26 @@ def at_once(settings: Training, workers: int) -> int:
     return min(share, settings.micro_batch_images or share)
 
 
-def _ways(
-    parameters: int, held: Activations | None, settings: Training, workers: int, free: int, on_cpu: bool
-) -> Iterator[str]:
-    """What would fit, the least change first."""
-    for names in ((), ("checkpoint_activations",), ("fsdp",), ("checkpoint_activations", "fsdp")):
-        changed = settings.model_copy(update=dict.fromkeys(names, True))
-        need = footprint(parameters, changed, workers, held.of(changed) if held else 0)
-        words = [f"training.{name}=true" for name in names if not getattr(settings, name)]
-        # Of a sharded state the first worker gathers the whole for each checkpoint, in the machine's memory.
-        whole = FLOAT * parameters * (3 + len(settings.ema_halflife_kimg)) if changed.fsdp and on_cpu else 0
-        images = need.images(free - whole) // ABOVE
-        if images < 1 or len(words) < len(names):
-            continue
-        if held and images < at_once(settings, workers):
-            words.append(f"training.micro_batch_images={images}")
-        yield "set " + " and ".join(words)
-        return
-
-
-def _fewer_workers(
-    parameters: int, held: Activations | None, settings: Training, workers: int, free: int
-) -> Iterator[str]:
-    """The most workers that would fit, where all share the memory of this machine."""
-    image = held.of(settings) if held else 0
-    for fewer in range(workers - 1, 0, -1) if workers_here(workers) == workers else ():
-        if (
-            footprint(parameters, settings, fewer, image).with_images(ABOVE * at_once(settings, fewer))
-            <= free * workers // fewer
-        ):
-            yield f"take {fewer} worker" + ("s" if fewer > 1 else "")
-            return
+def options_that_fit(
+    parameters: int, held: Activations, settings: Training, workers: int, free: int, on_cpu: bool
+) -> list[str]:
+    """The least change that would run, none if nothing would: fewer images at once, what saves memory for time, and
+    fewer workers, where all share the memory of this machine."""
+    shared = on_cpu and workers_here(workers) == workers
+    for fewer in range(workers, 0, -1) if shared else [workers]:
+        for names in ((), ("checkpoint_activations",), ("fsdp",), ("checkpoint_activations", "fsdp")):
+            changed = settings.model_copy(update=dict.fromkeys(names, True))
+            alone = "fsdp" in names and fewer == 1
+            unequal = changed.fsdp and settings.batch_images % fewer
+            if alone or unequal or any(getattr(settings, name) for name in names):
+                continue
+            # Of a sharded state the first worker gathers the whole for each checkpoint, in the machine's memory.
+            whole = FLOAT * parameters * (3 + len(settings.ema_halflife_kimg)) if changed.fsdp and on_cpu else 0
+            need = footprint(parameters, changed, fewer, held.of(changed))
+            images = need.images(free * workers // fewer - whole) // ABOVE
+            if images < 1:
+                continue
+            options = [f"--set training.{name}=true" for name in names]
+            options += [f"--set training.micro_batch_images={images}"] * (images < at_once(changed, fewer))
+            return options + [f"--workers {fewer}"] * (fewer < workers)
+    return []

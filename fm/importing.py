@@ -15,10 +15,20 @@ from fm.checkpoints import Store
 from fm.errors import CheckpointError, SettingsError, UserError
 from fm.files import sha256
 from fm.parsing import parse
-from fm.peers import SCHEDULES, Found, Known, Peer, architecture, classes, found_in, learns_variance, read
+from fm.peers import PEERS, SCHEDULES, Found, Known, Peer, architecture, classes, found_in, learns_variance, read
 from fm.recipe import Recipe, on_import, opened
 from fm.state import differing
 
+# What `changes` may set: the rest is told by the file, or an import has no use for it.
+CHANGEABLE = (
+    "name",
+    "evaluation",
+    "path",
+    "peer.pixels",
+    "model.heads",
+    "model.head_channels",
+    "model.new_attention_order",
+)
 TIMES = {
     "ot": "t in [0, 1], noise to data, on straight lines",
     "trigonometric": "t in [0, 1], noise to data, on quarter circles",
@@ -44,13 +54,15 @@ def import_run(
 
     `peer`, `size`, `schedule` (`SCHEDULES`), `heads` and `new_attention_order` where the file does not tell, or where
     what its layout is known for does not hold; `weights` "model" takes what is not averaged. `preset` gives what is
-    measured; `changes` change the recipe, such as `model.head_channels=64`.
+    measured; `changes` change the recipe, such as `model.head_channels=64`, where the file does not tell.
 
     Raises: CheckpointError for a file that is none, would execute code, lacks the EMA, or holds another network, whose
     first three differences are named; SettingsError for what has to be said; UserError if RUN exists.
     """
     if run.is_dir() and any(run.iterdir()):
         raise UserError("is there already", str(run), "name a new folder for the RUN")
+    for change in changes:
+        _check_changeable(change)
     found = found_in(read(file), file, peer, weights)
     said = {"size": size, "schedule": schedule, "heads": heads, "new_attention_order": new_attention_order}
     said = {name: value for name, value in said.items() if value is not None}
@@ -59,30 +71,55 @@ def import_run(
     told = {*said, *(change.partition("=")[0].strip().removeprefix("model.") for change in changes)}
     if assumed := _assumed(found, recipe, told):
         facts["assumed"] = assumed
+    words = [f"{name} {value}" for name, value in said.items()]
+    if words := [*words, *(change for change in changes if not change.startswith("evaluation."))]:
+        facts["told by you"] = ", ".join(words)
     with opened(run, recipe) as folder:
         on_import(folder, recipe.data.shape, classes(found.weights), facts)
         Store(folder, recipe.training_values()).save(Weights(state, images_seen))
     return facts
 
 
+def _check_changeable(change: str) -> None:
+    key = change.partition("=")[0].strip()
+    if key == "data.size":
+        raise SettingsError("is an option of its own", "--set data.size", "give --size")
+    if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in CHANGEABLE):
+        what = "cannot be told: the file tells it, or an import has no use for it"
+        raise SettingsError(what, f"--set {key}", f"leave it out; may be set: {', '.join(CHANGEABLE)}")
+
+
+def _ask(found: Found, known: Known, changed: Collection[str], file: Path) -> None:
+    """Raises: SettingsError with all that neither the file nor the user told."""
+    missing = {}
+    if not found.peer:
+        missing["its peer"] = f"--peer {'|'.join(PEERS)}"
+    if known.size is None:
+        missing["the side of its images"] = "--size PIXELS"
+    if not (known.heads or known.head_channels or {"model.heads", "model.head_channels"} & set(changed)):
+        mend = "--heads N (so many at every level) or --set model.head_channels=N (so many channels in each)"
+        missing["its attention heads"] = mend
+    if not known.schedule:
+        theirs = f"--schedule {'|'.join(SCHEDULES['guided-diffusion'])}"
+        missing["its schedule"] = theirs if found.peer else f"{theirs} if it is guided-diffusion's"
+    if missing:
+        what = f"does not tell {' or '.join(missing)}"
+        raise SettingsError(what, str(file), f"give {', '.join(missing.values())}")
+
+
 def _recipe(
     found: Found, known: Known, file: Path, images_seen: int, preset: str | None, changes: Sequence[str]
 ) -> Recipe:
     """The file's network with the preset's evaluation; of its training nothing is said but the images it saw."""
-    schedules = SCHEDULES[found.peer]
-    if known.size is None:
-        raise SettingsError("is not told by the weights", "--size", "give the side of its images in pixels")
-    if known.schedule not in schedules:
-        what = f"{known.schedule!r} is none of {found.peer}'s" if known.schedule else "is not told by the weights"
-        raise SettingsError(what, "--schedule", f"give {' or '.join(schedules)}, as it was trained with")
-    base = Recipe.load(preset or "demo").model_dump(mode="json")
+    architecture(found.weights, known.size or 64, file)  # what is no such network is said before anything is asked
     changed = {change.partition("=")[0].strip() for change in changes}
-    heads = {"heads": known.heads, "head_channels": known.head_channels or 64}
-    if changed & {"model.heads", "model.head_channels"}:
-        heads = {}
-    elif not known.heads and not known.head_channels:
-        mend = "give --heads 4 if it has 4 at every level, --set model.head_channels=64 if each has 64 channels"
-        raise SettingsError("are not told by the weights", "--heads", mend)
+    _ask(found, known, changed, file)
+    if known.schedule not in SCHEDULES[found.peer]:
+        what = f"{known.schedule!r} is none of {found.peer}'s"
+        raise SettingsError(what, "--schedule", f"give {' or '.join(SCHEDULES[found.peer])}, as it was trained with")
+    base = Recipe.load(preset or "demo").model_dump(mode="json")
+    by_hand = bool(changed & {"model.heads", "model.head_channels"})
+    heads = {} if by_hand else {"heads": known.heads, "head_channels": known.head_channels or 64}
     peer = parse(Peer, {"name": found.peer, "schedule": known.schedule}, str(file))
     recipe = Recipe.changed(
         base
@@ -90,7 +127,7 @@ def _recipe(
             "name": file.stem,
             "data": base["data"] | {"size": known.size},
             "model": {"kind": "unet", "time_scale": 1.0, "new_attention_order": known.new_attention_order}
-            | architecture(found.weights, known.size, file)
+            | architecture(found.weights, known.size, file)  # type: ignore[arg-type]
             | heads,
             "path": {"kind": "ot", "sigma_min": 0.0} if peer.objective == "flow_matching" else {"kind": "vp"},
             "objective": peer.objective,

@@ -47,6 +47,8 @@ def _translated(kind: Any, error: ValidationError, source: str) -> SettingsError
     ours = first.get("ctx", {}).get("error")
     if isinstance(ours, UserError):  # raised by a validator of ours, which does not know its own place
         return SettingsError(ours.what, ".".join(filter(None, [where, ours.where])), ours.mend)
+    if first["type"] in ("bool_parsing", "bool_type"):
+        return SettingsError(f"{json.dumps(first['input'], default=str)} given, but it is true or false", where)
     message = first["msg"][:1].lower() + first["msg"][1:]
     return SettingsError(f"{json.dumps(first['input'], default=str)} given, but {message}", where)
 

@@ -29,7 +29,7 @@ from fm.parallel import World
 from fm.parsing import fields, parse
 from fm.paths import AnyPath
 from fm.peers import Peer
-from fm.settings import Settings
+from fm.settings import Settings, listed
 from fm.training import Training
 from fm.training import check as check_training
 
@@ -75,10 +75,16 @@ class Recipe(Settings):
     @classmethod
     def changed(cls, values: dict[str, Any], changes: Iterable[str] | Mapping[str, Any], source: str = "") -> Self:
         """A recipe from plain values, into which the changes are written; errors as `load` raises them."""
-        pairs = changes.items() if isinstance(changes, Mapping) else [_pair(c) for c in changes]
-        for key, value in pairs:
+        pairs = dict(changes.items() if isinstance(changes, Mapping) else [_pair(c) for c in changes])
+        for key, value in pairs.items():
             _set(values, key, value)
-        return cls.parse(values, source)
+        try:
+            return cls.parse(values, source)
+        except SettingsError as error:
+            place = error.where.removeprefix(f"{source}: ")
+            if any(f"{place}.".startswith(f"{key}.") or f"{key}.".startswith(f"{place}.") for key in pairs):
+                raise SettingsError(error.what, f"--set {place}", error.mend) from None
+            raise
 
     @classmethod
     def parse(cls, values: Any, source: str = "") -> Self:
@@ -212,6 +218,12 @@ def opened(run: str | Path, recipe: Recipe) -> Iterator[Path]:
         yield folder
 
 
+def check_trainable(run: str | Path) -> None:
+    """Raises: SettingsError if RUN's network was imported."""
+    if (Path(run) / "data.json").exists() and "imported" in facts_of(run):
+        raise SettingsError("is an imported network without an optimiser", str(run), "train in another RUN")
+
+
 def _is_trained(run: Path) -> bool:
     """Whether RUN has a checkpoint: a start that failed before its first one binds RUN to nothing."""
     return any((run / "checkpoints").glob("[0-9]*"))
@@ -277,11 +289,7 @@ def _note(run: Path, facts: dict[str, Any], order: str) -> None:
 def _scored_on(run: Path, there: dict[str, Any], facts: dict[str, Any], order: str) -> dict[str, Any]:
     """What RUN/data.json says of an imported network that is scored on a data set, any one that fits it."""
     if order:
-        raise SettingsError(
-            "was imported, without an optimiser or a place in a stream of data to go on from",
-            str(run),
-            "train in another RUN",
-        )
+        check_trainable(run)
     if there["shape"] != facts["shape"] or len(there["classes"]) not in (0, len(facts["classes"])):
         sizes = [f"{'x'.join(map(str, side['shape']))}, {len(side['classes'])} classes" for side in (there, facts)]
         raise SettingsError(f"its network is of {sizes[0]}, the data of {sizes[1]}", str(run), "prepare data alike")
@@ -332,7 +340,9 @@ def _set(values: dict[str, Any], key: str, value: Any, kind: Any = Recipe) -> No
     known = fields(kind, values.get("kind"))
     unknown = name not in known and not plugins.named(values.get("kind"))  # which knows its options when it is built
     if unknown or (rest and not isinstance(values.get(name), dict)):
-        raise SettingsError(f"no such setting {name!r}", "--set", nearest(name, known))
+        whole = [s.key for s in listed(Recipe, values) if s.key.split(".")[-1] == name] if kind is Recipe else []
+        mend = f"did you mean {' or '.join(whole)}?" if whole else nearest(name, known)
+        raise SettingsError(f"no such setting {name!r}", "--set", mend)
     if rest:
         return _set(values[name], rest, value, known.get(name))
     if name == "kind" and values.get("kind") != value:

@@ -4,6 +4,7 @@ A sharded tensor has the whole one's name and shape; each rank holds some of its
 each rank's part alone. torch's own import is late: it takes 7 CPU seconds.
 """
 
+import warnings
 from collections.abc import Iterable
 
 import torch
@@ -19,6 +20,9 @@ def shard(model: nn.Module, blocks: Iterable[nn.Module], device: str | torch.dev
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
+    # On a CPU a stage that doubles the size ends in a view (`fm.models.blocks.doubled_then`). Torch warns of work in
+    # place on it, which would lose the hook that gathers the weights; the U-Net copies it (`torch.cat`).
+    warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module \(FSDPStage\) returned a view tensor")
     mesh = init_device_mesh(torch.device(device).type, (dist.get_world_size(),))
     for module in [*blocks, model]:
         for tensor in [*module.parameters(), *module.buffers()]:

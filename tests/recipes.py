@@ -6,7 +6,8 @@ import torch
 
 from fm import presets
 from fm.ema import decay
-from fm.models.cost import cost
+from fm.estimating.units import short
+from fm.models.cost import STATED, cost, h100_hours
 from fm.recipe import Recipe
 
 FILE = presets.FOLDER / "README.md"
@@ -28,6 +29,7 @@ HEAD = """# The presets
 Made from these files by `python -m tests.recipes`; change those, not this table.
 Batches are global and lengths are images seen, whatever the number of workers. GFLOP are of one image's forward pass
 (two for each multiply-add of convolutions and matrix products); a training step costs three times that for each image.
+H100-hours are those FLOP at that utilisation, not measured: also of the presets in fp32, which takes longer.
 EMA is the share of the average that one step keeps, once the images seen are ten half-lives (`ema_ramp`).
 
 """
@@ -47,6 +49,7 @@ def line(name: str) -> str:
     with torch.device("meta"):
         network, _ = recipe.build(recipe.data.shape, None)
     training, counted = recipe.training, cost(network, recipe.data.size)
+    flops = counted.training_flops(training.total_images)
     published, source = SOURCES[name]
     kept = decay(training.ema_halflife_kimg[0], 0.0, 0, training.batch_images)
     cells = [
@@ -54,7 +57,8 @@ def line(name: str) -> str:
         f"{recipe.data.size}",
         f"{counted.parameters / 1e6:.2f} M" + (f" ({published})" if published else ""),
         f"{counted.forward_flops / 1e9:,.1f}",
-        f"{3 * counted.forward_flops * training.total_images:.1e}",
+        f"{flops:.1e}",
+        short(h100_hours(flops), 2),
         f"{training.batch_images:,}",
         f"{training.total_images:,}",
         f"{training.learning_rate:g} {training.schedule}, warm-up {training.warmup_images:,}",
@@ -68,10 +72,8 @@ def line(name: str) -> str:
 
 def text() -> str:
     """The whole file."""
-    columns = (
-        "preset, pixels, parameters (published), GFLOP, training FLOP, batch, images seen, learning rate, EMA, dropout"
-    )
-    names = [*columns.split(", "), "precision", "source"]
+    counted = ["preset", "pixels", "parameters (published)", "GFLOP", "training FLOP", f"H100-hours at {STATED}"]
+    names = [*counted, "batch", "images seen", "learning rate", "EMA", "dropout", "precision", "source"]
     table = f"| {' | '.join(names)} |\n|{' --- |' * len(names)}\n"
     return HEAD + table + "".join(map(line, presets.names())) + FOOT
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import typer
 
+from fm.errors import UserError
+
 
 def tell(values: dict[str, Any], as_json: bool) -> None:
     if as_json:
@@ -32,19 +34,40 @@ def summarise(run: Path, page: Path, as_json: bool) -> None:
 
 
 def estimate_training(data: str, manifest: Any, recipe: Any, workers: int, as_json: bool) -> None:
-    from fm.estimating.estimate import estimate, of_folder
+    from fm.estimating.estimate import of_folder
 
-    recipe = recipe.model_copy(update={"data": manifest.settings})  # the data say themselves how they were prepared
-    _tell_estimate(estimate(recipe, of_folder(data, manifest), workers, {}), as_json)
+    _tell_estimate(recipe, of_folder(data, manifest), workers, {}, as_json)
 
 
 def estimate_pipeline(source: str, recipe: Any, workers: int, as_json: bool) -> None:
     from fm.data import open_source
-    from fm.estimating.estimate import estimate, of_source
+    from fm.estimating.estimate import of_source
 
     data, size = of_source(open_source(source), recipe.data)
-    _tell_estimate(estimate(recipe, data, workers, {"DATA": size}), as_json)
+    _tell_estimate(recipe, data, workers, {"DATA": size}, as_json)
 
 
-def _tell_estimate(found: Any, as_json: bool) -> None:
-    typer.echo(json.dumps(found.values) if as_json else found.text())
+def _tell_estimate(recipe: Any, data: Any, workers: int, disk: dict[str, Any], as_json: bool) -> None:
+    """What is known without running comes first, so that it is told too where the machine cannot run it."""
+    try:
+        from fm.estimating.counting import count
+        from fm.estimating.estimate import estimate
+
+        known = count(recipe, data, workers)
+        if not as_json:
+            typer.echo(known.text())
+        try:
+            found = estimate(recipe, data, known, disk, measuring)
+        except UserError:
+            if as_json:
+                typer.echo(json.dumps(known.values()))
+            raise
+    except KeyboardInterrupt:
+        typer.echo("stopped: nothing was trained or written", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(json.dumps(known.values() | found.values) if as_json else found.text())
+
+
+def measuring(part: str) -> None:
+    """Said beside the answer, by the processes that measure too."""
+    typer.echo(f"measuring: {part}", err=True)

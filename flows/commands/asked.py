@@ -14,7 +14,8 @@ from infra.state import Ports
 
 Preset = Annotated[str, typer.Option("--preset", help=f"A preset ({', '.join(presets.names())}) or a TOML file.")]
 Changes = Annotated[
-    list[str] | None, typer.Option("--set", help="Change one setting: key=value, e.g. training.batch_images=128.")
+    list[str] | None,
+    typer.Option("--set", help="Change a setting: key=value, e.g. training.batch_images=128; `fm settings` lists all."),
 ]
 Address = Annotated[
     str, typer.Option(help="A Ray cluster: host:port, auto, or local. Default: that of `fm up`, or local.")
@@ -28,7 +29,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of one training and its results.")]
 Data = Annotated[str, typer.Argument(metavar="DATA", help="Folder that `fm prepare` filled, or its address.")]
 Estimating = Annotated[
-    bool, typer.Option("--estimate", help="Measure a few steps and say what it will cost; start and write nothing.")
+    bool,
+    typer.Option(
+        "--estimate",
+        help="Measure a few steps and say what it will cost, in half a minute to three; start and write nothing.",
+    ),
 ]
 Source = Annotated[
     str,
@@ -58,6 +63,14 @@ def existing(run: Path) -> Path:
             "no training here (it has no recipe.json)", str(run), "train first: `fm pipeline` or `fm train`"
         )
     return run
+
+
+def trainable(run: Path) -> None:
+    """Says of an imported network at once that it cannot be trained."""
+    if (run / "data.json").exists():
+        from fm.recipe import check_trainable
+
+        check_trainable(run)
 
 
 def recipe_of(preset: str | Path, changes: list[str] | None, workers: int = 1) -> Any:

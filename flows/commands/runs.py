@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flows.commands.answered import tell
-from flows.commands.asked import AsJson, Changes, RunFolder, existing
+from flows.commands.asked import AsJson, RunFolder, existing
 from fm import presets
 from fm.errors import SettingsError, UserError
 from fm.files import check_file, check_writable
@@ -87,7 +87,14 @@ def import_(
     ] = None,
     images_seen: Annotated[int, typer.Option("--images", min=0, help="Images it has seen, if you know.")] = 0,
     preset: Annotated[str | None, typer.Option(help="A preset, for its evaluation.")] = None,
-    changes: Changes = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Tell one setting that the file does not: key=value, e.g. model.head_channels=64; or change what is "
+            "measured, e.g. evaluation.samples=1000.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a RUN of a checkpoint of guided-diffusion, torchcfm or flow_matching, to sample, score and compare.

@@ -29,6 +29,7 @@ from flows.commands.asked import (
     place,
     recipe_of,
     state,
+    trainable,
 )
 from fm import presets
 from fm.errors import SettingsError
@@ -76,6 +77,7 @@ def pipeline(
     if estimate:
         return estimate_pipeline(source, recipe_of(preset, changes, workers), workers, as_json)
     look(port_base, run, source)
+    trainable(run)
     recipe, where = recipe_of(preset, changes, workers), place(address, workers, fewest_workers)
     with services(port_base, address):
         page = flow("pipeline", "pipeline")(source, str(run), recipe, where)
@@ -183,6 +185,7 @@ def train(
     if run == Path():
         raise SettingsError("is missing", "RUN", "name a folder for this training, e.g. runs/mine")
     look(port_base, run)
+    trainable(run)
     recipe, where = recipe_of(preset, changes, workers), place(address, workers, fewest_workers)
     with services(port_base, address):
         weights = flow("train", "train_run")(data, str(run), recipe, where)

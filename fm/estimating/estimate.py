@@ -3,21 +3,26 @@
 import heapq
 import math
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from fm.data import Manifest, Preparation, Source
 from fm.data.preparation import sample_bytes
-from fm.errors import DataError
-from fm.estimating.measuring import Data, Measured, measure
+from fm.errors import DataError, several
+from fm.estimating.counting import Counted
+from fm.estimating.measuring import Data, Measured, measure, silent
+from fm.estimating.units import in_bytes, in_time, short
 from fm.evaluation import Cell, Evaluation, cells
 from fm.flow import Flow
-from fm.footprint import free_bytes, workers_here
+from fm.footprint import at_once, check_fits, footprint, free_bytes, workers_here
 from fm.recipe import Recipe
 from fm.tableaux import tableau
 
-# Evaluations that dopri5 takes at a tolerance of 1e-5: means of the three data sets of Table 1 of the paper.
+# Evaluations that dopri5 is assumed to take at a tolerance of 1e-5: means of the data sets of the paper's Table 1.
 EXPECTED_NFE = {
     "DDPM": 267,
     "Score Matching": 287,
@@ -47,10 +52,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will cost: parts in the order of the work, memory of a worker, bytes on disk by folder."""
+    """What a run will cost: parts in the order of the work, memory of a worker, bytes on disk by folder.
+
+    `totals` are training and evaluation together, by what they hold for: the machine as it is, or an idle one.
+    """
 
     title: str
     parts: tuple[Part, ...]
+    totals: Mapping[str, tuple[Part, ...]]
     peak_bytes: int
     free_bytes: int
     memory: str
@@ -60,7 +69,10 @@ class Estimate:
     def text(self) -> str:
         """An aligned table."""
         lines = [("", "time", "taken", "")]
-        lines += [(p.name, in_time(p.seconds), f"{short(p.hours)} {p.unit}", p.words) for p in self.parts]
+        lines += [(p.name, in_time(p.seconds), taken([p]), p.words) for p in self.parts]
+        for name, parts in self.totals.items():
+            words = " + ".join(f"{part.name} {in_time(part.seconds)}" for part in parts)
+            lines.append((name, in_time(sum(part.seconds for part in parts)), taken(parts), words))
         lines.append(("memory", in_bytes(self.peak_bytes), f"{in_bytes(self.free_bytes)} free", self.memory))
         lines += [(f"disk, {name}", in_bytes(size), "", words) for name, (size, words) in self.disk.items()]
         widths = [max(len(line[column]) for line in lines) for column in range(3)]
@@ -68,28 +80,53 @@ class Estimate:
         return "\n".join([self.title, *table])
 
 
-def estimate(recipe: Recipe, data: Data, workers: int, disk: dict[str, tuple[int, str]]) -> Estimate:
+def taken(parts: Iterable[Part]) -> str:
+    """Core-hours and GPU-hours, each summed: `12 GPU-hours + 1.4 core-hours`."""
+    sums: Counter[str] = Counter()
+    for part in parts:
+        sums[part.unit] += part.hours  # type: ignore[assignment]
+    return " + ".join(f"{short(hours, 2)} {unit}" for unit, hours in sums.items())
+
+
+def estimate(
+    recipe: Recipe,
+    data: Data,
+    known: Counted,
+    disk: dict[str, tuple[int, str]],
+    say: Callable[[str], None] = silent,
+) -> Estimate:
     """The whole training and evaluation of the recipe, from its start; `disk` are bytes of folders besides RUN.
 
-    Raises: SettingsError if the training does not fit into memory, with what would; as the work itself does.
+    `say` is told of each part that is measured, as it begins.
+
+    Raises: SettingsError before anything is measured if the training does not suit this machine, with what would; as
+    the work itself does.
     """
-    found = measure(recipe, data, workers)
-    training, images = _training(recipe, found, workers)
+    workers, settings = known.workers, recipe.training
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    check_fits(known.parameters, known.held, settings, workers, device, free_bytes(device, workers_here(workers)))
+    held = footprint(known.parameters, settings, workers, known.held.of(settings))
+    found = measure(recipe, data, workers, held, say)
+    training, images = _training(recipe, found, workers, found.step_s)
     evaluation = _evaluation(recipe, found, data)
-    held, free = found.footprint, free_bytes("cuda" if _on_gpu(found) else "cpu", workers_here(workers))
+    totals = {"total": (training, evaluation[0])}
+    if _disturbed(recipe, found):
+        idle, _ = _training(recipe, found, workers, found.step_cpu_s / settings.threads)
+        totals["on an idle machine"] = (idle, evaluation[0])
+    free = free_bytes(device, workers_here(workers))
     parts = {name: getattr(held, name) for name in ("weights", "gradients", "optimiser", "averages")}
     memory = ", ".join(f"{name} {in_bytes(size)}" for name, size in parts.items())
+    memory += f", {in_bytes(held.image)} an image, {at_once(settings, workers):,} at once"
     checkpoint, kept = _checkpoint_bytes(recipe, held.weights, workers), _kept(recipe, images)
-    disk = {"RUN": (checkpoint * kept, f"{kept} checkpoints of {in_bytes(checkpoint)}"), **disk}
-    where = f"{workers} worker" + "s" * (workers > 1)
-    if found.processes < workers:
-        where = f"{found.processes} of {where} at work"
+    disk = {"RUN": (checkpoint * kept, f"{several(kept, 'checkpoint')} of {in_bytes(checkpoint)}"), **disk}
+    some = f", {found.processes} of {several(workers, 'worker')} at work" if found.processes < workers else ""
     return Estimate(
-        f"{recipe.name}: measured in {found.seconds:.0f} s on {found.device}, {where}; nothing was trained or written",
+        f"measured in {found.seconds:.0f} s on {found.device}{some}; nothing was trained or written",
         (training, *evaluation),
+        totals,
         found.peak_bytes,
         free,
-        f"each worker's peak; {memory}, {in_bytes(held.image)} an image",
+        f"each worker's peak; {memory}",
         disk,
         {
             "training_s": training.seconds,
@@ -98,6 +135,7 @@ def estimate(recipe: Recipe, data: Data, workers: int, disk: dict[str, tuple[int
             "evaluation_hours": evaluation[0].hours,
             "training_unit": training.unit,
             "evaluation_unit": evaluation[0].unit,
+            "total_s": {name: sum(part.seconds for part in both) for name, both in totals.items()},
             "images": images,
             "step_s": found.step_s,
             "step_cpu_s": found.step_cpu_s,
@@ -106,6 +144,7 @@ def estimate(recipe: Recipe, data: Data, workers: int, disk: dict[str, tuple[int
             "peak_bytes": found.peak_bytes,
             **{f"{name}_bytes": size for name, size in parts.items()},
             "image_bytes": held.image,
+            "images_at_once": at_once(settings, workers),
             "free_bytes": free,
             "disk_bytes": {name: size for name, (size, _) in disk.items()},
             "parts": {part.name: {"seconds": part.seconds, "hours": part.hours} for part in evaluation[1:]},
@@ -137,17 +176,17 @@ def of_source(source: Source, settings: Preparation) -> tuple[Data, tuple[int, s
     return Data("", images, settings.shape, len(labels)), (size, words)
 
 
-def _training(recipe: Recipe, found: Measured, workers: int) -> tuple[Part, int]:
-    """The training, and the images that it will see."""
+def _training(recipe: Recipe, found: Measured, workers: int, step_s: float) -> tuple[Part, int]:
+    """The training by steps of so many seconds, and the images that it will see."""
     settings = recipe.training
     steps = math.ceil(settings.total_images / settings.batch_images)
     limit = settings.max_seconds or math.inf
-    seconds = min(steps * found.step_s, limit)
+    seconds = min(steps * step_s, limit)
     if seconds == limit:
-        steps = math.ceil(limit / found.step_s)
+        steps = math.ceil(limit / step_s)
+    words = f"{several(steps, 'step')} of {several(settings.batch_images, 'image')}, {in_time(step_s)} each"
     carried = "" if found.step_images == found.share_images else f", carried on from {found.step_images} a worker"
-    words = f"{steps:,} steps of {settings.batch_images} images, {in_time(found.step_s)} each"
-    if found.step_s > BUSY * found.step_cpu_s / settings.threads and not _on_gpu(found):
+    if _disturbed(recipe, found):
         carried += f"; {in_time(found.step_cpu_s)} of them on its core: other work is in the way"
     words += f" (mean of {found.steps}{carried})" + (", by its time limit" if seconds == limit else "")
     per_worker = 1 if _on_gpu(found) else settings.threads
@@ -155,9 +194,14 @@ def _training(recipe: Recipe, found: Measured, workers: int) -> tuple[Part, int]
     return Part("training", seconds, seconds * workers * per_worker, unit, words), steps * settings.batch_images
 
 
+def _disturbed(recipe: Recipe, found: Measured) -> bool:
+    """Whether other work keeps a step from its cores."""
+    return found.step_s > BUSY * found.step_cpu_s / recipe.training.threads and not _on_gpu(found)
+
+
 def _evaluation(recipe: Recipe, found: Measured, data: Data) -> list[Part]:
     """The whole, then its parts: the features that all cells share, and each cell, the untrained one last."""
-    settings, method = recipe.evaluation, _method(recipe)
+    settings, method = recipe.evaluation, _method(recipe, data.shape)
     reference = found.features_s * (settings.reference_images + min(data.images, settings.samples))
     grid = cells(settings)
     baseline = min(grid, key=lambda cell: cell.nfe or 1000)
@@ -167,7 +211,7 @@ def _evaluation(recipe: Recipe, found: Measured, data: Data) -> list[Part]:
     slots = os.cpu_count() or 1
     seconds = reference + makespan((part.seconds for part in parts[1:]), slots)
     total = sum(part.taken_s for part in parts)
-    words = f"{len(grid) + 1} cells in {slots} slots of this machine, on its CPU"
+    words = f"{len(grid) + 1} cells in {several(slots, 'slot')} of this machine, on its CPU"
     return [Part("evaluation", seconds, total, "core-hours", words), *parts]
 
 
@@ -175,12 +219,13 @@ def _cell(cell: Cell, settings: Evaluation, found: Measured, method: str, traine
     nfe, finer = (expected_nfe(cell, method, finer) for finer in (False, True))
     if not trained and cell.tolerance is not None:
         nfe = finer = UNTRAINED_NFE
+    assumed = ("assumed " if trained else "counted ") if cell.tolerance is not None else ""
     sampling = cell.samples * (nfe * found.sample_s + found.features_s)
-    words = f"{cell.samples:,} samples x {nfe} evaluations of {in_time(found.sample_s)}"
+    words = f"{cell.samples:,} samples x {assumed}{nfe} evaluations of {in_time(found.sample_s)}"
     likelihood = 0.0
     if cell.nll_images and not tableau(cell.solver).one_way:
         likelihood = cell.nll_images * cell.nll_k * (nfe + finer) * found.likelihood_s
-        words += f"; bits/dim: {cell.nll_images:,} images x K {cell.nll_k} x {nfe} + {finer} of "
+        words += f"; bits/dim: {cell.nll_images:,} images x K {cell.nll_k} x {assumed}{nfe} + {finer} of "
         words += in_time(found.likelihood_s)
     seconds = sampling + likelihood + found.distances_s
     return Part(("  " if trained else "  untrained, ") + str(cell), seconds, seconds, "core-hours", words)
@@ -198,12 +243,10 @@ def expected_nfe(cell: Cell, method: str, finer: bool = False) -> int:
     return max(LEAST_NFE, round(EXPECTED_NFE[name] * (1e-5 / tolerance) ** 0.2))
 
 
-def _method(recipe: Recipe) -> str:
-    import torch
-
+def _method(recipe: Recipe, shape: tuple[int, int, int]) -> str:
     with torch.device("meta"):
-        model, objective = recipe.build(recipe.data.shape, None)
-    return Flow(model, objective, recipe.data.shape).method
+        model, objective = recipe.build(shape, None)
+    return Flow(model, objective, shape).method
 
 
 def makespan(seconds: Iterable[float], slots: int) -> float:
@@ -229,25 +272,3 @@ def _kept(recipe: Recipe, images: int) -> int:
     saved = max(1, math.ceil(images / settings.save_images))
     for_good = images // settings.keep_every_images if settings.keep_every_images else 0
     return min(saved, settings.keep + for_good)
-
-
-def short(value: float) -> str:
-    """Three digits, and no exponent: `161,000`, `24.7`, `0.014`."""
-    return f"{float(f'{value:.3g}'):,.12g}"
-
-
-def in_time(seconds: float) -> str:
-    """`83 ms`, `12 s`, `5.2 min`, `27 h`, `41 days`."""
-    for size, unit in ((172_800, "days"), (5400, "h"), (100, "min"), (1, "s")):
-        if seconds >= size:
-            scale = {"days": 86_400, "h": 3600, "min": 60, "s": 1}[unit]
-            return f"{short(seconds / scale)} {unit}"
-    return f"{short(1000 * seconds)} ms"
-
-
-def in_bytes(size: float) -> str:
-    """`1.5 GiB`, in the largest unit of which there is one."""
-    for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
-        if size >= 1024**power:
-            return f"{short(size / 1024**power)} {unit}"
-    return f"{size:.0f} B"

@@ -1,7 +1,8 @@
 """What this machine takes for a recipe's work: real training steps and evaluations, in as many processes as will run.
 
 All of it is the library's own: the loop, the stream of batches, sampling, likelihood, features, distances. Nothing is
-written but a file of results in a temporary folder.
+written but a file of results in a temporary folder. Each part is bounded: what takes long is measured on fewer images,
+and what takes longer than that once.
 """
 
 import logging
@@ -28,10 +29,11 @@ from torch import nn
 
 from fm.checkpoints import Store
 from fm.data import ShardedImages
-from fm.errors import UserError
+from fm.errors import UserError, several
+from fm.estimating.units import in_time
 from fm.evaluation import distances_of
 from fm.flow import Flow
-from fm.footprint import Footprint, activations, at_once, fitting, footprint
+from fm.footprint import Footprint, at_once
 from fm.metrics import load_features
 from fm.pairing import stream_of
 from fm.parallel import World
@@ -39,9 +41,13 @@ from fm.progress import Progress
 from fm.recipe import Recipe
 from fm.training import is_conditional, train
 
-LEAST_IMAGES = 8  # from fewer nothing is carried on
+LEAST_IMAGES = 8  # from fewer nothing is carried on, unless these would take longer than the budget
 BUDGET_S = 20.0  # for each thing that is measured; what takes longer is measured on fewer images and carried on
 NEVER = 10**15  # images
+
+
+def silent(line: str) -> None:
+    """Says nothing."""
 
 
 class Stand:
@@ -104,18 +110,23 @@ class Job:
     data: Data
     workers: int
     cuda: bool
+    need: Footprint
+    say: Callable[[str], None] = silent
 
 
-def measure(recipe: Recipe, data: Data, workers: int) -> Measured:
+def measure(recipe: Recipe, data: Data, workers: int, need: Footprint, say: Callable[[str], None] = silent) -> Measured:
     """Measures in as many of the workers' processes as this machine has slots for, all at once.
 
-    Raises: UserError, what any of them met; SettingsError if the training does not fit.
+    `need` is the training's, which fits; `say` is told of each part as it begins, and can be pickled.
+
+    Raises: UserError, what any of them met.
     """
     start, cuda = time.monotonic(), torch.cuda.is_available()
     slots = torch.cuda.device_count() if cuda else max(1, (os.cpu_count() or 1) // recipe.training.threads)
     processes = min(workers, slots)
+    say(f"starting {several(processes, 'worker')}")
     with tempfile.TemporaryDirectory() as folder:
-        _together(processes, Job(recipe, data, workers, cuda), folder)
+        _together(processes, Job(recipe, data, workers, cuda, need, say), folder)
         found = [pickle.loads(file.read_bytes()) for file in sorted(Path(folder).glob("found-*"))]
     slowest = max(found, key=lambda one: one["step_s"])
     return Measured(**slowest, processes=processes, seconds=time.monotonic() - start)
@@ -126,7 +137,8 @@ def _together(processes: int, job: Job, folder: str) -> None:
     # When one fails the others are ended, which torch would warn of beside the one sentence that says why.
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     try:
-        mp.start_processes(_work, (processes, job, folder), processes, start_method="spawn")
+        # As daemons they end with this process, be it by Ctrl-C.
+        mp.start_processes(_work, (processes, job, folder), processes, daemon=True, start_method="spawn")
     except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
         if failed := sorted(Path(folder).glob("error-*")):
             raise pickle.loads(failed[0].read_bytes()) from None
@@ -151,19 +163,16 @@ def _work(rank: int, processes: int, job: Job, folder: str) -> None:
 
 
 def _measured(job: Job, world: World, device: str) -> dict[str, Any]:
-    recipe, dataset = job.recipe, job.data.open()
+    recipe, dataset, say = job.recipe, job.data.open(), job.say if world.first else silent
     settings, shape = recipe.training, tuple(dataset.shape)
     build = partial(recipe.build, shape, len(dataset.classes) or None)
-    model, _ = fitting(build, shape, settings, job.workers, device)
-    parameters = sum(p.numel() for p in model.parameters())
-    need = footprint(parameters, settings, job.workers, activations(model, shape).of(settings))
-    del model  # the steps have their own, and the peak is of one
     share = -(-settings.batch_images // job.workers)
     cpu: list[float] = []
     steps = partial(_steps, build, dataset, recipe, world, device, cpu)
-    images, times, step_s = carried(steps, share, lambda seconds: max(world.gather(seconds)))
+    slowest = lambda seconds: max(world.gather(seconds))  # noqa: E731
+    images, times, step_s = carried(steps, share, slowest, say, "training steps of {} on each worker")
     peak = torch.cuda.max_memory_allocated() if job.cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    peak += need.image * max(0, at_once(settings, job.workers) - min(images, at_once(settings, job.workers)))
+    peak += job.need.image * max(0, at_once(settings, job.workers) - min(images, at_once(settings, job.workers)))
     measured = {
         "device": torch.cuda.get_device_name() if job.cuda else "CPU",
         "share_images": share,
@@ -171,25 +180,38 @@ def _measured(job: Job, world: World, device: str) -> dict[str, Any]:
         "steps": len(times),
         "step_s": step_s,
         "step_cpu_s": mean(cpu) * step_s / mean(times),
-        "footprint": need,
+        "footprint": job.need,
         "peak_bytes": peak,
     }
-    return measured | _evaluations(recipe, *build(), shape, dataset)
+    return measured | _evaluations(recipe, *build(), shape, dataset, say)
 
 
 def carried(
-    work: Callable[[int, float], list[float]], most: int, agreed: Callable[[float], float] = lambda seconds: seconds
+    work: Callable[[int, float], list[float]],
+    most: int,
+    agreed: Callable[[float], float] = lambda seconds: seconds,
+    say: Callable[[str], None] = silent,
+    what: str = "{}",
 ) -> tuple[int, list[float], float]:
     """Images, seconds of each repeat of work(images, budget) on as many as the budget allows, seconds for `most`.
 
     Where `most` would take too long, time grows by a line through the fastest of one image and of those that it does
     allow. The line is noisy where these are few, so an image more takes at least half of their mean and at most all.
+    `what` is said of each number of images, with it in the place of {}.
     """
-    one = agreed(min(work(1, 0.0)))
-    images = min(most, max(LEAST_IMAGES, int(BUDGET_S / (4 * one))))
-    times = work(images, BUDGET_S / 2)
+    say(what.format("1 image"))
+    times = work(1, 0.0)
+    one = agreed(min(times))
+    wanted = min(most, max(LEAST_IMAGES, int(BUDGET_S / (4 * one))))
+    images = min(wanted, max(1, int(BUDGET_S / one)))
+    if images == 1 and one > BUDGET_S / 4:
+        say(f"it took {in_time(one)}: measured once, with 1 of {several(most, 'image')}")
+    else:
+        few = f" and not of {wanted:,}, as one took {in_time(one)}" if images < wanted else ""
+        say(what.format(several(images, "image")) + few)
+        times = work(images, BUDGET_S / 2)
     fastest = min(times)
-    slope = (fastest - one) / (images - 1) if images > 1 else 0.0
+    slope = (fastest - one) / (images - 1) if images > 1 else fastest
     slope = min(max(slope, fastest / images / 2), fastest / images)
     # Every step counts, the slow ones too: the run will meet as many.
     return images, times, mean(times) * (1 + slope * (most - images) / fastest)
@@ -207,7 +229,8 @@ def _steps(
 ) -> list[float]:
     """Seconds of each step of the loop with `images` on every worker, and in `cpu` those of the processor.
 
-    The first step, which builds up, is left out; the loop is left in the middle: no checkpoint is written.
+    The first step, which builds up, is left out, unless it takes so long that it is the only one; the loop is left in
+    the middle: no checkpoint is written.
     """
     real = images * world.size == recipe.training.batch_images
     changes: dict[str, Any] = {
@@ -222,8 +245,13 @@ def _steps(
     batches_from = stream_of(dataset, settings, world, is_conditional(model), device)
     with tempfile.TemporaryDirectory() as nothing_there:
         events = train(model, objective, settings, batches_from, Store(nothing_there), world, device=device)
+        begun = time.process_time()
         reports = (_costs(e, settings.batch_images) for e in events if isinstance(e, Progress))
-        _, second = islice(reports, 2)
+        first = next(reports)
+        if max(world.gather(first[0])) > BUDGET_S / 2:
+            cpu[:] = [first[1] - begun]
+            return [first[0]]
+        second = next(reports)
         count = min(60, max(1, int(budget_s / max(world.gather(second[0])))))
         costs = [second, *islice(reports, count)]
     cpu[:] = [later - earlier for (_, earlier), (_, later) in pairwise(costs)]
@@ -236,7 +264,12 @@ def _costs(report: Progress, images: int) -> tuple[float, float]:
 
 
 def _evaluations(
-    recipe: Recipe, model: nn.Module, objective: Any, shape: tuple[int, ...], dataset: Any
+    recipe: Recipe,
+    model: nn.Module,
+    objective: Any,
+    shape: tuple[int, ...],
+    dataset: Any,
+    say: Callable[[str], None],
 ) -> dict[str, float]:
     """A core's seconds for one sample, image or cell: the evaluation's tasks have a core each."""
     settings = recipe.evaluation
@@ -250,29 +283,35 @@ def _evaluations(
     def likelihood(count: int) -> Any:
         return flow.bits_per_dim(images[:count], batch=count, method="euler", nfe=2)
 
+    def distances() -> Callable[[], Any]:
+        counts = min(settings.samples, 2000), min(settings.reference_images, 2000)
+        one = features(images[:1])
+        sets = [one.expand(n, -1) + torch.randn(n, one.shape[1]) for n in counts]
+        return partial(distances_of, settings.distances, *sets)
+
+    samples, scored = min(settings.batch, settings.samples), min(settings.batch, settings.nll_images)
     with _one_thread():
-        count = min(settings.samples, 2000), min(settings.reference_images, 2000)
-        sets = [features(images[:1]).expand(n, -1) + torch.randn(n, features(images[:1]).shape[1]) for n in count]
         return {
-            "sample_s": _each(sampling, min(settings.batch, settings.samples)) / 2,
-            "likelihood_s": _each(likelihood, min(settings.batch, settings.nll_images)) / 2,
-            "features_s": _each(lambda count: features(images[:count]), 8),
-            "distances_s": _timed(lambda: distances_of(settings.distances, *sets)),
+            "sample_s": _each(sampling, samples, say, "two evaluations of the network for {}") / 2,
+            "likelihood_s": _each(likelihood, scored, say, "two evaluations with their divergence for {}") / 2,
+            "features_s": _each(lambda count: features(images[:count]), 8, say, "the features of {}"),
+            "distances_s": _timed(distances()),
         }
 
 
-def _each(work: Callable[[int], Any], most: int) -> float:
+def _each(work: Callable[[int], Any], most: int, say: Callable[[str], None], what: str) -> float:
     """A core's seconds in work(most), for each image."""
     if most < 1:
         return 0.0
-    work(1)
 
     def repeated(images: int, budget_s: float) -> list[float]:
         first = _timed(lambda: work(images))
+        if first > BUDGET_S / 4:  # what the first call prepares is little beside it
+            return [first]
         count = min(10, int(budget_s / 4 / first))
-        return [_timed(lambda: work(images)) for _ in range(count)] or [first]
+        return [_timed(lambda: work(images)) for _ in range(count)] or [_timed(lambda: work(images))]
 
-    return carried(repeated, most)[2] / most
+    return carried(repeated, most, say=say, what=what)[2] / most
 
 
 def _timed(work: Callable[[], Any]) -> float:

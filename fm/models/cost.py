@@ -6,6 +6,10 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+H100_FLOPS = 989e12  # a second, of dense bf16 products (NVIDIA's data sheet of the SXM card)
+UTILISATION = 0.4  # of them, by a training that is well fed
+STATED = f"{UTILISATION:.0%} of {H100_FLOPS / 1e12:.0f} TFLOP/s (bf16)".replace("%", " %")
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -13,6 +17,15 @@ class Cost:
 
     parameters: int
     forward_flops: int  # two for each multiply-add of a convolution or matrix product; the rest is left out
+
+    def training_flops(self, images: int) -> int:
+        """Of a training that sees so many images."""
+        return 3 * self.forward_flops * images
+
+
+def h100_hours(flops: float) -> float:
+    """Of so many FLOP, at `UTILISATION` of `H100_FLOPS`."""
+    return flops / (UTILISATION * H100_FLOPS) / 3600
 
 
 def cost(model: nn.Module, image_size: int, channels: int = 3) -> Cost:

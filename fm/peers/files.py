@@ -127,18 +127,18 @@ def _reason(error: Exception, file: Path) -> str:
 
 
 def found_in(content: Any, file: Path, peer: str | None = None, weights: str = "ema") -> Found:
-    """Whose checkpoint it is, by its layout, and the chosen weights in it.
+    """Whose checkpoint it is, by its layout, and the chosen weights in it; of plain weights nobody's if `peer` is none.
 
-    Raises: CheckpointError if it is of no layout known, or lacks these weights.
+    Raises: CheckpointError if it is of no layout known, or lacks these weights; SettingsError if it is not the peer's.
     """
     member(weights, {"ema": 0, "model": 0}, "weights", where="--weights")
     if peer:
         member(peer, dict.fromkeys(PEERS), "peer", where="--peer")
     content = content if isinstance(content, Mapping) else {}
     if {"ema_model", "net_model"} & content.keys():
-        found = _torchcfm(content, file, peer, weights)
+        found = _torchcfm(content, file, weights)
     elif isinstance(content.get("model"), Mapping):
-        found = _flow_matching(content, file, peer, weights)
+        found = _flow_matching(content, file, weights)
     else:
         found = Found("", "the file itself", _named(content))
     if not found.weights or not all(
@@ -146,10 +146,12 @@ def found_in(content: Any, file: Path, peer: str | None = None, weights: str = "
     ):
         shown = f" (it holds {', '.join(map(str, list(content)[:5]))})" if content else ""
         raise CheckpointError(f"is of no layout known{shown}", str(file), "save the network's state_dict")
+    if found.peer and peer not in (None, found.peer):
+        raise SettingsError(f"{file} is of {found.peer}'s layout, not {peer}'s", "--peer", "leave it out")
     return found if found.peer else _plain(found.weights, file, peer, weights)
 
 
-def _torchcfm(content: Mapping[str, Any], file: Path, peer: str | None, weights: str) -> Found:
+def _torchcfm(content: Mapping[str, Any], file: Path, weights: str) -> Found:
     """{"net_model", "ema_model", "sched", "optim", "step"} of its CIFAR-10 example, whose heads have 64 channels.
 
     It calls its files by what it trains: icfm, fm and otcfm on straight lines, si on quarter circles.
@@ -160,10 +162,10 @@ def _torchcfm(content: Mapping[str, Any], file: Path, peer: str | None, weights:
     told = {"step": content["step"]} if "step" in content else {}
     schedule = "trigonometric" if file.name.startswith("si_") else "ot"
     known = Known(32, schedule, head_channels=64, whence="its CIFAR-10 example")
-    return Found(peer or "torchcfm", key, _named(content[key]), known, told)
+    return Found("torchcfm", key, _named(content[key]), known, told)
 
 
-def _flow_matching(content: Mapping[str, Any], file: Path, peer: str | None, weights: str) -> Found:
+def _flow_matching(content: Mapping[str, Any], file: Path, weights: str) -> Found:
     """{"model", "optimizer", "epoch", "args"} of its image example; the average is a list in the network's order."""
     state = content["model"]
     inner = {str(name).removeprefix("model."): value for name, value in state.items() if str(name).startswith("model.")}
@@ -179,22 +181,19 @@ def _flow_matching(content: Mapping[str, Any], file: Path, peer: str | None, wei
     told = {"epoch": content["epoch"]} if "epoch" in content else {}
     told |= {name: args[name] for name in ("dataset", "batch_size", "class_drop_prob") if name in args}
     known = FLOW_MATCHING.get(str(args.get("dataset")), PEERS["flow_matching"])
-    return Found(peer or "flow_matching", key, _without_padding(_named(chosen), file), known, told)
+    return Found("flow_matching", key, _without_padding(_named(chosen), file), known, told)
 
 
 def _plain(state: dict[str, Tensor], file: Path, peer: str | None, weights: str) -> Found:
-    """A state dict by itself: the names are the same for all three, so whose it is has to be known."""
+    """A state dict by itself: the names are the same for all three, so whose it is has to be told."""
     published = PUBLISHED.get(file.stem)
-    peer = peer or ("guided-diffusion" if published or learns_variance(state) else None)
-    if peer is None:
-        mend = f"give --peer {' or '.join(PEERS)}, which differ in time and in what they predict"
-        raise SettingsError("is not told by plain weights", "--peer", mend)
+    peer = peer or ("guided-diffusion" if published or learns_variance(state) else "")
     if peer == "guided-diffusion" and weights == "ema" and re.fullmatch(r"model\d{6}", file.stem):
         mend = "take ema_*.pt beside it, or --weights model for these"
         raise CheckpointError("is named as guided-diffusion names weights that are not averaged", str(file), mend)
     if peer == "flow_matching":
         state = _without_padding(state, file)
-    return Found(peer, "the file itself", state, published or PEERS[peer])
+    return Found(peer, "the file itself", state, published or PEERS.get(peer, Known()))
 
 
 def _named(state: Any) -> dict[str, Any]:

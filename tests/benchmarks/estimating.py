@@ -15,6 +15,7 @@ import torch.multiprocessing as mp
 
 from fm.checkpoints import Saved, Store
 from fm.data import ShardedImages, load_manifest, open_source, write_shards
+from fm.estimating.counting import count
 from fm.estimating.estimate import Estimate, estimate, of_folder
 from fm.evaluation import cells, evaluate, measure_reference
 from fm.metrics import load_features
@@ -53,7 +54,8 @@ def estimating(folder: Path) -> Iterator[Row]:
         data = folder / preset
         manifest = write_shards(open_source("photos:?tiles=100"), data, recipe.data)
         for attempt in ("a", "b"):
-            said = estimate(recipe, of_folder(str(data), manifest), WORKERS, {})
+            read = of_folder(str(data), manifest)
+            said = estimate(recipe, read, count(recipe, read, WORKERS), {})
             yield from compared(preset, steps, said, recipe, data, folder / f"{preset}-{attempt}")
 
 

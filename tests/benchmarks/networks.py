@@ -17,8 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchcfm.models.unet import UNetModel
 
 from fm.ema import Ema
-from fm.errors import SettingsError
-from fm.footprint import check_precision
+from fm.footprint import lacking
 from fm.memory import keep_freed
 from fm.models import UNet, UNetSettings, blocks
 from fm.models.dropout import dropout_at
@@ -183,9 +182,7 @@ def ways() -> Iterator[Row]:
         yield other(f"torch.optim.Adam, {name}", own_step(net(), x, t, adam=options))
     compiled = net()
     yield other("torch.compile", own_step(compiled, x, t, torch.compile(compiled)))
-    try:
-        check_precision(recipe.training.model_copy(update={"precision": "bf16"}), "cpu")
-    except SettingsError as error:
-        yield "bf16", error.what, float("nan")
+    if lacks := lacking(recipe.training.model_copy(update={"precision": "bf16"}), "cpu"):
+        yield "bf16", lacks, float("nan")
     else:
         yield other("bf16", as_is, lambda: torch.autocast("cpu", torch.bfloat16))

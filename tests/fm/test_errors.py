@@ -3,7 +3,7 @@ import pickle
 import pytest
 
 from fm import errors
-from fm.errors import SettingsError, UserError, ValueUserError, member, nearest
+from fm.errors import SettingsError, UserError, ValueUserError, member, nearest, several
 
 CHILDREN = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, UserError)]
 
@@ -28,7 +28,11 @@ def test_numeric_ones_are_value_errors() -> None:
 
 def test_names_the_nearest_member() -> None:
     assert nearest("dmo", ["tiny", "demo"]) == "did you mean 'demo'? known: demo, tiny"
-    assert nearest("xyz", ["tiny", "demo"]) == "known: demo, tiny"
+    assert nearest("xyz", ["tiny", "demo"]) == nearest("mode", ["tiny", "demo"]) == "known: demo, tiny"
     assert member("a", {"a": 1}, "letter") == 1
     with pytest.raises(SettingsError, match="here: unknown letter 'b'; known: a"):
         member("b", {"a": 1}, "letter", where="here")
+
+
+def test_one_is_not_many() -> None:
+    assert [several(n, "worker") for n in (0, 1, 2048)] == ["0 workers", "1 worker", "2,048 workers"]

@@ -6,7 +6,7 @@ from torch import nn
 
 from fm import footprint as module
 from fm.errors import SettingsError
-from fm.footprint import GIB, Activations, activations, at_once, check_memory, check_precision, fitting, footprint
+from fm.footprint import GIB, Activations, activations, at_once, check_fits, fitting, footprint, lacking
 from fm.models import UNet
 from fm.training import Training
 from tests.fm.models.test_unet import SMALL
@@ -33,6 +33,10 @@ def test_activations_are_those_that_wait_for_the_backward_pass() -> None:
     found = activations(UNet(16, **SMALL), (3, 16, 16))
     assert 0.1 * found.kept < found.recomputed < 0.6 * found.kept
     assert found.of(PLAIN) == found.kept
+    with torch.device("meta"):
+        counted = activations(UNet(16, **SMALL), (3, 16, 16))
+    assert counted.kept == pytest.approx(found.kept, rel=0.1)
+    assert counted.recomputed == pytest.approx(found.recomputed, rel=0.1)
     sparing = PLAIN.model_copy(update={"checkpoint_activations": True, "precision": "bf16"})
     assert found.of(sparing) == found.recomputed // 2
 
@@ -49,29 +53,43 @@ def test_each_worker_holds_five_copies_or_its_share_of_them() -> None:
 @pytest.mark.parametrize(
     ("free_gib", "workers", "says"),
     [
-        (20.5, 1, r"and 64.0 GiB for 64 images at once, and 20.5 .*; set training.micro_batch_images=10$"),
-        (0.6, 1, "set training.checkpoint_activations=true and training.micro_batch_images=1$"),
+        (20.5, 1, r"and 64.0 GiB for 64 images at once, 20.5 .*; add --set training.micro_batch_images=10$"),
+        (0.6, 1, "add --set training.checkpoint_activations=true --set training.micro_batch_images=1$"),
         (0.01, 2, "GiB are free for each of 2 workers; take a smaller network, or more memory$"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_what_would(free_gib: float, workers: int, says: str) -> None:
-    check_memory(MILLION, HELD, PLAIN, 2, "cpu", 33 * GIB)
+    check_fits(MILLION, HELD, PLAIN, 2, "cpu", 33 * GIB)
     with pytest.raises(SettingsError, match=says):
-        check_memory(MILLION, HELD, PLAIN, workers, "cpu", int(free_gib * GIB))
+        check_fits(MILLION, HELD, PLAIN, workers, "cpu", int(free_gib * GIB))
 
 
 def test_fewer_workers_are_offered_where_they_would_fit() -> None:
     """Five copies of a GiB each, 3 GiB for each of four workers: twelve in all hold two. Shards would fit but for the
     first worker, which gathers four copies for a checkpoint."""
     settings = PLAIN.model_copy(update={"micro_batch_images": 1, "batch_images": 4})
-    with pytest.raises(SettingsError, match=r"free for each of 4 workers; take 2 workers$"):
-        check_memory(GIB // 4, Activations(GIB // 2, GIB // 2), settings, 4, "cpu", 3 * GIB)
+    with pytest.raises(SettingsError, match=r"free for each of 4 workers; add --workers 2$"):
+        check_fits(GIB // 4, Activations(GIB // 2, GIB // 2), settings, 4, "cpu", 3 * GIB)
+
+
+def test_all_that_is_in_the_way_is_said_at_once_with_options_that_then_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bf16 on a CPU without, and memory for one worker of two, whose images are twice as large in fp32."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    settings, free = PLAIN.model_copy(update={"precision": "bf16"}), 4 * GIB
+    with pytest.raises(SettingsError, match=r"no bf16, and 5.0 GiB are needed for weights") as error:
+        check_fits(GIB // 4, HELD, settings, 2, "cpu", free)
+    assert error.value.mend == "add --set training.precision=fp32 --set training.micro_batch_images=1 --workers 1"
+    asked = {"precision": "fp32", "micro_batch_images": 1}
+    check_fits(GIB // 4, HELD, settings.model_copy(update=asked), 1, "cpu", 2 * free)
 
 
 def test_shards_are_offered_where_they_would_fit_and_a_gpu_finds_its_own_micro_batch() -> None:
-    check_memory(MILLION, HELD, PLAIN, 1, "cuda", 2 * GIB)
-    with pytest.raises(SettingsError, match=r"needs 18.6 GiB for weights.* and 16.0 GiB are free .*training.fsdp=true"):
-        check_memory(1000 * MILLION, None, PLAIN, 4, "cuda", 16 * GIB)
+    check_fits(MILLION, HELD, PLAIN, 1, "cuda", 2 * GIB)
+    with pytest.raises(SettingsError, match=r"18.6 GiB are needed for weights.* 16.0 GiB are free .*training.fsdp=tr"):
+        check_fits(1000 * MILLION, HELD, PLAIN, 4, "cuda", 16 * GIB)
+    odd = PLAIN.model_copy(update={"batch_images": 63})  # of which four workers have no equal shares
+    with pytest.raises(SettingsError, match="take a smaller network, or more memory"):
+        check_fits(1000 * MILLION, HELD, odd, 4, "cuda", 16 * GIB)
 
 
 def test_a_network_that_cannot_fit_is_never_made(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,11 +97,11 @@ def test_a_network_that_cannot_fit_is_never_made(monkeypatch: pytest.MonkeyPatch
 
     def build() -> tuple[nn.Module, str]:
         made.append(torch.empty(0).device.type)
-        return nn.Linear(1000, 1000), "objective"
+        return UNet(16, **SMALL), "objective"
 
     monkeypatch.setattr(module, "free_bytes", lambda device, workers: MILLION)
-    with pytest.raises(SettingsError, match=r"training: needs 0.0 GiB for weights"):
-        fitting(build, (3, 2, 2), PLAIN, 1, "cpu")
+    with pytest.raises(SettingsError, match=r"training: 0.0 GiB are needed for weights.* for 64 images at once"):
+        fitting(build, (3, 16, 16), PLAIN, 1, "cpu")
     assert made == ["meta"]
 
 
@@ -97,8 +115,9 @@ def test_the_memory_of_a_machine_is_shared_by_the_workers_on_it(monkeypatch: pyt
 def test_bf16_is_refused_where_it_is_imitated(monkeypatch: pytest.MonkeyPatch) -> None:
     bf16 = PLAIN.model_copy(update={"precision": "bf16"})
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False, "amx_bf16": True})
-    check_precision(bf16, "cpu")
+    assert lacking(bf16, "cpu") == ""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False, "architecture": "x86_64"})
-    check_precision(PLAIN, "cpu")
-    with pytest.raises(SettingsError, match=r"training.precision: this CPU .* has no bf16; take training.pre"):
-        check_precision(bf16, "cpu")
+    assert lacking(PLAIN, "cpu") == ""
+    assert lacking(bf16, "cpu") == "this CPU (no AVX-512 BF16, no AMX) has no bf16"
+    with pytest.raises(SettingsError, match=r"training: this CPU .* has no bf16; add --set training.precision=fp32$"):
+        check_fits(1, HELD, bf16, 1, "cpu", 100 * GIB)

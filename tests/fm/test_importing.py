@@ -94,10 +94,12 @@ def test_what_was_assumed_is_said_and_can_be_told(tmp_path: Path) -> None:
     file = torchcfm(network(updown_blocks=False, heads=2), tmp_path / "icfm.pt")
     facts = import_run(file, tmp_path / "a", size=16, heads=2)
     assert facts["assumed"] == "schedule ot, heads before q, k, v: by its CIFAR-10 example"
+    assert facts["told by you"] == "size 16, heads 2"
     assert facts["attention"] == "2 heads; heads before q, k, v"
-    told = {"size": 16, "schedule": "ot", "new_attention_order": True, "changes": HEADS}
+    told = {"size": 16, "schedule": "ot", "new_attention_order": True, "changes": [*HEADS, "evaluation.samples=30"]}
     facts = import_run(file, tmp_path / "b", **told)  # type: ignore[arg-type]
     assert "assumed" not in facts and facts["attention"] == "heads of 32 channels; q, k, v before heads"
+    assert facts["told by you"] == "size 16, schedule ot, new_attention_order True, model.head_channels=32"
     models = [Recipe.load(tmp_path / run).model for run in "ab"]
     assert [(m.heads, m.new_attention_order) for m in models] == [(2, False), (None, True)]  # type: ignore[union-attr]
     assert import_run(file, tmp_path / "c", size=16, preset="tiny", changes=HEADS)["assumed"].startswith(
@@ -151,7 +153,7 @@ def test_a_run_so_made_is_scored_on_any_data_that_fit_and_trained_on_none(tmp_pa
     reference = measure_reference(Pictures(), Pictures(), features, Evaluation(**values))
     row = evaluate(fm.load(run), Cell(solver="midpoint", nfe=4, samples=20, nll_images=2), features, reference)
     assert row["peer"] == "torchcfm" and row["fd_random_conv"] > 0 and row["nll_k"] == 1
-    with pytest.raises(SettingsError, match=r"was imported, without an optimiser .*; train in another RUN"):
+    with pytest.raises(SettingsError, match=r"run: is an imported network without an optimiser; train in"):
         on_data(run, tmp_path, manifest, order="full 1")  # type: ignore[arg-type]
     manifest.shape = (3, 32, 32)
     with pytest.raises(SettingsError, match="is of 3x16x16, 0 classes, the data of 3x32x32, 2 classes"):
@@ -160,21 +162,37 @@ def test_a_run_so_made_is_scored_on_any_data_that_fit_and_trained_on_none(tmp_pa
 
 def test_what_is_missing_or_does_not_fit_is_said_and_nothing_is_left(tmp_path: Path) -> None:
     net, run = network(updown_blocks=False).state_dict(), tmp_path / "run"
-    file, odd = tmp_path / "net.pt", tmp_path / "odd.pt"
+    file, odd, other = tmp_path / "net.pt", tmp_path / "odd.pt", tmp_path / "other.pt"
+    torch.save({"fc.weight": torch.zeros(2, 2)}, other)
     torch.save(net, file)
     torch.save(net | {"out.0.bias": torch.zeros(7), "out.2.bias": torch.zeros(5), "b": torch.zeros(1)}, odd)
     plain = {"peer": "torchcfm", "size": 16, "changes": HEADS}
     for options, kind, sentence in (
-        ({"size": None}, SettingsError, "--size: is not told by the weights; give the side"),
-        ({"changes": ()}, SettingsError, "--heads: are not told by the weights; give --heads 4 if it has 4 at every"),
+        ({"size": None}, SettingsError, r"net.pt: does not tell the side of its images; give --size PIXELS"),
+        (
+            {"changes": ()},
+            SettingsError,
+            r"net.pt: does not tell its attention heads; give --heads N .so many at every",
+        ),
+        (
+            {"peer": None, "size": None, "changes": ()},
+            SettingsError,
+            r"net.pt: does not tell its peer or the side of its images or its attention heads or its schedule; "
+            r"give --peer guided-diffusion.torchcfm.flow_matching, --size PIXELS, --heads N .*, "
+            r"--schedule linear.cosine if it is guided-diffusion's",
+        ),
+        ({"changes": ["model.time_scale=30"]}, SettingsError, r"--set model.time_scale: cannot be told: .*; leave it"),
+        ({"changes": ["data.size=16"]}, SettingsError, r"--set data.size: is an option of its own; give --size"),
         ({"changes": (), "heads": 3}, SettingsError, "model.heads: 3 heads do not divide a level of 64"),
         ({"schedule": "cosine"}, SettingsError, "--schedule: 'cosine' is none of torchcfm's; give ot or trigonometric"),
-        ({"peer": "guided-diffusion"}, SettingsError, "--schedule: is not told by the weights; give linear or cosine"),
+        ({"peer": "guided-diffusion"}, SettingsError, r"does not tell its schedule; give --schedule linear.cosine$"),
         ({"peer": "torch-cfm"}, SettingsError, "--peer: unknown peer 'torch-cfm'; did you mean 'torchcfm'"),
         ({"changes": ["model.head_channels=24"]}, SettingsError, "heads of 24 channels do not divide"),
     ):
         with pytest.raises(kind, match=sentence):
             import_run(file, run, **(plain | options))  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match=r"is not ADM's U-Net: no time_embed.0.weight"):
+        import_run(other, run)
     with pytest.raises(CheckpointError) as error:
         import_run(odd, run, **plain)  # type: ignore[arg-type]
     assert (

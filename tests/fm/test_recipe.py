@@ -24,8 +24,11 @@ def manifest_of(images: int) -> Manifest:
 WRONG = [
     ("training.batch_imges=3", "--set: no such setting 'batch_imges'; did you mean 'batch_images'?"),
     ("trainin.seed=1", "--set: no such setting 'trainin'; did you mean 'training'?"),
-    ("path=vpp", "path: unknown path 'vpp'; did you mean 'vp'?"),
-    ("path.sigma_min=5", "path.sigma_min: 5 given, but input should be"),
+    ("precision=bf16", "--set: no such setting 'precision'; did you mean training.precision?"),
+    ("seed=1", "did you mean data.seed or training.seed or evaluation.seed?"),
+    ("training.flips=maybe", '--set training.flips: "maybe" given, but it is true or false'),
+    ("path=vpp", "--set path: unknown path 'vpp'; did you mean 'vp'?"),
+    ("path.sigma_min=5", "--set path.sigma_min: 5 given, but input should be"),
     ("training.batch_images=0", "training.batch_images: 0 given, but input should be greater than or equal to 1"),
     ("training.total_images=many", 'training.total_images: "many" given, but input should be a valid integer'),
     ("objective=ddpm", "objective: unknown objective 'ddpm'"),
@@ -54,7 +57,7 @@ def test_every_preset_loads_and_says_everything(name: str) -> None:
 def test_a_wrong_value_is_one_sentence(change: str, message: str) -> None:
     with pytest.raises(SettingsError) as error:
         Recipe.load("demo", [change]).check()
-    assert message in str(error.value)
+    assert message in str(error.value) and "demo.toml" not in str(error.value)
     assert "\n" not in str(error.value)
 
 

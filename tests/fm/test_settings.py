@@ -3,7 +3,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from fm.settings import Settings
+from fm.settings import Settings, listed
 
 
 class A(Settings):
@@ -35,3 +35,14 @@ def test_the_schema_is_what_both_form_pages_can_show() -> None:
     assert [option["$ref"] for option in schema["properties"]["one"]["anyOf"]] == ["#/$defs/A", "#/$defs/B"]
     assert schema["$defs"]["A"]["properties"]["kind"]["enum"] == ["a"]
     assert [schema["properties"][name]["position"] for name in ("first", "one")] == [0, 1]
+
+
+def test_settings_are_listed_by_dotted_keys_with_what_they_take() -> None:
+    found = list(listed(Both, {"first": 3, "one": {"kind": "a", "x": 5}}))
+    assert [(one.key, one.takes, one.value) for one in found] == [
+        ("first", "whole number", 3),
+        ("one.kind", "a | b", "a"),
+        ("one.x", "whole number from 0", 5),
+    ]
+    plugged = listed(Both, {"first": 3, "one": {"kind": "mine:A", "z": 5}})
+    assert [one.key for one in plugged] == ["first", "one.kind"]  # its own code knows the rest

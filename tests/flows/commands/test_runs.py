@@ -48,3 +48,6 @@ def test_import_makes_a_run_of_which_status_says_whose_it_is(command: Any, tmp_p
         assert stated in told
     status = json.loads(command("status", "run", "--json", cwd=tmp_path).stdout)
     assert (status["peer"], status["weights"], status["rows"]) == ("torchcfm", "ema_model", 0)
+    refused = command("pipeline", "photos:", "run", "--preset", "tiny", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert refused.stderr == "error: run: is an imported network without an optimiser; train in another RUN\n"

@@ -1,6 +1,7 @@
 """From seconds of a step to those of a run: by hand, where it can be done by hand."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,11 @@ import torch
 from fm.data import Preparation, load_manifest, open_source, write_shards
 from fm.errors import DataError
 from fm.estimating import estimate as module
-from fm.estimating.estimate import estimate, expected_nfe, in_bytes, in_time, makespan, of_folder, of_source, short
+from fm.estimating.counting import count
+from fm.estimating.estimate import estimate, expected_nfe, makespan, of_folder, of_source
 from fm.estimating.measuring import Data, Measured
 from fm.evaluation import Cell, cells
-from fm.footprint import footprint
+from fm.footprint import Activations, Footprint
 from fm.recipe import Recipe
 from fm.solvers import solve
 
@@ -20,8 +22,7 @@ DATA = Data("", 500, (3, 16, 16), 0)
 CHANGES = ["training.total_images=6400", "evaluation.nll_k=2"]
 
 
-def found(recipe: Recipe, workers: int, **changes) -> Measured:
-    need = footprint(10**6, recipe.training, workers, image=1000)
+def found(need: Footprint, **changes) -> Measured:
     values = {"device": "CPU", "processes": 2, "share_images": 32, "step_images": 32, "steps": 9, "step_s": 0.5}
     values |= {"step_cpu_s": 0.48, "sample_s": 0.01, "likelihood_s": 0.03, "features_s": 0.02, "distances_s": 0.1}
     values |= {"footprint": need, "peak_bytes": 5e8, "seconds": 7.0}
@@ -30,9 +31,10 @@ def found(recipe: Recipe, workers: int, **changes) -> Measured:
 
 def estimated(monkeypatch: pytest.MonkeyPatch, *changes: str, workers: int = 2, **measured) -> module.Estimate:
     recipe = Recipe.load("tiny", [*CHANGES, *changes])
-    monkeypatch.setattr(module, "measure", lambda recipe, data, workers: found(recipe, workers, **measured))
+    monkeypatch.setattr(module, "measure", lambda recipe, data, workers, need, say: found(need, **measured))
     monkeypatch.setattr(module.os, "cpu_count", lambda: 2)
-    return estimate(recipe, DATA, workers, {"DATA": (2**20, "500 pictures")})
+    known = replace(count(recipe, DATA, workers), parameters=10**6, held=Activations(1000, 500))
+    return estimate(recipe, DATA, known, {"DATA": (2**20, "500 pictures")})
 
 
 def test_parts_are_products_and_the_whole_is_their_sum(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,19 +70,36 @@ def test_a_time_limit_ends_the_training_and_a_gpu_counts_as_one(monkeypatch: pyt
     assert values["evaluation_unit"] == "core-hours" and values["disk_bytes"]["RUN"] == 2 * 4 * 4_000_000
 
 
-def test_the_table_is_aligned_and_says_what_was_carried_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_is_aligned_and_says_what_was_carried_on_and_assumed(monkeypatch: pytest.MonkeyPatch) -> None:
     title, head, *lines = estimated(monkeypatch, step_images=8).text().splitlines()
-    assert title.startswith("tiny: measured in 7 s on CPU, 2 workers; nothing was trained")
+    assert title == "measured in 7 s on CPU; nothing was trained or written"
     assert "carried on from 8 a worker" in lines[0]
     column = lines[0].index("100 steps")
     assert head.index("taken") + 5 == column - 2 and all(line[column - 2 : column] in ("  ", "") for line in lines)
     assert [line.split("  ")[0] for line in lines if line[0] != " "] == [
         "training",
         "evaluation",
+        "total",
         "memory",
         "disk, RUN",
         "disk, DATA",
     ]
+    assert "20 samples x assumed 53 evaluations" in next(line for line in lines if "  dopri5" in line)
+    assert "40 samples x 4 evaluations" in next(line for line in lines if "  euler" in line)
+    assert "1000 B an image, 32 at once" in lines[-3]
+
+
+def test_totals_are_said_as_the_machine_is_and_as_if_it_were_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = estimated(monkeypatch, step_cpu_s=0.2, processes=1)
+    evaluation = said.values["evaluation_s"]
+    assert said.values["total_s"] == {
+        "total": pytest.approx(50 + evaluation),
+        "on an idle machine": pytest.approx(20 + evaluation),
+    }
+    assert "1 of 2 workers at work" in said.text() and "other work is in the way" in said.text()
+    assert "on an idle machine" not in estimated(monkeypatch).text()
+    hours = module.Part("a", 1, 7200 * 61, "GPU-hours", ""), module.Part("b", 1, 360, "core-hours", "")
+    assert module.taken([*hours, *hours]) == "240 GPU-hours + 0.2 core-hours"
 
 
 def test_expected_evaluations_are_those_of_table_1_and_grow_with_the_fifth_root() -> None:
@@ -106,13 +125,6 @@ def test_bytes_of_a_source_are_those_of_its_shards(tmp_path: Path) -> None:
     assert (prepared.shape, prepared.classes) == (data.shape, data.classes)
     with pytest.raises(DataError, match="no training images"):
         of_folder("x", manifest.model_copy(update={"splits": {}}))
-
-
-def test_numbers_are_short() -> None:
-    seconds = (0.0123, 12.3, 600, 40_000, 10**6)
-    assert [in_time(s) for s in seconds] == ["12.3 ms", "12.3 s", "10 min", "11.1 h", "11.6 days"]
-    assert [in_time(12_345 * 86_400), short(1.61e5), short(0.0141)] == ["12,300 days", "161,000", "0.0141"]
-    assert [in_bytes(n) for n in (12, 2048, 3.5 * 2**20, 2**34)] == ["12 B", "2 KiB", "3.5 MiB", "16 GiB"]
 
 
 def test_the_grid_of_every_preset_has_its_cost() -> None:

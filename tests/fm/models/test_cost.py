@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fm.models import MLP, UNet, blocks
-from fm.models.cost import Cost, cost
+from fm.models.cost import Cost, cost, h100_hours
 
 
 def test_a_network_of_matrix_products_by_hand() -> None:
@@ -49,3 +49,8 @@ def test_weights_stay_where_they_are() -> None:
     before = [p.data_ptr() for p in net.parameters()]
     cost(net, 1)
     assert before == [p.data_ptr() for p in net.parameters()] and all(p.device.type == "cpu" for p in net.parameters())
+
+
+def test_hours_of_a_card_are_flops_at_a_stated_utilisation() -> None:
+    assert Cost(1, forward_flops=10).training_flops(images=4) == 120
+    assert h100_hours(989e12 * 0.4 * 3600) == 1

@@ -75,8 +75,10 @@ def test_plain_weights_are_known_by_their_file_or_by_the_variance_they_learn() -
     assert not known.new_attention_order
     assert found_in(state(out_channels=6), FILE).peer == "guided-diffusion"
     assert found_in(state(), FILE, peer="torchcfm").known.schedule == "ot"
-    with pytest.raises(SettingsError, match="--peer: is not told by plain weights; give --peer guided-diffusion or"):
-        found_in(state(), FILE)
+    assert found_in(state(), FILE).peer == ""
+    content = {"net_model": state(), "ema_model": state()}
+    with pytest.raises(SettingsError, match=r"--peer: .* is of torchcfm's layout, not flow_matching's; leave it out"):
+        found_in(content, FILE, peer="flow_matching")
 
 
 def test_the_row_of_no_label_is_left_out_where_it_is_zero() -> None:

@@ -1,0 +1,54 @@
+"""What a training takes as far as it follows from its settings alone: nothing is run, and no weights are made."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fm.errors import several
+from fm.estimating.measuring import Data
+from fm.estimating.units import short
+from fm.footprint import Activations, activations
+from fm.models.cost import STATED, cost, h100_hours
+from fm.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The head of an estimate."""
+
+    name: str
+    pixels: str
+    parameters: int
+    batch_images: int
+    images: int  # seen when the training ends, unless its time limit ends it
+    workers: int
+    flops: int  # of the training, by those of the forward pass
+    held: Activations
+
+    def text(self) -> str:
+        """Two lines."""
+        network = f"{self.name}: {self.pixels}, {short(self.parameters / 1e6)} M parameters"
+        seen = f"batches of {self.batch_images:,}, {self.images:,} images seen, {several(self.workers, 'worker')}"
+        hours = f"{self.flops:.1e} FLOP, {short(h100_hours(self.flops), 2)} H100-hours at {STATED}"
+        return f"{network}, {seen}\nthe training by FLOP, not measured: {hours}"
+
+    def values(self) -> dict[str, Any]:
+        """The same for scripts."""
+        values = vars(self) | {"training_flops": self.flops, "h100_hours_by_flops": h100_hours(self.flops)}
+        return {name: value for name, value in values.items() if name not in ("held", "flops")}
+
+
+def count(recipe: Recipe, data: Data, workers: int) -> Counted:
+    """For images of the data's size, whatever the recipe's own."""
+    side, own = data.shape[-1], recipe.data.size
+    pixels = f"{side} x {side} pixels"
+    if side != own:
+        pixels += f" of DATA (the preset's are {own} x {own})"
+    with torch.device("meta"):
+        model, _ = recipe.build(data.shape, data.classes or None)
+        held = activations(model, data.shape)
+    counted, training = cost(model, side, data.shape[0]), recipe.training
+    flops = counted.training_flops(training.total_images)
+    sizes = counted.parameters, training.batch_images, training.total_images
+    return Counted(recipe.name, pixels, *sizes, workers, flops, held)

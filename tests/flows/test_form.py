@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from fm.recipe import Recipe
+from infra.services import ask
 
 
 @pytest.mark.timeout(400)
@@ -51,7 +52,11 @@ def test_a_value_out_of_range_is_refused_before_a_run_exists(deployed: Any) -> N
 def test_a_rule_across_fields_fails_the_run_with_one_sentence(deployed: Any) -> None:
     recipe = Recipe.load("tiny").model_dump(mode="json")
     recipe["data"]["size"] = 15
-    ended = deployed.wait(deployed.start("pipeline-tiny", {"recipe": recipe, "run": "runs/wrong"}), limit_s=90)
+    started = deployed.start("pipeline-tiny", {"recipe": recipe, "run": "runs/wrong"})
+    ended = deployed.wait(started, limit_s=90)
     assert ended["state"]["type"] == "FAILED"
     assert ended["state"]["message"].startswith("model.multiples: image size 15 is not divisible by 2")
     assert not (deployed.folder / "runs" / "wrong").exists()
+    (left,) = ask(f"{deployed.api}/artifacts/filter", {"flow_runs": {"id": {"any_": [started]}}})
+    assert left["key"] == "failed" and ended["state"]["message"] in left["data"]
+    assert "`fm pipeline photos: runs/wrong --preset runs/wrong`" in left["data"]

@@ -6,7 +6,15 @@ from typing import Any
 def test_status_of_a_run_and_of_the_services(finished: Path, command: Any) -> None:
     told = json.loads(command("status", str(finished), "--json", cwd=finished.parent).stdout)
     assert told["images_seen"] == told["total_images"] == 1920 and told["rows"] == 4
-    assert "1,920 of 1,920 images, loss" in command("status", str(finished), cwd=finished.parent).stdout
+    assert (told["stage"], told["checkpoint"], told["error"]) == ("", 1920, {})
+    assert told["prefect"].startswith("http://") and told["mlflow"].startswith("http://")
+    said = command("status", str(finished), cwd=finished.parent).stdout
+    assert "1,920 of 1,920 images, loss" in said and "nobody is at work here" in said and "at 1,920 images" in said
+    failure = {"time": 4e9, "error": "there: wrong; mend it", "log": "", "again": "fm train data run"}
+    (finished / "failure.json").write_text(json.dumps(failure))
+    said = command("status", str(finished), cwd=finished.parent).stdout
+    (finished / "failure.json").unlink()
+    assert "there: wrong; mend it (2096-10-02" in said and "go on with `fm train data run`" in said
     services = json.loads(command("status", "--json", cwd=finished.parent).stdout)
     assert {s["name"] for s in services} == {"prefect", "mlflow", "ray", "worker"}
     assert all(s["healthy"] for s in services)

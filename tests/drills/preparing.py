@@ -28,7 +28,7 @@ KILLS = 20
 SOURCE, SETTINGS = "photos:?tiles=1500", Preparation(size=64, shard_images=50)
 COMMAND_SOURCE = "photos:?tiles=2000"
 PORTS = ["--port-base", "29100"]
-SHARD_IMAGES = Preparation().shard_images
+SHARD_IMAGES = 500  # of `fm prepare`
 SLOTS = [1, 3, 5]  # of the clusters on which the command starts in turn
 
 
@@ -114,32 +114,45 @@ def command(base: Path) -> Iterator[Result]:
         subprocess.run([sys.executable, "-m", "flows.cli", "down"], cwd=base, check=True, capture_output=True)
 
 
-def often(out: Path, total: int, undisturbed: str, addresses: list[str], seed: int = 0) -> Result:
-    """kill -9 of the command at random moments, its start included; each start is on a cluster of another size."""
-    chance, recoveries, lost = random.Random(seed), [], 0
-    for number, place in enumerate(sorted(chance.uniform(0.0, 0.97) for _ in range(KILLS))):
+def often(base: Path, total: int, undisturbed: str, addresses: list[str], seed: int = 0) -> Result:
+    """kill -9 of the command at random moments, its start included; each start is on a cluster of another size.
+
+    A data set that gets whole before the next kill is compared, and another begun.
+    """
+    chance, recoveries, lost, kills = random.Random(seed), [], 0, 0
+    ends: list[str] = []
+    while kills < KILLS:
+        out = base.with_name(f"{base.name}-{len(ends)}")
         before, halves, start = done(out), begun(out), time.monotonic()
-        process = started(out, "--address", addresses[number % len(addresses)])
+        process = started(out, "--address", addresses[kills % len(addresses)])
 
         def running(process: subprocess.Popen[bytes] = process) -> bool:
             return process.poll() is None
 
-        if number % 5 == 4:
+        if kills % 5 == 4:
             time.sleep(chance.uniform(0.0, 10.0))  # while it starts
         else:
-            if wait(lambda before=before: done(out) > before, running) and number:
+            goal = before + chance.uniform(0.0, 0.12) * total
+            if wait(lambda before=before, out=out: done(out) > before, running) and before:
                 recoveries.append(time.monotonic() - start)
-            wait(lambda place=place: done(out) >= place * total, running)
+            wait(lambda goal=goal, out=out: done(out) >= goal, running)
             time.sleep(chance.uniform(0.0, 0.5))
-        if not running():
-            raise SystemExit(f"it ended before kill {number + 1}\n{log(out)}")
-        lost += max(0, begun(out) - halves) * SHARD_IMAGES
-        os.killpg(process.pid, signal.SIGKILL)
+        if running():
+            lost += max(0, begun(out) - halves) * SHARD_IMAGES
+            os.killpg(process.pid, signal.SIGKILL)
+            kills += 1
+        elif process.returncode:
+            raise SystemExit(f"fm prepare failed\n{log(out)}")
+        else:
+            ends.append(contents(out))
         process.wait()
+    out = base.with_name(f"{base.name}-{len(ends)}")
     if started(out).wait() != 0:
         raise SystemExit(f"fm prepare failed\n{log(out)}")
+    ends.append(contents(out))
+    final = next((end for end in ends if end != undisturbed), undisturbed)
     drill = f"fm prepare killed {KILLS} times, on {', '.join(map(str, SLOTS))} slots"
-    return Result(drill, lost, sum(recoveries) / len(recoveries), contents(out), undisturbed)
+    return Result(drill, lost, sum(recoveries) / len(recoveries), final, undisturbed)
 
 
 @contextmanager

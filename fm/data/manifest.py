@@ -25,7 +25,7 @@ from fm.lineage import digest
 from fm.settings import Settings
 
 FORMAT: Literal["fm-shards-1"] = "fm-shards-1"
-AGAIN = "remove this file and run `fm prepare` again (whole shards are kept), then --add what was added"
+AGAIN = "rename it and run `fm prepare` again with the same options (whole shards are kept), then --add what was added"
 REPAIR = "run `fm prepare` again: it rewrites what is damaged"
 Reject = tuple[str, str, str]  # split, key, reason
 

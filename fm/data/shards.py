@@ -30,12 +30,14 @@ from fm.data.parts import write_shard
 from fm.data.planning import Plan, inputs_of, places
 from fm.data.preparation import Preparation, sample_bytes
 from fm.data.sources import Source
-from fm.errors import DataError
-from fm.files import alone, writable_folder, write_json, write_text
+from fm.errors import DataError, UserError
+from fm.files import alone, read_json, writable_folder, write_json, write_text
+from fm.lineage import differences
 
 Map = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]  # (function, items) -> results in order
 Progress = Callable[[int, int], None]
 OURS = re.compile(r"\.?[a-z]+-\d{6}\.(tar|idx|tar\.idx|npy|json)(\.\d+\.part)?")
+BEGUN = "begun.json"  # in DATA/index: from which source and with which settings
 REFUSED = "refused.jsonl"  # what a source that was not added had rejected
 
 
@@ -59,6 +61,7 @@ def write_shards(
     with alone(root / "index"):
         found = source.digest()
         before = _finished_here(root, inputs_of(found, settings))
+        _check_begun(root, source, found, settings)
         plan = Plan(source, found, root, settings, classes=before.classes if before else ())
         return _write(plan, before, map, progress)
 
@@ -168,6 +171,29 @@ def _finished_here(root: Path, inputs: str) -> Manifest | None:
             mend="choose another folder or remove this one",
         )
     return found
+
+
+def _check_begun(root: Path, source: Source, found: str, settings: Preparation) -> None:
+    """Notes what is begun here: shards of something else are not to give way because an option was forgotten.
+
+    Raises: DataError if this folder was begun with other settings, or from another source.
+    """
+    file = root / "index" / BEGUN
+    now = {"source": settled(source.uri), "digest": found, "settings": settings.identity()}
+    try:
+        there = read_json(file) if file.exists() else now
+        moved = there["source"] != now["source"] and there["digest"] != found
+        differing = differences(there["settings"], now["settings"])
+    except (UserError, KeyError, TypeError):  # no one's note
+        moved, differing = False, []
+    if moved or differing:
+        what = ", ".join([*differing, *([f"source {there['source']}"] if moved else [])])
+        raise DataError(
+            f"was begun otherwise ({what}), and its shards would be replaced",
+            where=str(root),
+            mend="give the same options again, or choose another folder, or remove this one",
+        )
+    write_json(file, now)
 
 
 def _check_space(plan: Plan) -> None:

@@ -16,6 +16,7 @@ from fm.data.manifest import (
     load_manifest,
     make_manifest,
     read_record,
+    record_path,
     rejects_of,
 )
 from fm.data.planning import inputs_of, places
@@ -41,6 +42,9 @@ def verify(root: str | Path) -> Manifest:
     rejects = root / "rejected.jsonl"
     if not rejects.is_file() or rejects.read_bytes() != listed(rejects_of(records)).encode():
         raise DataError("rejected.jsonl is missing or is not what was written", str(root), REPAIR)
+    for tar in sorted((root / "shards").glob("*.tar")):
+        if not record_path(root, tar.stem).exists():  # an addition that was broken off has left its record
+            raise DataError(f"shards/{tar.name} was not written by `fm prepare`", str(root), "move it elsewhere")
     return manifest
 
 

@@ -71,7 +71,8 @@ class ImageNet(Source):
         pictures = sorted(member for member in members if _is_picture(member))
         labels = self._labels()
         if len(pictures) != len(labels):
-            says = f"{len(labels):,} labels in {unsigned(self.labels or '')} for {len(pictures):,} pictures"
+            listed = unsigned(self.labels or "")
+            says = f"{len(labels):,} words in {listed}, a class a line, for {len(pictures):,} pictures"
             raise DataError(says, where=written(self.paths[number]), mend="download it again")
         for member, label in zip(pictures, labels, strict=True):
             yield _item(member, f"val/{readable(member.name)}", label, "test", number)

@@ -94,6 +94,7 @@ def test_another_data_set_is_never_half_overwritten(folder, tmp_path, png):
         write_shards(open_source(folder), root, SMALL)
     assert contents(root) == before
     (root / "manifest.json").unlink()
+    (root / "index" / "begun.json").unlink()
     manifest = write_shards(open_source(folder), root, Preparation(size=16))
     assert verify(root) == manifest and manifest.images == 61
     assert len(list((root / "shards").glob("*.tar"))) == 2  # the smaller shards of before are gone
@@ -194,6 +195,23 @@ def test_a_set_of_known_size_is_not_finished_without_all_its_pictures(folder, tm
     assert mended.digest == whole.digest and contents(out / "shards") == contents(tmp_path / "whole" / "shards")
     after = {path.name: path.stat().st_mtime_ns for path in (out / "shards").iterdir()}
     assert len({name.split(".")[0] for name in times if times[name] != after[name]}) == 1  # the others are kept
+
+
+def test_shards_of_other_options_do_not_give_way_without_a_word(folder, tmp_path):
+    out = tmp_path / "out"
+    whole = write_shards(open_source(folder), out, SMALL)
+    (out / "manifest.json").unlink()  # as if it had been broken off
+    before = contents(out)
+    with pytest.raises(DataError, match=r"was begun otherwise \(size 8, now 16\), and its shards would be replaced"):
+        write_shards(open_source(folder), out, SMALL.model_copy(update={"size": 16}))
+    with pytest.raises(DataError, match=r"was begun otherwise \(source .*pictures\)"):
+        write_shards(open_source(folder / "a"), out, SMALL)
+    assert contents(out) == before
+    moved = folder.rename(tmp_path / "moved")  # the same pictures elsewhere
+    assert write_shards(open_source(moved), out, SMALL).digest == whole.digest
+    shutil.copy(out / "shards" / "test-000000.tar", out / "shards" / "extra.tar")
+    with pytest.raises(DataError, match=r"shards/extra\.tar was not written by `fm prepare`; move it"):
+        verify(out)
 
 
 def test_what_the_listing_lacks_is_said_before_the_work(folder, tmp_path):

@@ -70,7 +70,7 @@ def test_the_labels_of_the_validation_pictures(tmp_path, pictures):
     source = open_source(f"imagenet:{tmp_path}?labels={tmp_path}/kit.tar.gz")
     assert source.items() == listing and source.digest() == digest
     (tmp_path / "list.txt").write_text("n01\n" * 11)
-    with pytest.raises(DataError, match=r"11 labels in .*list.txt for 12 pictures"):
+    with pytest.raises(DataError, match=r"11 words in .*list.txt, a class a line, for 12 pictures"):
         open_source(f"imagenet:{tmp_path}?labels={tmp_path}/list.txt").items()
     with pytest.raises(SettingsError, match="unknown option 'label'; did you mean 'labels'"):
         open_source(f"imagenet:{tmp_path}?label=x")

@@ -73,7 +73,8 @@ class ImageNet(Source):
         if len(pictures) != len(labels):
             listed = unsigned(self.labels or "")
             says = f"{len(labels):,} words in {listed}, a class a line, for {len(pictures):,} pictures"
-            raise DataError(says, where=written(self.paths[number]), mend="download it again")
+            mend = "give a list with a line for each picture, or download again what is cut short"
+            raise DataError(says, where=written(self.paths[number]), mend=mend)
         for member, label in zip(pictures, labels, strict=True):
             yield _item(member, f"val/{readable(member.name)}", label, "test", number)
 

@@ -8,8 +8,8 @@ from fm.data import load_manifest
 from fm.evaluation import Evaluation
 from fm.recipe import Recipe, on_data, opened
 from tasks import cluster, failing, tracking
-from tasks.cluster import Place
 from tasks.evaluate import evaluate, trained
+from tasks.place import Place
 from tasks.report import report
 
 

@@ -4,8 +4,8 @@ from prefect import flow
 
 from fm.recipe import Recipe, check_trainable, opened
 from tasks import cluster, failing, tracking
-from tasks.cluster import Place
 from tasks.evaluate import evaluate, judgeable
+from tasks.place import Place
 from tasks.prepare import folder_for, prepare
 from tasks.report import report
 from tasks.train import train
@@ -23,7 +23,7 @@ def pipeline(source: str, run: str, recipe: Recipe, place: Place = Place()) -> s
         place: Where it runs. Changes no number beyond rounding.
     """
     check_trainable(run)
-    recipe.check(place.workers)
+    recipe.check(place.workers, place.fewest)
     with opened(run, recipe) as folder, cluster.session(place), tracking.tracked(folder, recipe) as copy:
         data = folder_for(source, recipe.data, folder.parent)
         manifest = judgeable(prepare(source, data, recipe.data, copy))

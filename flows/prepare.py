@@ -6,7 +6,7 @@ from prefect import flow
 
 from fm.data import Preparation
 from tasks import cluster, failing
-from tasks.cluster import Place
+from tasks.place import Place
 from tasks.prepare import extend, prepare
 
 Summary = dict[str, int | str]  # images of each split, and the digest

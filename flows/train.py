@@ -5,7 +5,7 @@ from prefect import flow
 from fm.data import load_manifest
 from fm.recipe import Recipe, check_trainable, opened
 from tasks import cluster, failing, tracking
-from tasks.cluster import Place
+from tasks.place import Place
 from tasks.train import train
 
 
@@ -23,6 +23,6 @@ def train_run(data: str, run: str, recipe: Recipe, place: Place = Place()) -> st
     manifest = load_manifest(data)
     recipe = recipe.model_copy(update={"data": manifest.settings})  # the data say themselves how they were prepared
     check_trainable(run)
-    recipe.check(place.workers)
+    recipe.check(place.workers, place.fewest)
     with opened(run, recipe) as folder, cluster.session(place), tracking.tracked(folder, recipe) as copy:
         return train(data, manifest, folder, recipe, copy).weights

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fm.checkpoints import Store
-from fm.errors import CheckpointError, SettingsError, UserError
+from fm.errors import CheckpointError, SettingsError, UserError, several
 from fm.files import sha256
 from fm.parsing import parse
 from fm.peers import PEERS, SCHEDULES, Found, Known, Peer, architecture, classes, found_in, learns_variance, read
@@ -186,7 +186,7 @@ def _facts(found: Found, recipe: Recipe, file: Path, images_seen: int) -> dict[s
 def _assumed(found: Found, recipe: Recipe, told: Collection[str]) -> str:
     """What neither the weights nor the user told, and whence it was taken."""
     known, words = found.known, []
-    if known.size and not {"size", "data.size"} & set(told):
+    if known.size and "size" not in told:
         words.append(f"{known.size} px")
     if known.schedule and "schedule" not in told:
         words.append(f"schedule {known.schedule}")
@@ -199,7 +199,7 @@ def _assumed(found: Found, recipe: Recipe, told: Collection[str]) -> str:
 
 def _heads(recipe: Recipe) -> str:
     heads, channels = recipe.model.heads, recipe.model.head_channels  # type: ignore[union-attr]
-    return (f"{heads} head" + "s" * (heads > 1)) if heads else f"heads of {channels} channels"
+    return several(heads, "head") if heads else f"heads of {channels} channels"
 
 
 def _order(recipe: Recipe) -> str:

@@ -121,13 +121,16 @@ class Recipe(Settings):
             model = self.peer.adapt(model, self.path, self.objective)
         return model, objective(self.objective)(self.path)
 
-    def check(self, workers: int = 1) -> None:
-        """The rules across fields and for that many workers, by building all without memory; each flow's first line.
+    def check(self, workers: int = 1, fewest_workers: int = 0) -> None:
+        """The rules across fields and for that many workers, or down to the fewest; each flow's first line.
+
+        All is built, without memory.
 
         Raises: SettingsError, one sentence.
         """
         objective(self.objective)
-        check_training(self.training, World(size=workers))
+        for size in range(fewest_workers or workers, workers + 1):
+            check_training(self.training, World(size=size))
         cells(self.evaluation)
         with torch.device("meta"):
             self.build(self.data.shape, classes=2)

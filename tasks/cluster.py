@@ -1,4 +1,4 @@
-"""The door to Ray: where work runs (Place), mapped work, one training on all workers, errors unwrapped.
+"""The only file that imports Ray: mapped work, one training on all workers, errors unwrapped.
 
 The process that calls this is the Ray driver. Ray is started or joined on first use, in a thread, because `ray.init` in
 the main thread would replace Prefect's signal handlers; leaving `session` takes all Ray work with it.
@@ -10,26 +10,23 @@ import secrets
 import shutil
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
-
-from pydantic import Field
+from typing import Any
 
 from fm import errors
-from fm.errors import MachineError, SettingsError, UserError
+from fm.errors import MachineError, SettingsError, UserError, several
 from fm.files import read_json
 from fm.lineage import versions
-from fm.settings import Settings
+from tasks.attending import attended
 from tasks.nodes import Nodes
-from tasks.worker import Work, logs_of
+from tasks.place import Place
+from tasks.worker import Member, Work, logs_of
 
-T = TypeVar("T")
 RAY = {
     "RAY_AUTH_MODE": "token",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -45,43 +42,8 @@ RAY = {
 }
 """Ray's settings, unless the environment has others."""
 CODE = [Path(__file__).parents[1] / name for name in ("fm", "tasks")]  # what runs in workers
-LEAVE_S = 20.0  # Prefect kills a cancelled flow's process after 30 s
 # Ray's processes die with the thread that started them (Linux: PR_SET_PDEATHSIG), so that thread must live on.
 _keeper = ThreadPoolExecutor(1, "ray")
-
-
-class Place(Settings):
-    """Where a recipe runs; nothing here changes what is trained or measured beyond rounding."""
-
-    address: str = Field(
-        default="",
-        title="Ray address",
-        description="Address of a Ray cluster (host:port). Empty: the services' Ray, or one started on this machine.",
-    )
-    workers: int = Field(default=2, ge=1, le=4096, title="Workers", description="Training processes, 1 to 4096.")
-    fewest_workers: int = Field(
-        default=0,
-        ge=0,
-        le=4096,
-        title="Fewest workers",
-        description="Goes on with as few after a loss, and with more when they are back; 0: exactly as many as asked.",
-    )
-    gpus: Literal["auto", "all", "none"] = Field(
-        default="auto",
-        title="GPUs",
-        description="auto: one GPU for each worker where the cluster has them; all: nothing else; none: CPUs.",
-    )
-    wait_s: float = Field(
-        default=60.0,
-        ge=0,
-        title="Wait for slots",
-        description="Seconds to wait until the cluster has a free slot for each worker, from 0.",
-    )
-    cache: str = Field(
-        default="",
-        title="Cache folder",
-        description="Of each machine, for shards from an address and PNG decoded once. Empty: as FM_CACHE says there.",
-    )
 
 
 @dataclass(frozen=True)
@@ -141,6 +103,8 @@ def _start() -> Any:
         return ray
     address = _place.address or os.environ.get("RAY_ADDRESS") or "local"
     _check_answers(address)
+    if address == "auto":
+        os.environ.pop("RAY_ADDRESS", None)  # which Ray would take in its stead
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "error"}
     if address == "local":
         options |= {"num_cpus": max(os.cpu_count() or 1, _place.workers), "include_dashboard": False}
@@ -163,8 +127,8 @@ def _start() -> Any:
 def _check_answers(address: str) -> None:
     """Raises: UserError if nothing listens at host:port, or what does is no Ray; Ray itself would try for minutes."""
     host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit():
-        return  # "local" and "auto" are looked up by Ray
+    if not colon or not port.isdigit() or os.environ.get("RAY_USE_TLS") == "1":
+        return  # "local" and "auto" are looked up by Ray; by TLS it alone can speak
     try:
         with socket.create_connection((host, int(port)), timeout=5) as link:
             link.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")  # as each gRPC client begins
@@ -175,40 +139,6 @@ def _check_answers(address: str) -> None:
         ) from None
     if answer[3:4] != b"\4":  # a frame of settings
         raise UserError("something answers there that is no Ray cluster", address, "give the address of Ray's head")
-
-
-def attended(
-    work: Callable[[], T],
-    tick: Callable[[], None] = lambda: None,
-    every_s: float = 0.5,
-    leave: Callable[[], None] | None = None,
-) -> T:
-    """Runs `work` in a thread and `tick` here, so that the main thread hears signals while Ray works.
-
-    A signal that ends this process (Prefect's cancel, SIGTERM, Ctrl-C) first calls `leave`, if given, and gives the
-    work `LEAVE_S` to end in order.
-    """
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        while wait([future], every_s).not_done:  # not Thread.join: a signal there takes the thread for ended
-            tick()
-        tick()
-    except Exception:
-        raise
-    except BaseException:
-        if leave:
-            leave()
-            wait([future], LEAVE_S)
-        raise
-    return future.result()
 
 
 def ray_map(
@@ -228,13 +158,13 @@ def ray_map(
     ray = _connect()
     # Ray's own retries would be silent, and may choose the same machine again.
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(fn)
-    nodes, waiting = Nodes(ray, cpus, gpus), enumerate(items)
+    nodes, waiting = Nodes(ray.nodes, cpus, gpus), enumerate(items)
     under_way: dict[Any, _Try] = {}
     ended: dict[int, Outcome] = {}
 
     def submit(this: _Try) -> None:
         node = nodes.choose(this.failed_on)
-        under_way[remote.options(scheduling_strategy=nodes.on(node)).remote(this.item)] = replace(this, node=node)
+        under_way[remote.options(scheduling_strategy=_on(node)).remote(this.item)] = replace(this, node=node)
 
     for place in itertools.count():
         while place not in ended:
@@ -263,6 +193,13 @@ class _Try:
     item: Any
     node: str = ""
     failed_on: tuple[str, ...] = ()
+
+
+def _on(node: str) -> Any:
+    """Ray's word for: on that machine, or elsewhere if it has gone."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node, soft=True) if node else "SPREAD"
 
 
 def _ready(ray: Any, references: Iterable[Any]) -> list[Any]:
@@ -326,7 +263,7 @@ def fit(
             raise getattr(errors, told.pop("kind"))(**told)
 
     leave = scratch / "leave"
-    whole, config = Work(work, scratch, logs_of(run), versions()), config | {"leave": leave}
+    whole, config = Work(work, _member, scratch, logs_of(run), versions()), config | {"leave": leave}
     try:
         attended(lambda: _trainer(whole, config, name, scratch, place, gpus).fit(), look, leave=leave.touch)
     except Exception as error:
@@ -341,6 +278,14 @@ def fit(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def _member() -> Member:
+    """Which worker of the training this process is, asked in it."""
+    from ray.train import get_context
+    from ray.util import get_node_ip_address
+
+    return Member(get_context().get_world_rank(), get_context().get_world_size(), get_node_ip_address())
+
+
 def _slots(ray: Any, place: Place, say: Callable[[str], None]) -> bool:
     """Waits until each worker has a free slot -> whether these are GPUs.
 
@@ -349,17 +294,19 @@ def _slots(ray: Any, place: Place, say: Callable[[str], None]) -> bool:
     start, told = time.monotonic(), False
     while True:
         there, free = ray.cluster_resources(), ray.available_resources()
-        gpus = place.gpus == "all" or (place.gpus == "auto" and there.get("GPU", 0) >= place.workers)
+        # A cluster at an address may still be filling: where some of it are GPUs, the rest is waited for.
+        enough = there.get("GPU", 0) >= (1 if place.address else place.fewest)
+        gpus = place.gpus == "all" or (place.gpus == "auto" and enough)
         kind = "GPU" if gpus else "CPU"
         slots, open_slots = int(there.get(kind, 0)), int(free.get(kind, 0))
-        if open_slots >= (place.fewest_workers or place.workers):
+        if open_slots >= place.fewest:
             return gpus
         has = f"the cluster has {slots} {kind}s" + (f", {open_slots} of them free" if slots >= place.workers else "")
         grows = place.address or slots >= place.workers  # a Ray of this machine has all the slots that it will have
         if not grows or time.monotonic() - start > place.wait_s:
             most = min(slots, open_slots) if open_slots else slots
-            mend = f"take {most} or fewer" if most else "take CPUs (place.gpus=none)" if gpus else "is a node up?"
-            raise SettingsError(f"{place.workers} workers asked for, but {has}", "place.workers", mend)
+            mend = f"take {most} or fewer" if most else "take CPUs (gpus: none)" if gpus else "is a node up?"
+            raise SettingsError(f"{several(place.workers, 'worker')} asked for, but {has}", "place.workers", mend)
         if not told:
             say(f"waits up to {place.wait_s:.0f} s for {place.workers} slots: {has}")
             told = True
@@ -379,7 +326,7 @@ def _trainer(work: Any, config: dict[str, Any], name: str, scratch: Path, place:
             callbacks = super()._create_default_callbacks()  # type: ignore[misc]
             return [c for c in callbacks if type(c).__name__ not in unused]
 
-    workers: Any = (place.fewest_workers, place.workers) if place.fewest_workers else place.workers
+    workers: Any = (place.fewest, place.workers) if place.fewest < place.workers else place.workers
     return Trainer(
         work,
         train_loop_config=config,

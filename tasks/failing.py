@@ -19,6 +19,7 @@ from fm.checkpoints import newest
 from fm.errors import UserError
 from fm.files import alone, write_json
 from tasks import cluster, watching
+from tasks.place import Place
 from tasks.worker import logs_of
 
 P = ParamSpec("P")
@@ -68,14 +69,16 @@ def leave_word(flow: str, given: Mapping[str, Any], error: Exception) -> None:
     reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
     run = Path(given["run"]) if "run" in given else None
     log, lines = last_lines(run, error) if run else ("", [])
-    command, kept = command_again(flow, given), safe(given)
-    if run and (run / "recipe.json").exists():
+    begun = run is None or (run / "recipe.json").exists()
+    command, kept = command_again(flow, given) if begun else "", safe(given)
+    if run and begun:
         with suppress(UserError), alone(run):  # another flow that is at work in RUN is not the one that failed
             write_json(run / "failure.json", {"time": time.time(), "error": reason, "log": log, "again": command})
     text = f"# {flow} failed\n\n{reason}\n\n"
     if lines:
         text += f"## The last lines of {log}\n\n```text\n" + "\n".join(lines) + "\n```\n\n"
-    text += f"## To go on\n\nThe same form again, or `{command}`\n\n## Already safe\n\n{kept}\n"
+    again = f"The same form again, or `{command}`" if command else "The same form again, or the same command."
+    text += f"## To go on\n\n{again}\n\n## Already safe\n\n{kept}\n"
     watching.markdown("failed", text, reason)
 
 
@@ -92,26 +95,35 @@ def last_lines(run: Path, error: Exception) -> tuple[str, list[str]]:
 
 
 def command_again(flow: str, given: Mapping[str, Any]) -> str:
-    """The command line that goes on where the flow ended."""
+    """The command line that goes on where the flow ended; none where it would leave out what only the form knows."""
+    if given.get("evaluation"):
+        return ""
     words = {
         "prepare_data": ["fm", "prepare", given.get("source"), given.get("data"), *_as_options(given.get("settings"))],
-        "extend_data": ["fm", "prepare", given.get("source"), given.get("data"), "--add"],
+        "extend_data": ["fm", "prepare", given.get("source"), given.get("data"), "--add", *_accepted(given)],
         "train_run": ["fm", "train", given.get("data"), given.get("run"), "--preset", given.get("run")],
         "pipeline": ["fm", "pipeline", given.get("source"), given.get("run"), "--preset", given.get("run")],
-        "evaluate_run": ["fm", "evaluate", given.get("run")],
+        "evaluate_run": ["fm", "evaluate", given.get("run"), *([given["data"]] if given.get("data") else [])],
     }[flow]
     place = given["place"]
-    if flow in ("train_run", "pipeline") and place.workers != cluster.Place().workers:
-        words += ["--workers", place.workers]
+    if flow in ("train_run", "pipeline"):
+        names = ("workers", "fewest_workers", "gpus")
+        changed = {name: value for name in names if (value := getattr(place, name)) != getattr(Place(), name)}
+        words += [word for name, value in changed.items() for word in (f"--{name.replace('_', '-')}", value)]
     return shlex.join(map(str, [*words, *(["--address", place.address] if place.address else [])]))
 
 
 def _as_options(settings: Any) -> list[str]:
-    """A preparation's settings as `fm prepare` takes them, without those that it has no option for."""
+    """A preparation's settings as `fm prepare` takes them; the seed alone has no option."""
     if settings is None:
         return []
     values = settings.model_dump(exclude={"seed", "accept_missing"}, exclude_none=True)
-    return [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    words = [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    return words + _accepted({"accept_missing": settings.accept_missing})
+
+
+def _accepted(given: Mapping[str, Any]) -> list[str]:
+    return ["--accept-missing"] if given.get("accept_missing") else []
 
 
 def safe(given: Mapping[str, Any]) -> str:

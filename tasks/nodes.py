@@ -3,7 +3,7 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 NODES_S = 2.0  # between two looks at which machines there are
@@ -13,10 +13,11 @@ class Nodes:
     """The machines of the cluster: how many items each can hold, and which of them only fail.
 
     One that fails at once is always free, so a scheduler that looks at load alone would give it everything.
+    `machines` says what `ray.nodes` does; an item needs so many CPUs and GPUs.
     """
 
-    def __init__(self, ray: Any, cpus: float, gpus: float) -> None:
-        self._ray, self._need = ray, {"CPU": cpus, "GPU": gpus}
+    def __init__(self, machines: Callable[[], list[dict[str, Any]]], cpus: float, gpus: float) -> None:
+        self._machines, self._need = machines, {"CPU": cpus, "GPU": gpus}
         self._under_way: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()  # since its last success
         self._room: dict[str, int] = {}
@@ -27,7 +28,7 @@ class Nodes:
         """Slots of each machine that is there, asked for again when some time has passed."""
         if time.monotonic() - self._asked > NODES_S:
             need = {kind: amount for kind, amount in self._need.items() if amount}
-            alive = {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
+            alive = {node["NodeID"]: node["Resources"] for node in self._machines() if node["Alive"]}
             slots = {name: min(int(has.get(kind, 0) / n) for kind, n in need.items()) for name, has in alive.items()}
             self._room = {name: count for name, count in slots.items() if count}
             self._asked = time.monotonic()
@@ -46,12 +47,6 @@ class Nodes:
         chosen = min(self.room, key=rank, default="")
         self._under_way[chosen] += 1
         return chosen
-
-    def on(self, name: str) -> Any:
-        """Ray's word for: there, or elsewhere if it has gone."""
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        return NodeAffinitySchedulingStrategy(name, soft=True) if name else "SPREAD"
 
     def ended(self, name: str, failed: bool) -> None:
         self._under_way[name] -= 1

@@ -15,7 +15,7 @@ import torch
 
 from fm.checkpoints import Saved, Store
 from fm.data import ShardedImages
-from fm.errors import CheckpointError, Diverged, NumericalError
+from fm.errors import CheckpointError, Diverged, UserError
 from fm.evaluation import Cell, Evaluation, Reference, evaluate, measure_reference
 from fm.files import atomic, in_turn
 from fm.flow import Flow
@@ -24,7 +24,7 @@ from fm.leaving import told_to_leave
 from fm.metrics import Features, load_features
 from fm.pairing import stream_of
 from fm.parallel import World
-from fm.progress import Progress, Started
+from fm.progress import GRID, GRID_NFE, Progress, Started
 from fm.recipe import Recipe, facts_of, load, untrained
 from fm.records import Recorder
 from fm.report.figures import image_grid
@@ -85,12 +85,11 @@ def draw_samples(run: Path, saved: Saved) -> None:
     file = run / "samples" / f"seen-{saved.images_seen:012d}.png"
     if not file.exists() and saved.images_seen:
         try:
-            samples = load(run, _device()).sample(16, seed=0, method="midpoint", nfe=16)
-        except (MemoryError, torch.OutOfMemoryError, NumericalError) as error:  # a picture is worth no training
+            samples = load(run, _device()).sample(GRID, seed=0, method="midpoint", nfe=GRID_NFE)
+            with atomic(file) as out:
+                out.write(image_grid(samples.cpu(), columns=4))
+        except (OSError, UserError, MemoryError, torch.OutOfMemoryError) as error:  # no picture is worth a training
             sys.stderr.write(f"no samples at {saved.images_seen:,} images seen: {error}\n")
-            return
-        with atomic(file) as out:
-            out.write(image_grid(samples.cpu(), columns=4))
 
 
 def _peak_memory_mib() -> float:

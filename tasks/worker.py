@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fm.errors import SettingsError, UserError
 from fm.files import write_json
@@ -19,6 +19,14 @@ def logs_of(run: Path) -> Path:
     return run.resolve() / "logs"
 
 
+class Member(NamedTuple):
+    """One worker of a training: its rank, how many there are, and the address of its machine."""
+
+    rank: int
+    size: int
+    address: str
+
+
 @dataclass(frozen=True)
 class Work:
     """The work of one worker; an error that the user must mend is left in the scratch folder for the driver to find.
@@ -27,25 +35,22 @@ class Work:
     """
 
     work: Callable[[dict[str, Any]], None]
+    member: Callable[[], Member]
     scratch: Path
     logs: Path
     versions: dict[str, str]
 
     def __call__(self, config: dict[str, Any]) -> None:
-        from ray.train import get_context
-        from ray.util import get_node_ip_address
-
-        rank = get_context().get_world_rank()
+        rank, size, address = self.member()
         self.logs.mkdir(parents=True, exist_ok=True)
         with open(self.logs / f"rank-{rank}.log", "ab") as file:
             for stream in (1, 2):
                 os.dup2(file.fileno(), stream)
-        who = f"rank {rank} of {get_context().get_world_size()}"
-        sys.stderr.write(f"{datetime.now():%F %T} {who} on {get_node_ip_address()}, process {os.getpid()}\n")
+        sys.stderr.write(f"{datetime.now():%F %T} rank {rank} of {size} on {address}, process {os.getpid()}\n")
         try:
             if differing := differences(versions(), self.versions):
-                where, mend = get_node_ip_address(), "install the same versions on all nodes"
-                raise SettingsError(f"differs from where the run was started: {', '.join(differing)}", where, mend)
+                what = f"differs from where the run was started: {', '.join(differing)}"
+                raise SettingsError(what, address, "install the same versions on all nodes")
             self.work(config)
         except BaseException as error:
             traceback.print_exc()

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from fm import presets
-from fm.errors import SettingsError, UserError
+from fm.errors import UserError
 from fm.files import check_writable
 from infra import local
 from infra.state import Ports
@@ -24,6 +24,7 @@ Workers = Annotated[int, typer.Option(min=1, help="Training processes.")]
 FewestWorkers = Annotated[
     int, typer.Option(min=0, help="Go on with as few after a loss, e.g. of a node. Default: exactly --workers.")
 ]
+Gpus = Annotated[str, typer.Option(help="auto: GPUs where the cluster has them; all: nothing else; none: CPUs.")]
 PortBase = Annotated[int | None, typer.Option(help="Use ports N, N+1, ... instead of 4200, 5000, 6379, 8265.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of one training and its results.")]
@@ -73,19 +74,18 @@ def trainable(run: Path) -> None:
         check_trainable(run)
 
 
-def recipe_of(preset: str | Path, changes: list[str] | None, workers: int = 1) -> Any:
+def recipe_of(preset: str | Path, changes: list[str] | None, workers: int = 1, fewest_workers: int = 0) -> Any:
     if not os.path.exists(preset) and not str(preset).endswith(".toml"):
         presets.file(str(preset))
     from fm.recipe import Recipe
 
     recipe = Recipe.load(preset, changes or ())
-    recipe.check(workers)
+    recipe.check(workers, fewest_workers)
     return recipe
 
 
-def place(address: str, workers: int, fewest_workers: int = 0) -> Any:
-    from tasks.cluster import Place
+def place(address: str, workers: int, **more: Any) -> Any:
+    from fm.parsing import parse
+    from tasks.place import Place
 
-    if fewest_workers > workers:
-        raise SettingsError(f"{fewest_workers} is more than --workers {workers}", "--fewest-workers", "give fewer")
-    return Place(address=address, workers=workers, fewest_workers=fewest_workers)
+    return parse(Place, {"address": address, "workers": workers, **more}, "--workers and its kin")

@@ -49,15 +49,18 @@ def status(run: Annotated[Path | None, typer.Argument(metavar="[RUN]")] = None, 
     )
     if failure and failure["time"] < session.get("time", 0):
         failure = {}  # another start came after it
-    if "imported" in data:
-        return tell({**data["imported"], "rows": measured, "report": page or "not yet"}, as_json)
-    last = rows[-1] if rows else {"images_seen": 0}
-    saved = max((int(path.name) for path in (run / "checkpoints").glob("[0-9]*") if path.name.isdigit()), default=None)
     stage = session.get("stage", "") if _alive(session) else ""
     links = {name: session[name] for name in ("prefect", "mlflow") if session.get(name)}
+    common = {"rows": measured, "report": page, "stage": stage, **links}
+    if "imported" in data:
+        failed = {"error": failure} if as_json else _failed(failure)
+        shown = common if as_json else {name: value or "none" for name, value in common.items()}
+        return tell({**data["imported"], **shown, **failed}, as_json)
+    last = rows[-1] if rows else {"images_seen": 0}
+    saved = max((int(path.name) for path in (run / "checkpoints").glob("[0-9]*") if path.name.isdigit()), default=None)
     if as_json:
-        facts = {"total_images": training["total_images"], "rows": measured, "report": page}
-        return tell({**last, **facts, "stage": stage, "checkpoint": saved, "error": failure, **links}, True)
+        facts = {"total_images": training["total_images"], "checkpoint": saved, "error": failure}
+        return tell({**last, **facts, **common}, True)
     told = {"stage": stage or "nobody is at work here"}
     told["train"] = f"{last['images_seen']:,} of {training['total_images']:,} images"
     if training["max_seconds"]:
@@ -69,11 +72,16 @@ def status(run: Annotated[Path | None, typer.Argument(metavar="[RUN]")] = None, 
             told["train"] += f", about {_left_s(training, last):,.0f} s left"
     told["checkpoint"] = "none yet" if saved is None else f"at {saved:,} images seen"
     told |= {"evaluate": f"{measured} cells measured", "report": page or "not yet", **links}
-    if failure:
-        at = datetime.fromtimestamp(failure["time"]).strftime("%Y-%m-%d %H:%M:%S")
-        told["error"] = f"{failure['error']} ({at}); go on with `{failure['again']}`"
-        told |= {"log": failure["log"]} if failure["log"] else {}
-    tell(told, False)
+    tell(told | _failed(failure), False)
+
+
+def _failed(failure: dict[str, Any]) -> dict[str, str]:
+    """What RUN/failure.json says, for people."""
+    if not failure:
+        return {}
+    at = datetime.fromtimestamp(failure["time"]).strftime("%Y-%m-%d %H:%M:%S")
+    again = f"; go on with `{failure['again']}`" if failure["again"] else ""
+    return {"error": f"{failure['error']} ({at}){again}"} | ({"log": failure["log"]} if failure["log"] else {})
 
 
 def _alive(session: dict[str, Any]) -> bool:

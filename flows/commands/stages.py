@@ -19,6 +19,7 @@ from flows.commands.asked import (
     Data,
     Estimating,
     FewestWorkers,
+    Gpus,
     PortBase,
     Preset,
     RunFolder,
@@ -69,6 +70,7 @@ def pipeline(
     address: Address = "",
     workers: Workers = 2,
     fewest_workers: FewestWorkers = 0,
+    gpus: Gpus = "auto",
     port_base: PortBase = None,
     as_json: AsJson = False,
     estimate: Estimating = False,
@@ -78,7 +80,8 @@ def pipeline(
         return estimate_pipeline(source, recipe_of(preset, changes, workers), workers, as_json)
     look(port_base, run, source)
     trainable(run)
-    recipe, where = recipe_of(preset, changes, workers), place(address, workers, fewest_workers)
+    where = place(address, workers, fewest_workers=fewest_workers, gpus=gpus)
+    recipe = recipe_of(preset, changes, workers, fewest_workers)
     with services(port_base, address):
         page = flow("pipeline", "pipeline")(source, str(run), recipe, where)
     summarise(run, Path(page), as_json)
@@ -169,6 +172,7 @@ def train(
     address: Address = "",
     workers: Workers = 2,
     fewest_workers: FewestWorkers = 0,
+    gpus: Gpus = "auto",
     port_base: PortBase = None,
     as_json: AsJson = False,
     estimate: Estimating = False,
@@ -186,7 +190,8 @@ def train(
         raise SettingsError("is missing", "RUN", "name a folder for this training, e.g. runs/mine")
     look(port_base, run)
     trainable(run)
-    recipe, where = recipe_of(preset, changes, workers), place(address, workers, fewest_workers)
+    where = place(address, workers, fewest_workers=fewest_workers, gpus=gpus)
+    recipe = recipe_of(preset, changes, workers, fewest_workers)
     with services(port_base, address):
         weights = flow("train", "train_run")(data, str(run), recipe, where)
     tell({"run": str(run), "weights": weights}, as_json)

@@ -6,6 +6,7 @@ any order. Rejected pictures make a shard shorter and move nothing else. A finis
 those that are there, which stay as they are.
 """
 
+import os
 import re
 import shutil
 from collections import Counter
@@ -176,12 +177,14 @@ def _finished_here(root: Path, inputs: str) -> Manifest | None:
 def _check_begun(root: Path, source: Source, found: str, settings: Preparation) -> None:
     """Notes what is begun here: shards of something else are not to give way because an option was forgotten.
 
-    Raises: DataError if this folder was begun with other settings, or from another source.
+    Raises: DataError if this folder has shards that were made with other settings, or from another source.
     """
     file = root / "index" / BEGUN
-    now = {"source": settled(source.uri), "digest": found, "settings": settings.identity()}
+    place = settled(source.uri) if os.path.exists(source.uri) else source.uri  # a path, or one with its scheme
+    now = {"source": place, "digest": found, "settings": settings.identity()}
+    begun = file.exists() and any((root / "index").glob("*-*.json"))
     try:
-        there = read_json(file) if file.exists() else now
+        there = read_json(file) if begun else now
         moved = there["source"] != now["source"] and there["digest"] != found
         differing = differences(there["settings"], now["settings"])
     except (UserError, KeyError, TypeError):  # no one's note

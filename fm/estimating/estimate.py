@@ -19,6 +19,7 @@ from fm.estimating.units import in_bytes, in_time, short
 from fm.evaluation import Cell, Evaluation, cells
 from fm.flow import Flow
 from fm.footprint import at_once, check_fits, footprint, free_bytes, workers_here
+from fm.progress import GRID, GRID_NFE
 from fm.recipe import Recipe
 from fm.tableaux import tableau
 
@@ -181,14 +182,18 @@ def _training(recipe: Recipe, found: Measured, workers: int, step_s: float) -> t
     settings = recipe.training
     steps = math.ceil(settings.total_images / settings.batch_images)
     limit = settings.max_seconds or math.inf
-    seconds = min(steps * step_s, limit)
+    saves = math.ceil(settings.total_images / settings.save_images)
+    grid_s = 0.0 if _on_gpu(found) else GRID * GRID_NFE * found.sample_s  # on a GPU less than a step
+    seconds = min(steps * step_s + saves * grid_s, limit)
     if seconds == limit:
         steps = math.ceil(limit / step_s)
     words = f"{several(steps, 'step')} of {several(settings.batch_images, 'image')}, {in_time(step_s)} each"
     carried = "" if found.step_images == found.share_images else f", carried on from {found.step_images} a worker"
     if _disturbed(recipe, found):
         carried += f"; {in_time(found.step_cpu_s)} of them on its core: other work is in the way"
-    words += f" (mean of {found.steps}{carried})" + (", by its time limit" if seconds == limit else "")
+    words += f" (mean of {found.steps}{carried})"
+    words += f", and {several(saves, 'grid')} of samples, {in_time(grid_s)} each" if grid_s else ""
+    words += ", by its time limit" if seconds == limit else ""
     per_worker = 1 if _on_gpu(found) else settings.threads
     unit = "GPU-hours" if _on_gpu(found) else "core-hours"
     return Part("training", seconds, seconds * workers * per_worker, unit, words), steps * settings.batch_images
@@ -211,7 +216,7 @@ def _evaluation(recipe: Recipe, found: Measured, data: Data) -> list[Part]:
     slots = os.cpu_count() or 1
     seconds = reference + makespan((part.seconds for part in parts[1:]), slots)
     total = sum(part.taken_s for part in parts)
-    words = f"{len(grid) + 1} cells in {several(slots, 'slot')} of this machine, on its CPU"
+    words = f"{len(grid) + 1} cells in {several(slots, 'slot')} of this machine, on its CPU, as on idle cores"
     return [Part("evaluation", seconds, total, "core-hours", words), *parts]
 
 

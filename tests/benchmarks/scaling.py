@@ -10,13 +10,16 @@ import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from fm.checkpoints import Store
 from fm.data import ShardedImages, open_source, write_shards
+from fm.models.cost import H100_FLOPS, UTILISATION, Cost, cost
 from fm.pairing import stream_of
 from fm.parallel import World
 from fm.progress import Progress
@@ -27,14 +30,13 @@ from tests.benchmarks.timing import Row
 STEPS = 40
 
 # --- Assumptions of the paper's rows, none of them measured here.
-FLOP_S = 0.4 * 989e12  # of one H100 in bf16: 40 % of its dense peak
+FLOP_S = UTILISATION * H100_FLOPS  # of one H100 in bf16
 NODE_GPUS = 8
 NVLINK_B_S, NETWORK_B_S = 300e9, 40e9  # one way, of each GPU: inside a node, and its own 400 Gb/s link at 80 %
 SPREAD = 0.02  # relative deviation of one GPU's step time: all wait for the slowest
 FAILURES_NODE_DAY = 0.005  # of a node of eight
 RESTART_S, SAVE_S = 120.0, 5.0  # until the first new step; what a checkpoint holds training up
-PRESETS = {"imagenet32": (228.15e6, 73.1e9, 1024), "imagenet64": (295.13e6, 219.3e9, 2048)}
-PRESETS["imagenet128"] = (542.80e6, 798.1e9, 1536)
+PRESETS = ("imagenet32", "imagenet64", "imagenet128")
 
 
 def scaling(folder: Path) -> Iterator[Row]:
@@ -85,16 +87,25 @@ class Step:
         return self.compute_s / self.seconds
 
 
+@cache
+def network(preset: str) -> tuple[Cost, int]:
+    """What the preset's network costs, and the global batch."""
+    recipe = Recipe.load(preset)
+    with torch.device("meta"):
+        model, _ = recipe.build(recipe.data.shape, None)
+    return cost(model, recipe.data.size), recipe.training.batch_images
+
+
 def step(preset: str, gpus: int, kind: str) -> Step:
     """By the ring's formula: 2 (N - 1) / N of the gradients' bytes (fp32) through the slowest link.
 
     kind: "ours", after the backward pass, as `fm.parallel.Gradients` does it; "DDP", hidden behind the backward pass,
     two thirds of the computing, as far as it goes; "FSDP", which moves weights twice and gradients once, hidden alike.
     """
-    parameters, flops, batch = PRESETS[preset]
-    compute = 3 * flops * batch / gpus / FLOP_S
+    counted, batch = network(preset)
+    compute = counted.training_flops(batch) / gpus / FLOP_S
     link = NVLINK_B_S if gpus <= NODE_GPUS else NETWORK_B_S
-    exchange = 2 * (gpus - 1) / gpus * 4 * parameters / link * (1.5 if kind == "FSDP" else 1.0)
+    exchange = 2 * (gpus - 1) / gpus * 4 * counted.parameters / link * (1.5 if kind == "FSDP" else 1.0)
     hidden = 0.0 if kind == "ours" else 2 / 3 * compute
     slowest = compute * SPREAD * math.sqrt(2 * math.log(max(gpus, 2)))  # the expected largest of N normal deviations
     return Step(compute, max(0.0, exchange - hidden), slowest)

@@ -1,6 +1,7 @@
-"""What starts a cluster elsewhere, as far as it can be tried here: Ray's schema, KubeRay's fields, the shell's eye."""
+"""What starts a cluster elsewhere, as far as it can be tried here: Ray's schema, rules of KubeRay, the shell's eye."""
 
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ def test_ray_takes_the_cluster() -> None:
     validate_config(prepare_config(read("ray-cluster.yaml")))
 
 
-def test_the_job_has_what_kuberay_asks_for() -> None:
+def test_the_job_keeps_rules_of_kuberay() -> None:
     job = read("rayjob.yaml")
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     cluster = job["spec"]["rayClusterSpec"]
+    assert cluster["authOptions"]["mode"] == "token" and cluster["rayVersion"] == version("ray")  # it refuses one alone
+    assert "dashboard-host" not in cluster["headGroupSpec"]["rayStartParams"]  # the submitter is another pod
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
     for group in groups:
         assert "rayStartParams" in group

@@ -14,7 +14,7 @@ import pytest
 
 from fm.errors import DataError, MachineError, SettingsError, UserError
 from tasks import cluster
-from tasks.cluster import Place
+from tasks.place import Place
 
 
 @pytest.fixture
@@ -160,38 +160,6 @@ def test_slots_that_other_work_holds_are_waited_for_aloud(ray: None, tmp_path: P
     assert len(said) == 1 and said[0].startswith(f"waits up to 2 s for {workers} slots")
     ray_.cancel(held, force=True)
     assert not cluster._slots(ray_, Place(workers=workers, wait_s=60), said.append)
-
-
-def test_signals_are_heard_while_work_runs() -> None:
-    def interrupted() -> None:
-        raise KeyboardInterrupt
-
-    start = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        cluster.attended(lambda: time.sleep(5), tick=interrupted, every_s=0.05)
-    assert time.monotonic() - start < 4
-
-
-def test_a_signal_lets_the_work_end_in_order() -> None:
-    told, ended = threading.Event(), threading.Event()
-
-    def work() -> None:
-        time.sleep(0.1)
-        os.kill(os.getpid(), signal.SIGTERM)  # heard while the main thread waits
-        assert told.wait(5)
-        time.sleep(0.2)
-        ended.set()
-
-    def interrupted(*_: Any) -> None:
-        raise SystemExit(143)
-
-    before = signal.signal(signal.SIGTERM, interrupted)
-    try:
-        with pytest.raises(SystemExit):
-            cluster.attended(work, leave=told.set)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert ended.is_set()
 
 
 def test_the_users_error_is_found_inside_any_wrapper() -> None:

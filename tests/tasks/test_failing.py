@@ -10,7 +10,7 @@ import pytest
 from fm.errors import CheckpointError, DataError
 from fm.files import alone
 from tasks import failing, watching
-from tasks.cluster import Place
+from tasks.place import Place
 from tasks.worker import logs_of
 
 
@@ -77,9 +77,9 @@ def test_who_is_refused_leaves_nothing_in_anothers_run(tmp_path: Path, told: lis
 def test_a_preparation_says_its_own_command(tmp_path: Path, told: list[str]) -> None:
     from fm.data import Preparation
 
-    settings = Preparation(size=64, alpha="white")
+    settings = Preparation(size=64, alpha="white", accept_missing=True)
     given = {"source": "photos:", "data": str(tmp_path / "out"), "settings": settings, "place": Place(address="auto")}
     failing.leave_word("prepare_data", given, DataError("wrong", "there"))
     command = next(line for line in told[0].splitlines() if "fm prepare" in line)
     assert f"fm prepare photos: {tmp_path / 'out'} --size 64 --method box --exif ignore --alpha white" in command
-    assert command.endswith("--shard-images 1000 --address auto`")
+    assert command.endswith("--shard-images 1000 --accept-missing --address auto`")

@@ -48,7 +48,7 @@ class Cluster:
 
 
 def test_the_emptiest_machine_is_next() -> None:
-    nodes = Nodes(Cluster(small=1, large=3), cpus=1, gpus=0)
+    nodes = Nodes(Cluster(small=1, large=3).nodes, cpus=1, gpus=0)
     assert nodes.slots == 4
     assert sorted(nodes.choose(()) for _ in range(8)) == ["large"] * 6 + ["small"] * 2
     nodes.ended("small", failed=False)
@@ -56,7 +56,7 @@ def test_the_emptiest_machine_is_next() -> None:
 
 
 def test_a_machine_that_failed_it_is_avoided_and_one_that_only_fails_gets_nothing() -> None:
-    nodes = Nodes(Cluster(a=2, b=2), cpus=1, gpus=0)
+    nodes = Nodes(Cluster(a=2, b=2).nodes, cpus=1, gpus=0)
     assert [nodes.choose(["a"]) for _ in range(3)] == ["b"] * 3
     for _ in range(3):
         nodes.ended("b", failed=True)
@@ -66,9 +66,9 @@ def test_a_machine_that_failed_it_is_avoided_and_one_that_only_fails_gets_nothin
 
 
 def test_machines_too_small_for_an_item_have_no_slots() -> None:
-    nodes = Nodes(Cluster(a=1, b=4), cpus=2, gpus=0)
+    nodes = Nodes(Cluster(a=1, b=4).nodes, cpus=2, gpus=0)
     assert nodes.slots == 2 and nodes.choose(()) == "b"
-    assert Nodes(Cluster(a=1), cpus=0, gpus=1).choose(()) == ""  # Ray waits until there is one
+    assert Nodes(Cluster(a=1).nodes, cpus=0, gpus=1).choose(()) == ""  # Ray waits until there is one
 
 
 @pytest.mark.slow

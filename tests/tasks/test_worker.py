@@ -17,8 +17,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.skipif(not possible(), reason="network namespaces cannot be made here")
 def test_two_machines_train_what_one_process_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not possible():
+        pytest.skip("network namespaces cannot be made here")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("FM_STATE", str(tmp_path / "state"))
     recipe, data = Recipe.load("tiny", ["training.total_images=640"]), tmp_path / "data"

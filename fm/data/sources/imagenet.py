@@ -80,7 +80,7 @@ class ImageNet(Source):
 
 
 def _split(path: str) -> str | None:
-    return COUNTS[name][0] if (name := PurePosixPath(path).name) in COUNTS else None
+    return COUNTS[name][0] if (name := _name(path)) in COUNTS else None
 
 
 def _train(file: IO[bytes], members: Iterator[Member], split: str | None, number: int) -> Iterator[Item]:

@@ -207,6 +207,9 @@ def test_shards_of_other_options_do_not_give_way_without_a_word(folder, tmp_path
     with pytest.raises(DataError, match=r"was begun otherwise \(source .*pictures\)"):
         write_shards(open_source(folder / "a"), out, SMALL)
     assert contents(out) == before
+    (tmp_path / "early" / "index").mkdir(parents=True)
+    shutil.copy(out / "index" / "begun.json", tmp_path / "early" / "index")  # ended before the first shard
+    assert write_shards(open_source(folder / "a"), tmp_path / "early", Preparation(size=16)).images == 20
     moved = folder.rename(tmp_path / "moved")  # the same pictures elsewhere
     assert write_shards(open_source(moved), out, SMALL).digest == whole.digest
     shutil.copy(out / "shards" / "test-000000.tar", out / "shards" / "extra.tar")

@@ -20,6 +20,7 @@ from fm.solvers import solve
 
 DATA = Data("", 500, (3, 16, 16), 0)
 CHANGES = ["training.total_images=6400", "evaluation.nll_k=2"]
+TRAINING_S = 100 * 0.5 + 7 * 16 * 16 * 0.01  # steps, and a grid of samples at each of seven checkpoints
 
 
 def found(need: Footprint, **changes) -> Measured:
@@ -39,7 +40,8 @@ def estimated(monkeypatch: pytest.MonkeyPatch, *changes: str, workers: int = 2, 
 
 def test_parts_are_products_and_the_whole_is_their_sum(monkeypatch: pytest.MonkeyPatch) -> None:
     values = estimated(monkeypatch).values
-    assert values["training_s"] == 100 * 0.5 and values["training_hours"] == pytest.approx(2 * 50 / 3600)
+    assert values["training_s"] == pytest.approx(TRAINING_S)
+    assert values["training_hours"] == pytest.approx(2 * TRAINING_S / 3600)
     parts = {name.strip(): part["seconds"] for name, part in values["parts"].items()}
     reference, euler = 0.02 * (40 + 40), 40 * (4 * 0.01 + 0.02) + 10 * 2 * (4 + 8) * 0.03 + 0.1
     assert parts["reference"] == pytest.approx(reference)
@@ -93,8 +95,8 @@ def test_totals_are_said_as_the_machine_is_and_as_if_it_were_idle(monkeypatch: p
     said = estimated(monkeypatch, step_cpu_s=0.2, processes=1)
     evaluation = said.values["evaluation_s"]
     assert said.values["total_s"] == {
-        "total": pytest.approx(50 + evaluation),
-        "on an idle machine": pytest.approx(20 + evaluation),
+        "total": pytest.approx(TRAINING_S + evaluation),
+        "on an idle machine": pytest.approx(TRAINING_S - 30 + evaluation),
     }
     assert "1 of 2 workers at work" in said.text() and "other work is in the way" in said.text()
     assert "on an idle machine" not in estimated(monkeypatch).text()

@@ -123,7 +123,8 @@ def test_nothing_of_a_signature_is_written(tmp_path, pictures):
         for number, address in enumerate(archives):
             source, again = (open_source(f"{a}&labels={kit}") for a in (address, address.replace("SECRET", "other")))
             assert isinstance(source, imagenet.ImageNet) and source.expected()
-            assert write_shards(source, tmp_path / f"out{number}", how).images == 12
+            made = write_shards(source, tmp_path / f"out{number}", how)
+            assert (made.images, list(made.splits)) == (12, [("train", "test")[number]])
             assert source.digest() == again.digest() and source.uri == again.uri
     for path in (path for path in tmp_path.glob("out*/**/*") if path.is_file()):
         assert b"SECRET" not in path.read_bytes() and b"sig=" not in path.read_bytes(), path

@@ -143,7 +143,7 @@ def test_what_answers_but_is_no_ray_is_one_sentence_at_once(services: Any) -> No
 def test_gpus_that_must_be_and_are_not_are_refused(services: Any, tmp_path: Path) -> None:
     with (
         cluster.session(Place(workers=1, gpus="all", wait_s=1)),
-        pytest.raises(SettingsError, match=r"1 workers asked for, but the cluster has 0 GPUs; take CPUs \(place.gpus"),
+        pytest.raises(SettingsError, match=r"1 worker asked for, but the cluster has 0 GPUs; take CPUs \(gpus: none"),
     ):
         cluster.fit(print, {}, "name", tmp_path, lambda: None)
 

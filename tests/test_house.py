@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -143,3 +144,20 @@ def test_help_and_errors_load_nothing_heavy(arguments: list[str], says: str, tmp
     assert "Traceback" not in done.stderr
     assert done.returncode == (0 if "--help" in arguments else 2)
     assert list(tmp_path.rglob("*")) == [tmp_path / RUN, tmp_path / RUN / "recipe.json"]
+
+
+ALONE = {"torch", "numpy", "torchdiffeq", "pillow", "safetensors", "pydantic"}  # what a machine that only trains has
+
+
+def test_fm_imports_with_six_libraries_alone() -> None:
+    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+    others = {re.split(r"[^\w-]", line)[0] for line in project["dependencies"]} - ALONE
+    modules = sorted(name for name, sources in packages_distributions().items() if others & {*sources})
+    assert {"simplejpeg", "skimage", "ray"} <= {*modules}
+    code = (
+        "import sys, pkgutil, importlib, fm\n"
+        f"sys.modules.update(dict.fromkeys({modules}))\n"
+        "for module in pkgutil.walk_packages(fm.__path__, 'fm.'): importlib.import_module(module.name)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
-from simplejpeg import decode_jpeg
 
 from fm.data.rows import npy_header
 
@@ -203,6 +202,8 @@ def _flawless(data: bytes, colours: str, pixels: np.ndarray) -> bool:
 
     Raises: Rejected for damage.
     """
+    from simplejpeg import decode_jpeg  # here, for machines that only train have no need of it
+
     try:
         return decode_jpeg(data, colours, buffer=pixels).shape == pixels.shape
     except ValueError as error:

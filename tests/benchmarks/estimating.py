@@ -24,6 +24,7 @@ from fm.parallel import World
 from fm.progress import Progress
 from fm.recipe import Recipe, load, on_data, opened, untrained
 from fm.training import train
+from tasks.on_workers import draw_samples
 from tests.benchmarks.timing import Row
 
 WORKERS = 2
@@ -66,7 +67,8 @@ def compared(preset: str, steps: int, said: Estimate, recipe: Recipe, data: Path
     wall, cpu, peak = torch.load(run / "took", weights_only=True)
     what, values = f"estimate, {preset}, {steps} steps", said.values
     yield f"{what}, wall: {said.parts[0].seconds:.1f} s", f"the run {wall:.1f} s", said.parts[0].seconds / wall
-    own = steps * values["step_cpu_s"]
+    grids_s = said.parts[0].seconds - steps * values["step_s"]
+    own = steps * values["step_cpu_s"] + grids_s
     yield f"{what}, CPU of a worker: {own:.1f} s", f"the run {cpu:.1f} s", own / cpu
     yield f"{what}, peak: {said.peak_bytes / 2**20:.0f} MiB", f"the run {peak / 2**20:.0f} MiB", said.peak_bytes / peak
     hours, took = said.values["evaluation_hours"], evaluated(recipe, data, run)
@@ -85,16 +87,19 @@ def training(rank: int, recipe: Recipe, data: Path, run: Path) -> None:
     world, dataset = World.current(), ShardedImages(data, "train")
     model, objective = recipe.build(dataset.shape, None)
     stream = stream_of(dataset, recipe.training, world, conditional=False)
-    marks, saved = [], None
+    marks, saved, grid = [], None, (0.0, 0.0)
     for event in train(model, objective, recipe.training, stream, Store(run), world):
         if isinstance(event, Progress):
             marks.append((event.images_seen, time.process_time()))
-        saved = event if isinstance(event, Saved) else saved
-    if rank == 0 and saved:
+        elif isinstance(event, Saved) and rank == 0:
+            saved, before = event, (time.monotonic(), time.process_time())
+            draw_samples(run, event)
+            grid = time.monotonic() - before[0], time.process_time() - before[1]
+    if rank == 0 and saved:  # the clock stopped before the last grid
         (first, start), *_, (last, end) = marks
-        cpu = (end - start) * last / (last - first)
+        cpu = (end - start) * last / (last - first) + grid[1]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        torch.save([saved.seconds, cpu, peak], run / "took")
+        torch.save([saved.seconds + grid[0], cpu, peak], run / "took")
     dist.destroy_process_group()
 
 

@@ -185,16 +185,24 @@ def _jpeg(image: Image.Image, data: bytes) -> Image.Image:
 
     Raises: Rejected for damage; what Pillow raises.
     """
-    colours = "CMYK" if image.mode == "CMYK" else "RGB"
-    pixels = np.empty((image.height, image.width, len(colours)), np.uint8)
+    colours = "CMYK" if image.mode == "CMYK" else "RGBA"
+    pixels = np.empty((image.height, image.width, 4), np.uint8)
     if not _flawless(data, colours, pixels):
         _flawless(_bare(data), colours, pixels)  # it says only what it meets first, and that was a harmless oddity
     elif image.mode != "CMYK":  # whose conversion is Pillow's
-        picture = Image.fromarray(pixels)
+        picture = _rgb_over(pixels)
         picture.info = image.info  # with its EXIF
         return picture
     image.load()
     return image
+
+
+def _rgb_over(pixels: np.ndarray) -> Image.Image:
+    """The RGB picture in uint8 (height, width, 4), whose memory it shares: Pillow keeps RGB in four bytes a pixel, and
+    copying them would take a tenth of the decoding's time."""
+    height, width, _ = pixels.shape
+    four = Image.frombuffer("RGBX", (width, height), pixels, "raw", "RGBX", 0, 1)
+    return Image.fromarrow(four, "RGB", four.size)
 
 
 def _flawless(data: bytes, colours: str, pixels: np.ndarray) -> bool:

@@ -1,9 +1,9 @@
 """torch.distributed in a few functions: who works along, what all agree on, and one exact gradient for all.
 
-Gradients live in one flat buffer that all ranks sum by one collective a step. DistributedDataParallel instead rebuilds
-its buckets after the first step, so that from three ranks on a resumed run adds in another order than one that was
-never stopped; one buffer has one order, for any number of ranks. The ranks' signals (stop, loss) ride in its tail: no
-second collective, and all ranks decide alike.
+Gradients live in one flat buffer that all ranks sum in fixed pieces (`fm.exchange`). DistributedDataParallel instead
+rebuilds its buckets after the first step, so that from three ranks on a resumed run adds in another order than one that
+was never stopped; here there is one order, for any number of ranks. The ranks' signals (stop, loss) are summed behind
+them, by which all ranks decide alike.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fm.errors import UserError
+from fm.exchange import Exchange
 from fm.sharding import is_sharded, local, sharded_as
 
 T = TypeVar("T")
@@ -83,6 +84,7 @@ class World:
 
 
 ALONE = World()
+SPOILED = "spoiled"
 
 
 def parts(count: int, limit: int | None) -> list[slice]:
@@ -100,14 +102,18 @@ class Gradients:
 
     def __init__(self, model: nn.Module, world: World, signals: Mapping[str, int]) -> None:
         self.world = world
+        self.spoiled = False  # whether the last sum is of no use: a rank began anew while it was under way
+        self._anew = False  # whether this one did
         trained = [p for p in model.parameters() if p.requires_grad]
         self.parameters, self.sharded = [local(p) for p in trained], any(map(is_sharded, trained))
+        signals = {**signals, SPOILED: 1}
         count, like = sum(p.numel() for p in self.parameters), self.parameters[0]
         self.buffer = torch.zeros(count + sum(signals.values()), dtype=like.dtype, device=like.device)
         self.flat, self.tail = self.buffer[:count], self.buffer[count:]
         self.signals = dict(zip(signals, self.tail.split([*signals.values()]), strict=True))
         for parameter, view in zip(trained, self.views(self.flat), strict=True):
             parameter.grad = sharded_as(view, parameter)
+        self.exchange = Exchange(self.flat, trained) if world.size > 1 and not self.sharded else None
 
     def views(self, flat: Tensor) -> list[Tensor]:
         """A flat buffer cut into the parameters' shapes and strides, so that all work on them is elementwise."""
@@ -117,18 +123,38 @@ class Gradients:
         ]
 
     def zero(self) -> None:
+        if (
+            self.exchange and self.exchange.begun
+        ):  # a backward pass failed in the middle; the others wait for all pieces
+            self.exchange.finish()
+            self._anew = True
         self.buffer.zero_()
+
+    def exchange_early(self) -> None:
+        """The next backward pass is the last one before `reduce`: what it has done is summed while it goes on."""
+        if self.exchange and not self._anew:
+            self.exchange.early()
 
     def signal(self, name: str, value: Tensor | float) -> None:
         """Adds to this rank's signal; `reduce` sums it over the ranks."""
         self.signals[name] += value
 
     def reduce(self) -> dict[str, list[float]]:
-        """Sums gradients and signals over ranks -> the signals; a non-finite gradient anywhere is then everywhere."""
+        """Sums gradients and signals over ranks -> the signals; a non-finite gradient anywhere is then everywhere.
+
+        If `spoiled` is true then, on every rank alike, gradients are to be computed and reduced once more.
+        """
         if self.world.size > 1:
-            dist.all_reduce(self.tail if self.sharded else self.buffer)
+            if self.exchange:
+                if not self._anew:  # else all its pieces have gone
+                    self.exchange.finish()
+                self.signal(SPOILED, self._anew)
+                self._anew = False
+            dist.all_reduce(self.tail)
         sums = iter(self.tail.tolist())
-        return {name: list(islice(sums, len(signal))) for name, signal in self.signals.items()}
+        found = {name: list(islice(sums, len(signal))) for name, signal in self.signals.items()}
+        self.spoiled = found.pop(SPOILED)[0] > 0
+        return found
 
     def clip(self, limit: float | None) -> float:
         """Scales the gradients to a joint norm of at most `limit` -> the norm before."""

@@ -52,7 +52,7 @@ def test_clip_scales_to_the_limit_and_returns_the_norm_before() -> None:
     torch.testing.assert_close(gradients.flat, torch.full((4,), 0.75))
     assert gradients.clip(10.0) == pytest.approx(1.5, rel=1e-5)
     torch.testing.assert_close(gradients.flat, torch.full((4,), 0.75))
-    assert gradients.tail.item() == 7.0
+    assert gradients.signals["loss"].item() == 7.0
 
 
 def worker(rank: int, size: int, meeting: str) -> None:

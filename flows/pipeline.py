@@ -18,7 +18,7 @@ def pipeline(source: str, run: str, recipe: Recipe, place: Place = Place()) -> s
 
     Args:
         source: Pictures: a folder with a folder for each class, a WebDataset tar, or photos: for built-in photographs.
-        run: Folder of this training and its results, new or to be continued, relative to the project.
+        run: Folder of this training and its results, new or to be continued, or its address (s3://bucket/runs/mine).
         recipe: Everything that may change a number. The values shown are those of the preset.
         place: Where it runs. Changes no number beyond rounding.
     """

@@ -138,6 +138,10 @@ class Mirror:
 
         return self.ask(listed)
 
+    def read(self, name: str) -> bytes | None:
+        """What is in a file at the address, or None if it is not there."""
+        return self.ask(lambda fs, root: unless_absent(lambda: fs.cat_file(f"{root}/{name}")))
+
     def remove(self, name: str) -> None:
         """Removes a file at the address; with its state.json all of a checkpoint."""
 

@@ -13,12 +13,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fm.data.addresses import is_address, settled, unless_absent
+from fm.data.addresses import is_address, settled
 from fm.errors import UserError
 from fm.files import alone, write_json
 from fm.mirror import DRIVER, LEAVE, WORKER, Mirror
 
-EVERY_S = 1.0  # between two looks at what is to be sent or fetched
+EVERY_S = 2.0  # between two looks at what is to be sent or fetched; each costs some requests
 LEASE_S, RENEW_S = 60.0, 15.0  # a driver that has not said for so long that it is at work is dead
 PATIENCE_S = 300.0  # for so long a training goes on while nothing can be sent
 LEASE = ".lease"
@@ -51,6 +51,8 @@ def pulled(run: str | Path, weights: str = "") -> Path:
         except UserError:  # a driver of this machine is at work in this very copy, and knows better what it wrote
             sides = [WORKER]
         mirror.pull(*sides)
+        if weights and not (mirror.folder / "recipe.json").exists():
+            raise UserError("no training here (it has no recipe.json)", mirror.address)
         if weights:
             mirror.fetch_checkpoint(weights)
     return mirror.folder
@@ -127,7 +129,7 @@ def working(run: str | Path, first: bool) -> Iterator[Path]:
         (mirror.folder / LEAVE).touch()
 
     def look() -> None:
-        if LEAVE in mirror.there(DRIVER) or _is_other(_lease(mirror), driver):
+        if mirror.read(LEAVE) is not None or _is_other(_lease(mirror), driver):
             leave()
 
     def send() -> None:
@@ -142,7 +144,7 @@ def working(run: str | Path, first: bool) -> Iterator[Path]:
                 leave()
             raise
 
-    with _every(EVERY_S, look), _kept(send):
+    with _every(EVERY_S / 2, look), _kept(send):
         yield mirror.folder
 
 
@@ -225,7 +227,7 @@ def _check(mirror: Mirror, driver: dict[str, Any] | None) -> None:
 
 def _lease(mirror: Mirror) -> dict[str, Any] | None:
     """Who said last that it is the driver at the address, and when."""
-    said = mirror.ask(lambda fs, root: unless_absent(lambda: fs.cat_file(f"{root}/{LEASE}")))
+    said = mirror.read(LEASE)
     return json.loads(said) if said else None
 
 

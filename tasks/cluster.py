@@ -22,6 +22,8 @@ from fm import errors
 from fm.errors import MachineError, SettingsError, UserError, several
 from fm.files import read_json
 from fm.lineage import versions
+from fm.mirror import LEAVE
+from fm.runs import of
 from tasks.attending import attended
 from tasks.nodes import Nodes
 from tasks.place import Place
@@ -243,7 +245,7 @@ def fit(
 
     A lost worker restarts the group up to three times; `work` resumes from RUN's own checkpoints, the only authority.
     `tick` is called here every half second, `say` where this waits for slots. What the workers print is in
-    RUN/logs/rank-N.log. Before a signal ends this process, the file `config["leave"]` tells the workers, who save and
+    RUN/logs/rank-N.log. Before a signal ends this process, the file RUN/.ray/leave tells the workers, who save and
     leave.
 
     Raises: SettingsError if the cluster has fewer free slots than workers, or a node other versions than this process;
@@ -262,8 +264,7 @@ def fit(
             told = read_json(file)
             raise getattr(errors, told.pop("kind"))(**told)
 
-    leave = scratch / "leave"
-    whole, config = Work(work, _member, scratch, logs_of(run), versions()), config | {"leave": leave}
+    whole, leave = Work(work, _member, of(run), versions()), run / LEAVE
     try:
         attended(lambda: _trainer(whole, config, name, scratch, place, gpus).fit(), look, leave=leave.touch)
     except Exception as error:

@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -47,7 +47,7 @@ class Mirror:
     Methods raise UserError if the address cannot be read or written for longer than a moment.
     """
 
-    def __init__(self, address: str, side: str) -> None:
+    def __init__(self, address: str, side: str, folder: Path | None = None) -> None:
         if unsigned(address) != address:
             what = "is signed, and a RUN is written to"
             raise UserError(what, unsigned(address), "give this machine the right to write there, and leave out '?...'")
@@ -56,7 +56,7 @@ class Mirror:
         name = self.address.partition("://")[2].rpartition("/")[2]
         if not name:
             raise UserError("names no RUN", address, "name one below it, e.g. s3://bucket/runs/mine")
-        self.folder = self.place / name
+        self.folder = folder or self.place / name
 
     def turn(self) -> AbstractContextManager[None]:
         """One process or thread at a time compares this copy with the address."""
@@ -87,8 +87,9 @@ class Mirror:
         with self._index() as index:
             there = self.there(WORKER)
             found = sorted({name.split("/")[1] for name in there if name.endswith(f"/{STATE}")}, reverse=True)
-            if weights == "best" and (self.folder / BEST).exists():
-                found = [json.loads((self.folder / BEST).read_text())["checkpoint"]]
+            if weights == "best":  # what names none is for `fm.checkpoints` to say
+                with suppress(OSError, ValueError, KeyError, TypeError):
+                    found = [json.loads((self.folder / BEST).read_text())["checkpoint"]]
             for number in found:
                 files = [name for name in there if name.startswith(f"checkpoints/{number}/")]
                 for _ in range(2):  # once more, if what lies here is not what was written
@@ -113,6 +114,7 @@ class Mirror:
                         and path.parent not in torn
                     ):
                         index[name] = [*self.put(name), stat.st_mtime_ns]
+                        self._note(index)  # one that is killed is not to take its own files for another's
                 except FileNotFoundError:  # `keep` removed it meanwhile
                     torn.add(path.parent)
             for name in sorted([] if only else index, key=_order, reverse=True):
@@ -207,15 +209,30 @@ class Mirror:
 
     @contextmanager
     def _index(self) -> Iterator[Index]:
-        file = self.place / "index.json"
         writable_folder(self.folder)
-        index = json.loads(file.read_text()) if file.exists() else {}
-        before = json.dumps(index)
+        index = self._noted()
         try:
             yield index
         finally:
-            if json.dumps(index) != before:
-                write_json(file, index)
+            if index != self._noted():
+                self._note(index)
+
+    def _noted(self) -> Index:
+        file = self.place / "index.json"
+        return json.loads(file.read_text()) if file.exists() else {}
+
+    def _note(self, index: Index) -> None:
+        write_json(self.place / "index.json", index)
+
+
+def publish(folder: Path, address: str) -> None:
+    """Sends a data set that is finished in the folder, unless it is there; its manifest comes last."""
+    there, manifest = Mirror(address, DRIVER, folder), folder / "manifest.json"
+    if there.read(manifest.name) == manifest.read_bytes():
+        return
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    for path in sorted(files, key=lambda path: (path == manifest, path)):
+        there.put(path.relative_to(folder).as_posix())
 
 
 def _is_payload(name: str) -> bool:

@@ -203,13 +203,13 @@ def _leased(mirror: Mirror) -> Iterator[None]:
 
     renew()
     _check(mirror, mine)  # whoever wrote last has it
-    with _every(RENEW_S, renew):
-        try:
+    try:
+        with _every(RENEW_S, renew):
             yield
-        finally:
-            with suppress(UserError):
-                _check(mirror, mine)
-                mirror.remove(LEASE)
+    finally:
+        with suppress(UserError):
+            _check(mirror, mine)
+            mirror.remove(LEASE)
 
 
 def _me() -> dict[str, Any]:

@@ -150,17 +150,23 @@ def ray_map(
     gpus: float = 0,
     retries: int = 2,
     lost: Callable[[Any, str], None] = lambda item, why: None,
+    here: bool = False,
 ) -> Iterator[Outcome]:
     """`fn` over the items in Ray's slots; outcomes in the items' order, two items a slot under way, few more held.
 
     An item whose worker died, or was failed by its machine (MachineError, OSError, MemoryError), is tried again
     `retries` times, on another machine where there is one, and `lost(item, why)` hears of it. What else `fn` raises is
-    the item's outcome.
+    the item's outcome. `here`: on this machine alone, whose folders the others do not see.
     """
     ray = _connect()
+
+    def machines() -> list[dict[str, Any]]:
+        this = ray.get_runtime_context().get_node_id()
+        return [node for node in ray.nodes() if not here or node["NodeID"] == this]
+
     # Ray's own retries would be silent, and may choose the same machine again.
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(fn)
-    nodes, waiting = Nodes(ray.nodes, cpus, gpus), enumerate(items)
+    nodes, waiting = Nodes(machines, cpus, gpus), enumerate(items)
     under_way: dict[Any, _Try] = {}
     ended: dict[int, Outcome] = {}
 

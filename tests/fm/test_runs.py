@@ -21,7 +21,6 @@ def address(s3, tmp_path, monkeypatch):
     """Of a RUN that nobody has written to; copies are looked at often, failures waited for briefly."""
     monkeypatch.setenv("FM_CACHE", str(tmp_path / "here"))
     monkeypatch.setattr(runs, "EVERY_S", 0.05)
-    monkeypatch.setattr(runs, "RENEW_S", 0.05)
     monkeypatch.setattr(addresses, "PAUSES_S", (0.1,))
     return f"s3://bucket/{tmp_path.name}/run"
 
@@ -81,6 +80,14 @@ def test_one_driver_at_a_time(address, tmp_path, monkeypatch):
     lease(address, host=socket.gethostname(), process=2**22 + 1, time=time.time())  # no such process
     with runs.held(address) as folder:
         assert folder.exists()
+
+
+def test_a_driver_says_again_and_again_that_it_is_at_work_and_at_last_that_it_is_not(address, monkeypatch):
+    monkeypatch.setattr(runs, "RENEW_S", 0.02)
+    with runs.held(address) as folder:
+        first = read_json(folder / ".lease")["time"]
+        soon(lambda: read_json(folder / ".lease")["time"] > first)
+    assert not runs.at_work(address)
 
 
 def test_who_was_taken_for_dead_sends_nothing_more_and_its_worker_leaves(address, tmp_path):

@@ -1,8 +1,8 @@
 """One side's copy of a RUN that lies at an address (`s3://bucket/runs/x`): what differs is sent or fetched.
 
-Each file has one writer, the driver or the training's first worker; what lies at the address is the authority. A
-checkpoint there without state.json is none: that file is sent last and removed first. What a RUN is to its users, and
-who has it when, is the business of `fm/runs.py`.
+Each file has one writer: the driver, the training's first worker, or a worker on each machine. What lies at the address
+is the authority. A checkpoint there without state.json is none: that file is sent last and removed first. What a RUN is
+to its users, and who has it when, is the business of `fm/runs.py`.
 """
 
 import json
@@ -19,7 +19,7 @@ from fm.errors import UserError
 from fm.files import in_turn, sha256, writable_folder, write_json
 from fm.lineage import digest
 
-DRIVER, WORKER = "driver", "worker"
+DRIVER, WORKER, MACHINE = "driver", "worker", "machine"  # who writes
 LEAVE, STATE, BEST = ".ray/leave", "state.json", "checkpoints/best.json"
 WHOLE = {"s3", "s3a", "gs", "gcs", "abfs", "az", "memory"}  # file systems in which what is put is whole or absent
 OF_CHECKPOINT = re.compile(r"checkpoints/(\d+)/[^/]+$")
@@ -32,13 +32,13 @@ def writer(name: str) -> str:
     """The side that writes this file of a RUN; nobody, if it is no part of what is kept at the address."""
     if name == LEAVE:
         return DRIVER
-    if name.startswith(".ray/error-"):
-        return WORKER
+    if name.startswith((".ray/error-", "logs/", "records/system-")):
+        return MACHINE
     if any(part.startswith(".") for part in name.split("/")):
         return ""
     if name.startswith("checkpoints/") and name != BEST:
         return WORKER if OF_CHECKPOINT.match(name) else ""  # one that was set aside stays where it was
-    return WORKER if name.startswith(("records/", "samples/", "logs/")) else DRIVER
+    return WORKER if name.startswith(("records/", "samples/")) else DRIVER
 
 
 class Mirror:
@@ -73,10 +73,10 @@ class Mirror:
             moved_on = any(index.get(name, [])[:2] != there.get(name) for name in mine)
             for name in there:
                 if not _is_payload(name) and writer(name) in sides:
-                    self._bring(name, there[name], index, keep=writer(name) == self.side)
+                    self._bring(name, there[name], index, keep=writer(name) in (self.side, MACHINE))
             gone = [name for name in index if writer(name) in sides and name not in there]
             if forget and moved_on:
-                gone += [name for name in self._here() if name not in there]
+                gone += [name for name in self._here(self.side) if name not in there]
             for name in gone:
                 (self.folder / name).unlink(missing_ok=True)
                 index.pop(name, None)
@@ -101,11 +101,11 @@ class Mirror:
                     for name in damaged:
                         index.pop(f"checkpoints/{number}/{name}", None)
 
-    def push(self, *only: str) -> None:
-        """Sends what this side has written (or `only` these), checkpoints last; removes there what it has removed."""
+    def push(self, *sides: str) -> None:
+        """Sends what these sides have written here, checkpoints last; removes there what was removed here."""
         with self._index() as index:
-            here, torn = self._here(), set()
-            for name in sorted(only or here, key=_order):
+            here, torn = self._here(*sides), set()
+            for name in sorted(here, key=_order):
                 path = self.folder / name
                 try:
                     stat = path.stat()
@@ -117,8 +117,8 @@ class Mirror:
                         self._note(index)  # one that is killed is not to take its own files for another's
                 except FileNotFoundError:  # `keep` removed it meanwhile
                     torn.add(path.parent)
-            for name in sorted([] if only else index, key=_order, reverse=True):
-                if writer(name) == self.side and name not in here:
+            for name in sorted(index, key=_order, reverse=True):
+                if writer(name) in sides and name not in here:
                     self.remove(name)
                     del index[name]
 
@@ -132,7 +132,7 @@ class Mirror:
                 for entry in unless_absent(partial(fs.ls, folders.pop(), detail=True)) or []:
                     name = entry["name"].rstrip("/")[len(root) + 1 :]
                     if entry["type"] == "directory":
-                        if name.split("/")[0] in (".ray", "checkpoints") or writer(f"{name}/") in sides:
+                        if name.split("/")[0] in (".ray", "checkpoints", "records") or writer(f"{name}/") in sides:
                             folders.append(entry["name"])
                     elif writer(name) in sides:
                         found[name] = [int(entry["size"]), tag(entry)]
@@ -202,10 +202,10 @@ class Mirror:
             os.replace(part, path)
             index[name] = [*word, path.stat().st_mtime_ns]
 
-    def _here(self) -> set[str]:
-        """The files of the copy that this side writes."""
+    def _here(self, *sides: str) -> set[str]:
+        """The files of the copy that these sides write."""
         found = (path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file())
-        return {name for name in found if writer(name) == self.side}
+        return {name for name in found if writer(name) in sides}
 
     @contextmanager
     def _index(self) -> Iterator[Index]:

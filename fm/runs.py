@@ -16,9 +16,10 @@ from typing import Any
 from fm.data.addresses import is_address, settled
 from fm.errors import UserError
 from fm.files import alone, write_json
-from fm.mirror import DRIVER, LEAVE, WORKER, Mirror
+from fm.mirror import DRIVER, LEAVE, MACHINE, WORKER, Mirror
 
 EVERY_S = 2.0  # between two looks at what is to be sent or fetched; each costs some requests
+MACHINE_S = 30.0  # between two of those of a machine that only trains along
 LEASE_S, RENEW_S = 60.0, 15.0  # a driver that has not said for so long that it is at work is dead
 PATIENCE_S = 300.0  # for so long a training goes on while nothing can be sent
 LEASE = ".lease"
@@ -45,11 +46,11 @@ def pulled(run: str | Path, weights: str = "") -> Path:
         return Path(run)
     mirror = Mirror(str(run), DRIVER)
     with mirror.turn(), ExitStack() as stack:
-        sides = [DRIVER, WORKER]
+        sides = [DRIVER, WORKER, MACHINE]
         try:
             stack.enter_context(alone(mirror.folder))
         except UserError:  # a driver of this machine is at work in this very copy, and knows better what it wrote
-            sides = [WORKER]
+            sides = [WORKER, MACHINE]
         mirror.pull(*sides)
         if weights and not (mirror.folder / "recipe.json").exists():
             raise UserError("no training here (it has no recipe.json)", mirror.address)
@@ -62,7 +63,7 @@ def refresh(folder: Path) -> None:
     """Brings into the folder what workers left at the address of which it is a copy, the newest checkpoint whole."""
     if mirror := _held.get(folder):
         with mirror.turn():
-            mirror.pull(WORKER)
+            mirror.pull(WORKER, MACHINE)
             mirror.fetch_checkpoint()
 
 
@@ -88,17 +89,17 @@ def held(run: str | Path) -> Iterator[Path]:
         with mirror.turn():
             stack.enter_context(alone(mirror.folder))
             stack.enter_context(_leased(mirror))
-            for name in mirror.there(DRIVER, WORKER):
+            for name in mirror.there(DRIVER, MACHINE):
                 if name.startswith(".ray/"):  # what a driver that was killed told its workers, or they told it
                     mirror.remove(name)
-            mirror.pull(DRIVER, WORKER, forget=True)
+            mirror.pull(DRIVER, WORKER, MACHINE, forget=True)
             mirror.fetch_checkpoint()
 
         def same() -> None:
             _check(mirror, _me())
             with mirror.turn():
-                mirror.push()
-                mirror.pull(WORKER)
+                mirror.push(DRIVER)
+                mirror.pull(WORKER, MACHINE)
 
         _held[mirror.folder] = mirror
         stack.callback(_held.pop, mirror.folder)
@@ -106,23 +107,45 @@ def held(run: str | Path) -> Iterator[Path]:
             yield mirror.folder
 
 
+def joined(run: str | Path) -> Path:
+    """RUN's folder on a machine of the training; of an address a copy, with the logs that were left there before."""
+    folder = here(run, WORKER)
+    if is_address(run):
+        mirror = Mirror(str(run), WORKER)
+        with suppress(UserError), mirror.turn():
+            mirror.pull(MACHINE)
+    return folder
+
+
+def sent(run: str | Path) -> None:
+    """Sends what this machine of the training left in its copy of RUN (logs, errors, its load), if it can."""
+    if is_address(run):
+        mirror = Mirror(str(run), WORKER)
+        with suppress(UserError), mirror.turn():
+            mirror.push(MACHINE)
+
+
 @contextmanager
 def working(run: str | Path, first: bool) -> Iterator[Path]:
-    """RUN's folder for a worker of a training; of an address a copy, and the `first` worker sends what it leaves there.
+    """RUN's folder for a worker of a training; of an address a copy, from which is sent what the worker leaves there.
 
-    If nothing can be sent for minutes, or another driver takes over, the file `LEAVE` appears in the copy.
+    If the `first` worker can send nothing for minutes, or another driver takes over, `LEAVE` appears in its copy.
 
-    Raises: UserError if the address cannot be read, or what is in the copy at the end cannot be sent.
+    Raises: UserError if the address cannot be read, or what the first worker left cannot be sent at the end.
     """
-    if not is_address(run) or not first:
-        yield here(run, WORKER)
+    if not is_address(run):
+        yield Path(run)
         return
     mirror = Mirror(str(run), WORKER)
+    (mirror.folder / LEAVE).unlink(missing_ok=True)  # of an earlier training
+    if not first:
+        with _every(MACHINE_S, lambda: sent(run)):
+            yield mirror.folder
+        return sent(run)
     with mirror.turn():
-        (mirror.folder / LEAVE).unlink(missing_ok=True)
         mirror.pull(DRIVER, WORKER, forget=True)
         mirror.fetch_checkpoint()
-    driver, sent = _lease(mirror), time.monotonic()
+    driver, sent_at, given_up = _lease(mirror), time.monotonic(), False
 
     def leave() -> None:
         (mirror.folder / LEAVE).parent.mkdir(exist_ok=True)
@@ -133,27 +156,23 @@ def working(run: str | Path, first: bool) -> Iterator[Path]:
             leave()
 
     def send() -> None:
-        nonlocal sent
+        nonlocal sent_at, given_up
         try:
             _check(mirror, driver)
             with mirror.turn():
-                mirror.push()
-            sent = time.monotonic()
+                mirror.push(WORKER, MACHINE)
+            sent_at = time.monotonic()
         except UserError:
-            if time.monotonic() - sent > PATIENCE_S:
+            if time.monotonic() - sent_at > PATIENCE_S:
+                given_up = True
                 leave()
             raise
 
     with _every(EVERY_S / 2, look), _kept(send):
         yield mirror.folder
-
-
-def sent(run: str | Path, *names: str) -> None:
-    """Sends files that a worker left in its copy of RUN, if it can."""
-    if is_address(run):
-        mirror = Mirror(str(run), WORKER)
-        with suppress(UserError), mirror.turn():
-            mirror.push(*names)
+    if given_up:
+        what = f"nothing could be written for {PATIENCE_S / 60:.0f} minutes; the training left, its checkpoint is there now"
+        raise UserError(what, mirror.address, "start again")
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from fm.report.figures import image_grid
 from fm.results import Row, write_row
 from fm.runs import here, pulled, working
 from fm.training import is_conditional, train
+from tasks import gauges
 
 
 def training(config: dict[str, Any]) -> None:
@@ -43,24 +44,36 @@ def training(config: dict[str, Any]) -> None:
     order = settings.order(dataset.sizes).fingerprint()  # found here too: other versions must not mean another order
     identity = recipe.training_values(), dataset.digest
     batches_from = stream_of(dataset, settings, world, is_conditional(model), _device())
+    speed = None
+    if world.first and torch.cuda.is_available():
+        gpu = torch.cuda.get_device_name()
+        speed = gauges.Speed(recipe, dataset.shape, len(dataset.classes) or None, world.size, gpu)
     with working(config["run"], world.first) as run, told_to_leave(run / LEAVE) as stop:
         store = Store(run, *identity, settings.keep, order, settings.keep_every_images)
-        events = train(model, objective, settings, batches_from, store, world, stop, _device())
+        events = watched(train(model, objective, settings, batches_from, store, world, stop, _device()), run)
         if world.first:
-            record(told(events), store, run)
+            record(events, store, run, speed)
         else:
-            for _ in told(events):
+            for _ in events:
                 pass
 
 
-def told(events: Iterator[Any]) -> Iterator[Any]:
-    """The same events, each with a line in this rank's log."""
+def watched(events: Iterator[Any], run: Path) -> Iterator[Any]:
+    """The same events, each with a line in this rank's log; with every report the first rank of each machine records
+    how busy that is as `system-<machine>`."""
+    node = gauges.node()
+    system = Recorder(run / "records", f"system-{node}") if node is not None else None
     for event in events:
         sys.stderr.write(f"{datetime.now():%F %T} {event}\n")  # Ray's print would say it twice
+        if system and isinstance(event, Started):
+            system.cut(event.images_seen)
+            gauges.machine()  # from here on
+        elif system and isinstance(event, Progress):
+            system.write(event.images_seen, time.time(), **gauges.machine())
         yield event
 
 
-def record(events: Iterator[Any], store: Store, run: Path) -> None:
+def record(events: Iterator[Any], store: Store, run: Path, speed: gauges.Speed | None = None) -> None:
     """Keeps what a training tells: reports as `train`, each start as `starts`, and what ended it as `diverged`; and
     draws a grid at every checkpoint."""
     records = run / "records"
@@ -70,7 +83,8 @@ def record(events: Iterator[Any], store: Store, run: Path) -> None:
     try:
         for event in events:
             if isinstance(event, Progress):
-                reports.write(time=time.time(), **event.values(), peak_memory_mib=_peak_memory_mib())
+                measured = {"peak_memory_mib": _peak_memory_mib()} | (speed.values(event.images_per_s) if speed else {})
+                reports.write(time=time.time(), **event.values() | measured)
             elif isinstance(event, Started):
                 facts = {"threads": torch.get_num_threads(), "device": _device()}
                 starts.write(time=time.time(), **asdict(event) | facts | {"restored": event.restored + lost})

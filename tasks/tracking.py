@@ -32,7 +32,7 @@ class Tracking:
     def __init__(self, run: Path, recipe: Recipe) -> None:
         self.run, self.recipe = run, recipe
         self.identity = _identity(run)
-        self.sent = 0  # images_seen of the newest training row that MLflow has
+        self.sent: dict[str, int] = {}  # name of the records -> images_seen of the newest row that MLflow has
         self.grids: set[Path] = set()  # that MLflow has
         self.away = False
         self.seconds: dict[str, float] = {}  # what each stage of this session took
@@ -100,25 +100,32 @@ class Tracking:
         """The training rows of RUN/records, and the grids, that MLflow does not have yet; step = images seen."""
 
         def send() -> None:
-            from mlflow.entities import Metric
-
-            rows = read(self.run / "records", after=self.sent)
-            points = [
-                Metric(f"train/{name}", float(value), int(1000 * row["time"]), row["images_seen"])
-                for row in rows
-                for name, value in row.items()
-                if name not in ("images_seen", "time")
-            ]
-            for start in range(0, len(points), CHUNK):
-                self._client.log_batch(self._run("train"), metrics=points[start : start + CHUNK])
-            if rows:
-                self.sent = rows[-1]["images_seen"]
+            self._send("train", "train/")
+            for file in sorted((self.run / "records").glob("system-*.jsonl")):
+                node = file.stem.removeprefix("system-")
+                self._send(file.stem, "system/" if node == "0" else f"system/node_{node}/")
             for grid in sorted((self.run / "samples").glob("seen-*.png")):
                 if grid not in self.grids:
                     self._client.log_artifact(self._run("train"), str(grid), "samples")
                     self.grids.add(grid)
 
         self._safely(send)
+
+    def _send(self, name: str, prefix: str) -> None:
+        """The rows of these records that MLflow does not have; what it calls `system/` it shows by itself."""
+        from mlflow.entities import Metric
+
+        rows = read(self.run / "records", after=self.sent.get(name, 0), name=name)
+        points = [
+            Metric(f"{prefix}{key}", float(value), int(1000 * row["time"]), row["images_seen"])
+            for row in rows
+            for key, value in row.items()
+            if key not in ("images_seen", "time")
+        ]
+        for start in range(0, len(points), CHUNK):
+            self._client.log_batch(self._run("train"), metrics=points[start : start + CHUNK])
+        if rows:
+            self.sent[name] = rows[-1]["images_seen"]
 
     def rows(self, rows: Sequence[Row]) -> None:
         """A child run for each row, and the sweep over NFE (step = NFE) on the evaluation's run."""

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 from fm.errors import SettingsError, UserError
 from fm.files import write_json
 from fm.lineage import differences, versions
-from fm.mirror import WORKER
-from fm.runs import here, sent
+from fm.runs import joined, sent
 
 
 def logs_of(run: Path) -> Path:
@@ -43,9 +42,9 @@ class Work:
 
     def __call__(self, config: dict[str, Any]) -> None:
         rank, size, address = self.member()
-        run, left = here(self.run, WORKER), [f"logs/rank-{rank}.log"]
+        run = joined(self.run)
         logs_of(run).mkdir(parents=True, exist_ok=True)
-        with open(run / left[0], "ab") as file:
+        with open(logs_of(run) / f"rank-{rank}.log", "ab") as file:
             for stream in (1, 2):
                 os.dup2(file.fileno(), stream)
         sys.stderr.write(f"{datetime.now():%F %T} rank {rank} of {size} on {address}, process {os.getpid()}\n")
@@ -58,8 +57,7 @@ class Work:
             traceback.print_exc()
             if isinstance(error, UserError):
                 told = {"kind": type(error).__name__, "what": error.what, "where": error.where, "mend": error.mend}
-                left.append(f".ray/error-{os.getpid()}.json")
-                write_json(run / left[1], told)
+                write_json(run / ".ray" / f"error-{os.getpid()}.json", told)
             raise
         finally:
-            sent(self.run, *left)
+            sent(self.run)

@@ -6,7 +6,9 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-H100_FLOPS = 989e12  # a second, of dense bf16 products (NVIDIA's data sheet of the SXM card)
+# A second, of dense bf16 products: NVIDIA's data sheets, of the SXM cards where there are several.
+PEAK_FLOPS = {"A100": 312e12, "H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "L40S": 362e12}
+H100_FLOPS = PEAK_FLOPS["H100"]
 UTILISATION = 0.4  # of them, by a training that is well fed
 STATED = f"{UTILISATION:.0%} of {H100_FLOPS / 1e12:.0f} TFLOP/s (bf16)".replace("%", " %")
 
@@ -26,6 +28,11 @@ class Cost:
 def h100_hours(flops: float) -> float:
     """Of so many FLOP, at `UTILISATION` of `H100_FLOPS`."""
     return flops / (UTILISATION * H100_FLOPS) / 3600
+
+
+def peak_flops(gpu: str) -> float:
+    """`PEAK_FLOPS` of a card as torch.cuda names it; 0 where it is not in the table."""
+    return next((peak for name, peak in PEAK_FLOPS.items() if name in gpu), 0.0)
 
 
 def cost(model: nn.Module, image_size: int, channels: int = 3) -> Cost:

@@ -9,7 +9,7 @@ import pytest
 
 from fm.data import addresses
 from fm.errors import UserError
-from fm.mirror import BEST, DRIVER, LEAVE, WORKER, Mirror, writer
+from fm.mirror import BEST, DRIVER, LEAVE, MACHINE, WORKER, Mirror, writer
 
 
 @pytest.fixture(params=["s3", "file"])
@@ -55,8 +55,10 @@ def names(mirror):
 
 
 def test_each_file_has_one_writer():
-    ours = ("records/train.jsonl", "samples/a.png", "logs/rank-0.log", "checkpoints/000/ema.safetensors")
-    assert {writer(name) for name in (*ours, ".ray/error-7.json")} == {WORKER}
+    ours = ("records/train.jsonl", "samples/a.png", "checkpoints/000/ema.safetensors")
+    assert {writer(name) for name in ours} == {WORKER}
+    machines = ("logs/rank-0.log", ".ray/error-7.json", "records/system-1.jsonl")
+    assert {writer(name) for name in machines} == {MACHINE}
     theirs = ("recipe.json", "evaluations/a.json", "report.html", "report/samples.png", BEST, LEAVE)
     assert {writer(name) for name in theirs} == {DRIVER}
     nobody = ("checkpoints/000.damaged/ema.safetensors", "checkpoints/.000.7.part/ema.safetensors", ".lock", ".ray/x/y")
@@ -68,7 +70,7 @@ def test_what_is_sent_is_fetched_elsewhere_once(machine, monkeypatch):
     write(one, "records/train.jsonl", "{}\n")
     checkpoint(one, 64)
     checkpoint(one, 128)
-    one.push()
+    one.push(WORKER)
     other = machine("other")
     other.pull(DRIVER, WORKER)
     states = [f"checkpoints/{images:012d}/state.json" for images in (64, 128)]
@@ -80,20 +82,20 @@ def test_what_is_sent_is_fetched_elsewhere_once(machine, monkeypatch):
     monkeypatch.setattr("fm.mirror.os.replace", None)  # by which all that is fetched takes its name
     other.pull(DRIVER, WORKER)
     other.fetch_checkpoint()
-    other.push()
+    other.push(WORKER)
 
 
 def test_what_changes_and_goes_on_one_side_does_on_the_other(machine):
     one, reader = machine("one"), machine("reader", DRIVER)
     write(one, "records/train.jsonl", "one\n")
     folder = checkpoint(one, 64)
-    one.push()
+    one.push(WORKER)
     reader.pull(WORKER)
     reader.fetch_checkpoint()
     write(one, "records/train.jsonl", "one\ntwo\n")
     folder.rename(folder.with_name("gone.damaged"))
     checkpoint(one, 128)
-    one.push()
+    one.push(WORKER)
     reader.pull(WORKER)
     assert list(files(reader)) == [f"checkpoints/{128:012d}/state.json", "records/train.jsonl"]
     assert files(reader)["records/train.jsonl"] == "one\ntwo\n"
@@ -113,7 +115,7 @@ def test_a_push_that_is_killed_leaves_no_checkpoint_and_the_next_goes_on(machine
     folder = checkpoint(one, 64)
     monkeypatch.setattr(Mirror, "put", killed)
     with pytest.raises(KeyboardInterrupt):
-        one.push()
+        one.push(WORKER)
     there = names(one)
     assert there == [f"checkpoints/{64:012d}/ema.safetensors", "records/train.jsonl"]
     other = machine("other")
@@ -121,7 +123,7 @@ def test_a_push_that_is_killed_leaves_no_checkpoint_and_the_next_goes_on(machine
     other.fetch_checkpoint()
     assert list(files(other)) == ["records/train.jsonl"]
     one = machine("one")
-    one.push()
+    one.push(WORKER)
     assert sent[3:] == [f"checkpoints/{64:012d}/{name}" for name in ("model.safetensors", "state.json")]
     assert folder.exists()
 
@@ -130,7 +132,7 @@ def test_what_is_damaged_here_is_fetched_again_and_there_passed_over(machine):
     one = machine("one")
     checkpoint(one, 64)
     newest = checkpoint(one, 128)
-    one.push()
+    one.push(WORKER)
     other = machine("other")
     other.pull(WORKER)
     other.fetch_checkpoint()
@@ -142,7 +144,7 @@ def test_what_is_damaged_here_is_fetched_again_and_there_passed_over(machine):
     assert there.read_text() == "averages 128"
     (newest / "ema.safetensors").write_text("averageS 128")
     one = machine("one")
-    one.push()
+    one.push(WORKER)
     third = machine("third")
     third.pull(WORKER)
     third.fetch_checkpoint()
@@ -154,8 +156,8 @@ def test_the_best_checkpoint_comes_by_its_name(machine):
     best = checkpoint(one, 64)
     checkpoint(one, 128)
     write(driver, BEST, json.dumps({"checkpoint": best.name}))
-    one.push()
-    driver.push()
+    one.push(WORKER)
+    driver.push(DRIVER)
     reader = machine("other", DRIVER)
     reader.pull(DRIVER, WORKER)
     reader.fetch_checkpoint("best")
@@ -167,7 +169,7 @@ def test_the_best_checkpoint_comes_by_its_name(machine):
 def test_what_was_never_sent_stays_only_while_nobody_else_went_on(machine):
     one = machine("one")
     write(one, "records/train.jsonl", "one\n")
-    one.push()
+    one.push(WORKER)
     write(one, "records/train.jsonl", "one\ntwo\n")
     ahead = checkpoint(one, 64)
     one.pull(WORKER, forget=True)
@@ -175,7 +177,7 @@ def test_what_was_never_sent_stays_only_while_nobody_else_went_on(machine):
     other = machine("other")
     other.pull(WORKER, forget=True)
     write(other, "records/train.jsonl", "one\nother\n")
-    other.push()
+    other.push(WORKER)
     one = machine("one")
     one.pull(WORKER, forget=True)
     assert not ahead.exists() and files(one) == {"records/train.jsonl": "one\nother\n"}
@@ -191,7 +193,7 @@ def test_a_checkpoint_that_goes_while_it_is_sent_is_left_alone(machine, monkeypa
 
     folder = checkpoint(one, 64)
     monkeypatch.setattr(Mirror, "put", removed)
-    one.push()
+    one.push(WORKER)
     assert names(one) == []
 
 
@@ -215,7 +217,7 @@ def test_a_bucket_that_is_not_there_and_one_that_is_refused(s3, tmp_path, monkey
     mirror.pull(DRIVER)
     write(mirror, "recipe.json", "{}")
     with pytest.raises(UserError, match=r"^s3://no-such-bucket/run: cannot be written \(no such bucket or folder\)$"):
-        mirror.push()
+        mirror.push(DRIVER)
 
 
 def test_an_address_that_is_away_for_a_moment_is_waited_for(tmp_path, monkeypatch):
@@ -233,9 +235,9 @@ def test_an_address_that_is_away_for_a_moment_is_waited_for(tmp_path, monkeypatc
     monkeypatch.setattr(memory, "put_file", away)
     mirror = Mirror(f"memory://{tmp_path.name}/run", DRIVER)
     write(mirror, "recipe.json", "{}")
-    mirror.push()
+    mirror.push(DRIVER)
     assert names(mirror) == ["recipe.json"]
     write(mirror, "recipe.json", "{ }")
     fails[0] = 3
     with pytest.raises(UserError, match=r"/run: cannot be written \(ConnectionResetError: away\)$"):
-        mirror.push()
+        mirror.push(DRIVER)

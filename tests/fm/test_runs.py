@@ -43,7 +43,7 @@ def test_a_folder_is_its_own_copy_and_costs_nothing(tmp_path):
     with runs.held(run) as folder, runs.working(str(run), True) as same:
         assert folder == run and same == run and runs.of(folder) == str(run) and runs.pulled(run, "ema") == run
         runs.refresh(folder)
-        runs.sent(run, "logs/rank-0.log")
+        runs.sent(run)
         with pytest.raises(UserError, match="another run is at work here"), runs.held(run):
             pass
     assert [path.name for path in run.iterdir()] == [".lock"]
@@ -63,9 +63,51 @@ def test_what_either_side_writes_the_other_sees(address, tmp_path):
             soon((worker / LEAVE).exists)
         assert (runs.at_work(address), runs.of(worker)) == (True, str(worker))
     assert not runs.at_work(address)
-    with runs.held(address), runs.working(address, True) as worker:  # what was told then does not count now
-        time.sleep(0.3)
-        assert not (worker / LEAVE).exists()
+    for first in (False, True):  # what was told then does not count now, whoever is on that machine
+        (worker / LEAVE).touch()
+        with runs.held(address), runs.working(address, first) as worker:
+            time.sleep(0.3)
+            assert not (worker / LEAVE).exists()
+
+
+def test_other_machines_send_their_logs_and_load(address, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "MACHINE_S", 0.05)
+    with runs.held(address) as driver, runs.working(address, True) as worker:
+        monkeypatch.setenv("FM_CACHE", str(tmp_path / "there"))
+        log = runs.joined(address) / "logs" / "rank-1.log"
+        log.parent.mkdir(parents=True)
+        log.write_text("one\n")
+        with runs.working(address, False) as other:
+            assert other != worker
+            Recorder(other / "records", "system-1").write(64, time.time(), cpu=1.0)
+            soon(lambda: len(read(driver / "records", name="system-1")) == 1)
+        log.write_text("one\ntwo\n")
+        runs.sent(address)
+        soon(lambda: (driver / "logs" / "rank-1.log").read_text() == "one\ntwo\n")
+        monkeypatch.setenv("FM_CACHE", str(tmp_path / "third"))
+        assert (runs.joined(address) / "logs" / "rank-1.log").read_text() == "one\ntwo\n"
+
+
+def test_a_training_that_could_send_nothing_for_minutes_ends_with_a_word(address, monkeypatch):
+    monkeypatch.setattr(runs, "PATIENCE_S", 0.0)
+    fails = [True]
+    real = Mirror.put
+    monkeypatch.setattr(addresses, "PAUSES_S", ())
+
+    def put(self, name):
+        if fails[0] and self.side == WORKER:
+            raise UserError("away")
+        return real(self, name)
+
+    monkeypatch.setattr(Mirror, "put", put)
+    with (
+        pytest.raises(UserError, match="nothing could be written for 0 minutes"),
+        runs.working(address, True) as worker,
+    ):
+        Recorder(worker / "records").write(64, time.time())
+        soon((worker / LEAVE).exists)
+        fails[0] = False
+    assert "records/train.jsonl" in Mirror(address, "other").there(WORKER)
 
 
 def test_one_driver_at_a_time(address, tmp_path, monkeypatch):

@@ -66,6 +66,8 @@ def test_a_file_tells_to_leave_and_the_next_start_goes_on_without_gap_or_double(
     records = Path(config["run"]) / "records"
     rows = read(records)
     assert [row["images_seen"] for row in rows] == [64, 128, 192] and rows[0]["loss_t5"] > 0
+    system = read(records, name="system-0")
+    assert [row["images_seen"] for row in system] == [64, 128, 192] and system[0]["cpu_utilization_percentage"] > 0
     (start,) = read(records, after=-1, name="starts")
     assert start["restored"] == "resumed at 0 images" and start["micro_batch_images"] == 64
     assert (start["threads"], start["device"]) == (1, "cpu") and rows[0]["peak_memory_mib"] > 50

@@ -49,6 +49,16 @@ def test_training_metrics_are_the_records(finished: Path, client: MlflowClient) 
     ]
 
 
+def test_the_machine_is_shown_where_mlflow_shows_it(finished: Path, client: MlflowClient) -> None:
+    rows = read(finished / "records", name="system-0")
+    run = runs_of(client, finished)["train"].info.run_id
+    history = client.get_metric_history(run, "system/cpu_utilization_percentage")
+    assert [(m.step, m.value) for m in history] == [
+        (row["images_seen"], row["cpu_utilization_percentage"]) for row in rows
+    ]
+    assert [row["images_seen"] for row in rows] == [row["images_seen"] for row in read(finished / "records")]
+
+
 def test_the_sweep_has_a_point_for_each_nfe(finished: Path, client: MlflowClient) -> None:
     sweep = runs_of(client, finished)["evaluate"].info.run_id
     for row in read_rows(finished):

@@ -171,7 +171,7 @@ def working(run: str | Path, first: bool) -> Iterator[Path]:
     with _every(EVERY_S / 2, look), _kept(send):
         yield mirror.folder
     if given_up:
-        what = f"nothing could be written for {PATIENCE_S / 60:.0f} minutes; the training left, its checkpoint is there now"
+        what = f"nothing could be written for {PATIENCE_S / 60:.0f} minutes, so the training left; all is there now"
         raise UserError(what, mirror.address, "start again")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from fm.data import addresses
 from fm.errors import UserError
-from fm.mirror import BEST, DRIVER, LEAVE, MACHINE, WORKER, Mirror, writer
+from fm.mirror import BEST, DRIVER, LEAVE, MACHINE, WORKER, Mirror, publish, writer
 
 
 @pytest.fixture(params=["s3", "file"])
@@ -195,6 +195,19 @@ def test_a_checkpoint_that_goes_while_it_is_sent_is_left_alone(machine, monkeypa
     monkeypatch.setattr(Mirror, "put", removed)
     one.push(WORKER)
     assert names(one) == []
+
+
+def test_a_data_set_is_sent_once_its_manifest_last(tmp_path, s3, monkeypatch):
+    monkeypatch.setenv("FM_CACHE", str(tmp_path / "cache"))
+    there, put, sent = f"s3://bucket/{tmp_path.name}/data/mine", Mirror.put, []
+    monkeypatch.setattr(Mirror, "put", lambda self, name: sent.append(name) or put(self, name))
+    for name in ("manifest.json", "shards/train.tar", "index/.lock"):
+        (tmp_path / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mine" / name).write_text(name)
+    for _ in range(2):
+        publish(tmp_path / "mine", there)
+        assert sent == ["shards/train.tar", "manifest.json"]
+    assert sorted(s3.find(there)) == [f"{there[5:]}/manifest.json", f"{there[5:]}/shards/train.tar"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The stage from shards to checkpoints: `fm.training` on all workers of the place, watched from RUN/records."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from fm.checkpoints import Saved, Store, newest
 from fm.data import Manifest, settled
+from fm.errors import UserError
 from fm.lineage import digest
 from fm.recipe import Recipe, on_data
 from fm.records import read
@@ -62,7 +64,8 @@ def _fit(data: str | Path, manifest: Manifest, run: Path, recipe: Recipe, tracki
     except Exception:
         raise
     except BaseException:  # a signal: the workers were told to save and leave
-        refresh(run)
+        with suppress(UserError):  # an address that is away must not hide the signal
+            refresh(run)
         if left := newest(run):
             watching.say(f"train: left with a checkpoint at {left.images_seen:,} images seen; start again to go on")
         raise

@@ -61,6 +61,8 @@ def test_what_either_side_writes_the_other_sees(address, tmp_path):
             (driver / ".ray").mkdir()
             (driver / LEAVE).touch()
             soon((worker / LEAVE).exists)
+        write_json(driver / "recipe.json", {"a": 2})
+        assert runs.pulled(address) == driver and read_json(driver / "recipe.json") == {"a": 2}
         assert (runs.at_work(address), runs.of(worker)) == (True, str(worker))
     assert not runs.at_work(address)
     for first in (False, True):  # what was told then does not count now, whoever is on that machine

@@ -129,8 +129,11 @@ class Mirror:
             fs.invalidate_cache()
             found, folders = {}, [root]
             while folders:
-                for entry in unless_absent(partial(fs.ls, folders.pop(), detail=True)) or []:
+                folder = folders.pop()
+                for entry in unless_absent(partial(fs.ls, folder, detail=True)) or []:
                     name = entry["name"].rstrip("/")[len(root) + 1 :]
+                    if entry["name"].rstrip("/") == folder.rstrip("/"):
+                        continue  # object stores may hold an empty object of a folder's name
                     if entry["type"] == "directory":
                         if name.split("/")[0] in (".ray", "checkpoints", "records") or writer(f"{name}/") in sides:
                             folders.append(entry["name"])

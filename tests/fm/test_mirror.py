@@ -197,6 +197,14 @@ def test_a_checkpoint_that_goes_while_it_is_sent_is_left_alone(machine, monkeypa
     assert names(one) == []
 
 
+def test_objects_that_stand_for_folders_are_no_files(tmp_path, s3, monkeypatch):
+    monkeypatch.setenv("FM_CACHE", str(tmp_path))
+    mirror = Mirror(f"s3://bucket/{tmp_path.name}/run", DRIVER)
+    for name in ("", "records/", "records/train.jsonl"):
+        s3.pipe_file(f"{mirror.address}/{name}", b"")
+    assert names(mirror) == ["records/train.jsonl"]
+
+
 def test_a_data_set_is_sent_once_its_manifest_last(tmp_path, s3, monkeypatch):
     monkeypatch.setenv("FM_CACHE", str(tmp_path / "cache"))
     there, put, sent = f"s3://bucket/{tmp_path.name}/data/mine", Mirror.put, []

@@ -43,6 +43,7 @@ RAY = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an actor more, to hand on what SIGTERM says
 }
 """Ray's settings, unless the environment has others."""
+BACKENDS = {"GPU": "nccl", "CPU": "gloo"}  # by which a training's workers sum their gradients
 CODE = [Path(__file__).parents[1] / name for name in ("fm", "tasks")]  # what runs in workers
 # Ray's processes die with the thread that started them (Linux: PR_SET_PDEATHSIG), so that thread must live on.
 _keeper = ThreadPoolExecutor(1, "ray")
@@ -338,7 +339,7 @@ def _trainer(work: Any, config: dict[str, Any], name: str, scratch: Path, place:
         work,
         train_loop_config=config,
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus, resources_per_worker={"CPU": 1}),
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        torch_config=TorchConfig(backend=BACKENDS["GPU" if gpus else "CPU"]),
         run_config=RunConfig(name=name, storage_path=str(scratch), failure_config=FailureConfig(max_failures=3)),
     )
 

@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 import traceback
@@ -32,6 +31,7 @@ from fm.lineage import digest
 from fm.recipe import Recipe, on_data, opened
 from fm.records import read
 from tasks import on_workers
+from tests.drills.disks import mount, small_disk
 from tests.drills.table import Result
 
 FORK = multiprocessing.get_context("fork")
@@ -252,24 +252,6 @@ def unwritable(this: Ranks, undisturbed: str) -> Result:
     time.sleep(10)
     mount("-o", "remount,rw", this.run.parent)
     return this.result("storage unwritable for 10 s", undisturbed)
-
-
-def mount(*arguments: str | Path) -> str:
-    """What mount complains of; nothing when it worked."""
-    done = subprocess.run(["mount", *map(str, arguments)], capture_output=True, text=True, check=False)
-    return done.stderr.strip() if done.returncode else ""
-
-
-@contextlib.contextmanager
-def small_disk(folder: Path) -> Iterator[None]:
-    """A file system of 64 MiB of its own."""
-    folder.mkdir()
-    if refused := mount("-t", "tmpfs", "-o", "size=64m", "tmpfs", folder):
-        raise PermissionError(refused)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 def drills(base: Path) -> Iterator[Result]:

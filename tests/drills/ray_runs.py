@@ -15,11 +15,12 @@ from fm.records import read
 from infra import local
 from infra.services import ask
 from infra.state import Ports, Record
+from tests.drills.disks import frozen, own_disk
 from tests.drills.table import Result
 
 PORT_BASE = 29100
 PORTS = ["--port-base", str(PORT_BASE)]
-AWAY_S, LONGER_IMAGES = 60, 19_200  # longer than that, on the slowest machine that this ran on
+AWAY_S, FROZEN_S, LONGER_IMAGES = 60, 30, 19_200  # longer than that, on the slowest machine that this ran on
 ROOT = Path(__file__).parent.parent.parent
 TRAINING = ["--preset", "tiny", "--set", "training.save_images=640", "--set", "training.total_images=6400"]
 
@@ -106,6 +107,39 @@ def leave(run: Path, data: Path, undisturbed: str) -> Result:
     return disturbed("SIGTERM to the flow process, started again", run, data, undisturbed, strike)
 
 
+def five(run: Path, data: Path, undisturbed: str) -> Result:
+    """kill -9 of one of three workers, five times in one run; nobody starts anything again."""
+    three = ("--workers", "3")
+    alone = run.with_name("three")
+    due = finish(start(alone, data, *three), alone)
+    process, lost, waits = start(run, data, *three), 0, []
+    for kill in range(1, 6):
+        wait(lambda at=kill * 1000: seen(run) >= at, process)  # type: ignore[misc]
+        workers(process)[kill % 3].kill()
+        struck, before, checkpoint = time.monotonic(), seen(run), newest(run)
+        lost += before - (checkpoint.images_seen if checkpoint else 0)
+        wait(lambda at=before: seen(run) > at, process)  # type: ignore[misc]
+        waits.append(time.monotonic() - struck)
+    return Result("one of 3 workers killed, 5 times", lost, sum(waits) / len(waits), finish(process, run), due)
+
+
+def storage(run: Path, data: Path, undisturbed: str) -> Result:
+    """RUN's disk takes no writes for half a minute, as network storage that is away."""
+    disk = run.with_name("disk")
+    with own_disk(disk):
+        (disk / "run").mkdir()
+        run.symlink_to(disk / "run")
+        process = start(run, data)
+        wait(lambda: seen(run) >= 2000, process)
+        with frozen(disk):
+            time.sleep(FROZEN_S)
+            before = seen(run)
+        thawed = time.monotonic()
+        wait(lambda: seen(run) > before, process)
+        recovery = time.monotonic() - thawed
+        return Result(f"storage unwritable for {FROZEN_S} s", 0, recovery, finish(process, run), undisturbed)
+
+
 def without(service: str, run: Path, data: Path, state: Path) -> Result:
     """A service is killed and comes back a minute later; what MLflow has in the end is what the records have."""
     longer = ["--set", f"training.total_images={LONGER_IMAGES}"]
@@ -152,7 +186,15 @@ def prefect(run: Path, data: Path, undisturbed: str) -> Result:
     return without("prefect", run, data, run.parent / "state")
 
 
-DRILLS = {"worker": worker, "driver": driver, "leave": leave, "mlflow": mlflow, "prefect": prefect}
+DRILLS = {
+    "worker": worker,
+    "driver": driver,
+    "leave": leave,
+    "five": five,
+    "storage": storage,
+    "mlflow": mlflow,
+    "prefect": prefect,
+}
 
 
 def drills(names: list[str], base: Path) -> Iterator[Result]:
@@ -165,6 +207,9 @@ def drills(names: list[str], base: Path) -> Iterator[Result]:
     try:
         undisturbed = finish(start(base / "undisturbed", base / "data"), base / "undisturbed")
         for name in names:
-            yield DRILLS[name](base / name, base / "data", undisturbed)
+            try:
+                yield DRILLS[name](base / name, base / "data", undisturbed)
+            except PermissionError as refused:
+                print(f"{name:<52}skipped: a disk of its own needs the right to mount one ({refused})")
     finally:
         subprocess.run([*fm, "down"], cwd=base, check=True, capture_output=True)

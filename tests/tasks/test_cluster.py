@@ -1,8 +1,11 @@
 """Mapped work on the real Ray of this test run: order, errors, dead workers; and errors out of Ray's wrappers."""
 
 import itertools
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -169,3 +172,43 @@ def test_the_users_error_is_found_inside_any_wrapper() -> None:
     group.worker_failures = {0: RuntimeError("connection lost"), 1: outer}  # type: ignore[attr-defined]
     assert cluster.unwrapped(group) is inner
     assert cluster.unwrapped(ValueError("ours")).args == ("ours",)
+
+
+LOGICAL_GPUS = """
+import json, os, sys
+from pathlib import Path
+from tasks import cluster
+from tasks.place import Place
+
+run = Path(sys.argv[1])
+
+def visible(item):
+    return os.environ["CUDA_VISIBLE_DEVICES"]
+
+def work(config):
+    import torch.distributed as dist
+    facts = {name: os.environ[name] for name in ("CUDA_VISIBLE_DEVICES", "LOCAL_RANK", "NODE_RANK")}
+    (run / f"rank-{dist.get_rank()}.json").write_text(json.dumps(facts | {"size": dist.get_world_size()}))
+
+cluster._ray().init(address="local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
+trainer = cluster._trainer(work, {}, "gpus", run, Place(workers=2), gpus=True)
+print(trainer.backend_config.backend)
+cluster.BACKENDS["GPU"] = "gloo"  # for there is no card behind these GPUs
+with cluster.session(Place(workers=2, gpus="all")):
+    print(*sorted(outcome.value for outcome in cluster.ray_map(visible, range(8), cpus=1, gpus=1)))
+    cluster.fit(work, {}, "gpus", run, tick=lambda: None)
+"""
+
+
+@pytest.mark.slow
+def test_gpus_are_given_out_one_each_and_a_training_shares_those_of_a_machine(tmp_path: Path) -> None:
+    """Of two that Ray is told of; nothing is computed on them."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}  # not the tests' cluster
+    command = [sys.executable, "-c", LOGICAL_GPUS, str(tmp_path)]
+    done = subprocess.run(command, env=own, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    backend, given = done.stdout.splitlines()
+    assert backend == "nccl" and set(given.split()) == {"0", "1"}
+    for rank in (0, 1):  # each takes its own by its local rank
+        facts = json.loads((tmp_path / f"rank-{rank}.json").read_text())
+        assert facts == {"CUDA_VISIBLE_DEVICES": "0,1", "LOCAL_RANK": str(rank), "NODE_RANK": "0", "size": 2}

@@ -1,12 +1,11 @@
 """One stage: trained network -> rows and report."""
 
-from pathlib import Path
-
 from prefect import flow
 
 from fm.data import load_manifest
 from fm.evaluation import Evaluation
 from fm.recipe import Recipe, on_data, opened
+from fm.runs import pulled
 from tasks import cluster, failing, tracking
 from tasks.evaluate import evaluate, trained
 from tasks.place import Place
@@ -19,12 +18,12 @@ def evaluate_run(run: str, data: str = "", evaluation: Evaluation | None = None,
     """Measures a trained network at every point of the solver grid, in parallel, and writes the report.
 
     Args:
-        run: Folder of a training, relative to the project.
+        run: Folder of a training, relative to the project, or its address (s3://bucket/runs/mine).
         data: Folder or address of the data it was trained on, if they have moved since.
         evaluation: What is measured; none for what the training's recipe says.
         place: Where it runs. Changes no number beyond rounding.
     """
-    recipe = Recipe.load(Path(run), {} if evaluation is None else {"evaluation": evaluation.model_dump(mode="json")})
+    recipe = Recipe.load(pulled(run), {} if evaluation is None else {"evaluation": evaluation.model_dump(mode="json")})
     recipe.check()
     with opened(run, recipe) as folder, cluster.session(place), tracking.tracked(folder, recipe) as copy:
         if data:

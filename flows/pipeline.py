@@ -6,7 +6,7 @@ from fm.recipe import Recipe, check_trainable, opened
 from tasks import cluster, failing, tracking
 from tasks.evaluate import evaluate, judgeable
 from tasks.place import Place
-from tasks.prepare import folder_for, prepare
+from tasks.prepare import folder_for, prepare, published
 from tasks.report import report
 from tasks.train import train
 
@@ -18,7 +18,7 @@ def pipeline(source: str, run: str, recipe: Recipe, place: Place = Place()) -> s
 
     Args:
         source: Pictures: a folder with a folder for each class, a WebDataset tar, or photos: for built-in photographs.
-        run: Folder of this training and its results, new or to be continued, relative to the project.
+        run: Folder of this training and its results, new or to be continued, or its address (s3://bucket/runs/mine).
         recipe: Everything that may change a number. The values shown are those of the preset.
         place: Where it runs. Changes no number beyond rounding.
     """
@@ -27,6 +27,6 @@ def pipeline(source: str, run: str, recipe: Recipe, place: Place = Place()) -> s
     with opened(run, recipe) as folder, cluster.session(place), tracking.tracked(folder, recipe) as copy:
         data = folder_for(source, recipe.data, folder.parent)
         manifest = judgeable(prepare(source, data, recipe.data, copy))
-        saved = train(data, manifest, folder, recipe, copy)
+        saved = train(published(data, folder), manifest, folder, recipe, copy)
         rows = evaluate(folder, recipe, saved, copy)
         return str(report(folder, recipe, saved, rows, copy))

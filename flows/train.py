@@ -16,7 +16,7 @@ def train_run(data: str, run: str, recipe: Recipe, place: Place = Place()) -> st
 
     Args:
         data: Folder that prepare filled, relative to the project, or its address (s3://bucket/data).
-        run: Folder of this training and its results, new or to be continued, relative to the project.
+        run: Folder of this training and its results, new or to be continued, or its address (s3://bucket/runs/mine).
         recipe: Everything that may change a number. The values shown are those of the preset.
         place: Where it runs. Changes no number beyond rounding.
     """

@@ -20,7 +20,7 @@ from fm.data import Manifest, Preparation, settled
 from fm.data.plane import Points
 from fm.errors import NumericalError, SettingsError, UserError, nearest
 from fm.evaluation import Evaluation, cells
-from fm.files import alone, read_json, write_json
+from fm.files import read_json, write_json
 from fm.flow import Flow
 from fm.lineage import differences, digest
 from fm.models import AnyModel
@@ -29,6 +29,7 @@ from fm.parallel import World
 from fm.parsing import fields, parse
 from fm.paths import AnyPath
 from fm.peers import Peer
+from fm.runs import held, pulled
 from fm.settings import Settings, listed
 from fm.training import Training
 from fm.training import check as check_training
@@ -159,13 +160,13 @@ def _of_points(values: dict[str, Any]) -> bool:
 
 
 def load(run: str | Path, device: str = "cpu", weights: str = "ema") -> Flow:
-    """The trained flow of a RUN: `fm.load("runs/demo").sample(16, seed=0, nfe=32)`.
+    """The trained flow of a RUN, a folder or an address: `fm.load("runs/demo").sample(16, seed=0, nfe=32)`.
 
-    Raises: UserError if RUN holds no recipe or no checkpoint.
+    Raises: UserError if RUN holds no recipe or no checkpoint, or the address cannot be read.
     """
     from fm.checkpoints import load_weights
 
-    run = Path(run)
+    run = pulled(run, weights)
     recipe, data = recorded(run), facts_of(run)
     model, objective = recipe.build(tuple(data["shape"]), len(data["classes"]) or None)
     state, info = load_weights(run, weights)
@@ -175,6 +176,7 @@ def load(run: str | Path, device: str = "cpu", weights: str = "ema") -> Flow:
 
 def untrained(run: str | Path) -> Flow:
     """The RUN's network as it was before its first step: the baseline that every distance is shown against."""
+    run = pulled(run)
     recipe, data = Recipe.load(run), facts_of(run)
     model, objective = recipe.build(tuple(data["shape"]), len(data["classes"]) or None)
     info = {"weights": untrained_weights(recipe), "images_seen": 0, "method": "untrained"}
@@ -200,15 +202,15 @@ def _flow(recipe: Recipe, model: nn.Module, objective: Objective, data: dict[str
 
 @contextmanager
 def opened(run: str | Path, recipe: Recipe) -> Iterator[Path]:
-    """RUN as the folder of this recipe's training, for one process at a time -> its absolute path.
+    """RUN as the folder of this recipe's training, for one process at a time -> its absolute path, of a RUN at an
+    address that of its copy here.
 
     What is measured may change later, what is trained may not.
 
     Raises: UserError if another process is at work there; SettingsError that names the keys in which RUN's recipe
     differs.
     """
-    folder = Path(run).resolve()
-    with alone(folder):
+    with held(run) as folder:
         file = folder / "recipe.json"
         there = recorded(folder) if file.exists() else None
         differing = differences(there.training_values(), recipe.training_values()) if there else []
@@ -223,7 +225,8 @@ def opened(run: str | Path, recipe: Recipe) -> Iterator[Path]:
 
 def check_trainable(run: str | Path) -> None:
     """Raises: SettingsError if RUN's network was imported."""
-    if (Path(run) / "data.json").exists() and "imported" in facts_of(run):
+    folder = pulled(run)
+    if (folder / "data.json").exists() and "imported" in facts_of(folder):
         raise SettingsError("is an imported network without an optimiser", str(run), "train in another RUN")
 
 
@@ -300,7 +303,7 @@ def _scored_on(run: Path, there: dict[str, Any], facts: dict[str, Any], order: s
 
 
 def _read(where: str | Path) -> tuple[dict[str, Any], str]:
-    path = presets.file(where) if where in presets.names() else Path(where)
+    path = presets.file(where) if where in presets.names() else pulled(where)
     if path.is_dir():
         return _table(path / "recipe.json"), str(path / "recipe.json")
     if path.suffix != ".toml":

@@ -22,6 +22,8 @@ from fm import errors
 from fm.errors import MachineError, SettingsError, UserError, several
 from fm.files import read_json
 from fm.lineage import versions
+from fm.mirror import LEAVE
+from fm.runs import of
 from tasks.attending import attended
 from tasks.nodes import Nodes
 from tasks.place import Place
@@ -149,17 +151,23 @@ def ray_map(
     gpus: float = 0,
     retries: int = 2,
     lost: Callable[[Any, str], None] = lambda item, why: None,
+    here: bool = False,
 ) -> Iterator[Outcome]:
     """`fn` over the items in Ray's slots; outcomes in the items' order, two items a slot under way, few more held.
 
     An item whose worker died, or was failed by its machine (MachineError, OSError, MemoryError), is tried again
     `retries` times, on another machine where there is one, and `lost(item, why)` hears of it. What else `fn` raises is
-    the item's outcome.
+    the item's outcome. `here`: on this machine alone, whose folders the others do not see.
     """
     ray = _connect()
+
+    def machines() -> list[dict[str, Any]]:
+        this = ray.get_runtime_context().get_node_id()
+        return [node for node in ray.nodes() if not here or node["NodeID"] == this]
+
     # Ray's own retries would be silent, and may choose the same machine again.
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(fn)
-    nodes, waiting = Nodes(ray.nodes, cpus, gpus), enumerate(items)
+    nodes, waiting = Nodes(machines, cpus, gpus), enumerate(items)
     under_way: dict[Any, _Try] = {}
     ended: dict[int, Outcome] = {}
 
@@ -244,7 +252,7 @@ def fit(
 
     A lost worker restarts the group up to three times; `work` resumes from RUN's own checkpoints, the only authority.
     `tick` is called here every half second, `say` where this waits for slots. What the workers print is in
-    RUN/logs/rank-N.log. Before a signal ends this process, the file `config["leave"]` tells the workers, who save and
+    RUN/logs/rank-N.log. Before a signal ends this process, the file RUN/.ray/leave tells the workers, who save and
     leave.
 
     Raises: SettingsError if the cluster has fewer free slots than workers, or a node other versions than this process;
@@ -263,8 +271,7 @@ def fit(
             told = read_json(file)
             raise getattr(errors, told.pop("kind"))(**told)
 
-    leave = scratch / "leave"
-    whole, config = Work(work, _member, scratch, logs_of(run), versions()), config | {"leave": leave}
+    whole, leave = Work(work, _member, of(run), versions()), run / LEAVE
     try:
         attended(lambda: _trainer(whole, config, name, scratch, place, gpus).fit(), look, leave=leave.touch)
     except Exception as error:

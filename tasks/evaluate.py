@@ -9,12 +9,14 @@ from prefect.futures import as_completed
 
 from fm.checkpoints import Saved, mark_best, newest
 from fm.data import Manifest
+from fm.data.addresses import is_address
 from fm.errors import CheckpointError, DataError
 from fm.evaluation import FEWEST, cells, row_key
 from fm.lineage import digest
 from fm.metrics import load_features
 from fm.recipe import Recipe, facts_of, untrained_weights
-from fm.results import Row, bits_text, distance_text, distances, existing_row, read_row
+from fm.results import Row, bits_text, distance_text, distances, existing_row, read_row, write_row
+from fm.runs import here, of
 from tasks import cluster, on_workers, watching
 from tasks.on_workers import Job
 from tasks.tracking import Tracking
@@ -90,7 +92,7 @@ def _jobs(run: Path, recipe: Recipe, saved: Saved) -> list[Job]:
     baseline = min(grid, key=lambda cell: cell.nfe or 1000)
     pairs = [(cell, saved.weights) for cell in grid] + [(baseline, untrained_weights(recipe))]
     keys = [row_key(weights, cell, features, data, recipe.plugins) for cell, weights in pairs]
-    return [Job(key, run, settings, cell, weights) for key, (cell, weights) in zip(keys, pairs, strict=True)]
+    return [Job(key, of(run), settings, cell, weights) for key, (cell, weights) in zip(keys, pairs, strict=True)]
 
 
 def _measure(jobs: list[Job], recipe: Recipe) -> None:
@@ -111,6 +113,8 @@ def measure(job: Job) -> Row:
     (outcome,) = cluster.ray_map(on_workers.row, [job])
     if outcome.error:
         raise outcome.error
+    if is_address(job.run):  # which the worker's machine has a copy of its own of
+        write_row(here(job.run), outcome.value)
     return outcome.value
 
 

@@ -17,7 +17,8 @@ from prefect.states import Failed, State
 
 from fm.checkpoints import newest
 from fm.errors import UserError
-from fm.files import alone, write_json
+from fm.files import write_json
+from fm.runs import held, here
 from tasks import cluster, watching
 from tasks.place import Place
 from tasks.worker import logs_of
@@ -67,13 +68,14 @@ def in_sentences(body: Callable[P, T]) -> Callable[P, T | State[Any]]:
 def leave_word(flow: str, given: Mapping[str, Any], error: Exception) -> None:
     """The artifact `failed`, and RUN/failure.json if the flow has a RUN that is one."""
     reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    run = Path(given["run"]) if "run" in given else None
+    run = here(given["run"]) if "run" in given else None
     log, lines = last_lines(run, error) if run else ("", [])
     begun = run is None or (run / "recipe.json").exists()
-    command, kept = command_again(flow, given) if begun else "", safe(given)
+    command = command_again(flow, given) if begun else ""
     if run and begun:
-        with suppress(UserError), alone(run):  # another flow that is at work in RUN is not the one that failed
+        with suppress(UserError), held(given["run"]):  # another flow that is at work in RUN is not the one that failed
             write_json(run / "failure.json", {"time": time.time(), "error": reason, "log": log, "again": command})
+    kept = safe(given)
     text = f"# {flow} failed\n\n{reason}\n\n"
     if lines:
         text += f"## The last lines of {log}\n\n```text\n" + "\n".join(lines) + "\n```\n\n"
@@ -133,7 +135,7 @@ def safe(given: Mapping[str, Any]) -> str:
         shards = len(list((Path(given["data"]) / "index").glob("*.json"))) if "://" not in str(given["data"]) else 0
         lines += [f"- {shards:,} whole shards in `{given['data']}`"] if shards else []
     if "run" in given:
-        run = Path(given["run"])
+        run = here(given["run"])
         saved = newest(run)
         lines += [f"- the checkpoint at {saved.images_seen:,} images seen, `{saved.path}`"] if saved else []
         rows = len(list((run / "evaluations").glob("*.json")))

@@ -22,6 +22,7 @@ from fm.flow import Flow
 from fm.footprint import fitting
 from fm.leaving import told_to_leave
 from fm.metrics import Features, load_features
+from fm.mirror import LEAVE
 from fm.pairing import stream_of
 from fm.parallel import World
 from fm.progress import GRID, GRID_NFE, Progress, Started
@@ -29,25 +30,26 @@ from fm.recipe import Recipe, facts_of, load, untrained
 from fm.records import Recorder
 from fm.report.figures import image_grid
 from fm.results import Row, write_row
+from fm.runs import here, pulled, working
 from fm.training import is_conditional, train
 from tasks import gauges
 
 
 def training(config: dict[str, Any]) -> None:
-    """One rank's training, until it is done or told to leave by SIGTERM or a file at `leave`; rank 0 keeps records."""
-    recipe, run, world = Recipe.parse(config["recipe"]), Path(config["run"]), World.current()
+    """One rank's training, until it is done or told to leave by SIGTERM or RUN/.ray/leave; rank 0 keeps records."""
+    recipe, world = Recipe.parse(config["recipe"]), World.current()
     settings, dataset = recipe.training, ShardedImages(config["data"], "train", cache=os.environ.get("FM_CACHE"))
     build = partial(recipe.build, dataset.shape, len(dataset.classes) or None)
     model, objective = fitting(build, dataset.shape, settings, world.size, _device())
     order = settings.order(dataset.sizes).fingerprint()  # found here too: other versions must not mean another order
     identity = recipe.training_values(), dataset.digest
-    store = Store(run, *identity, settings.keep, order, settings.keep_every_images)
     batches_from = stream_of(dataset, settings, world, is_conditional(model), _device())
     speed = None
     if world.first and torch.cuda.is_available():
         gpu = torch.cuda.get_device_name()
         speed = gauges.Speed(recipe, dataset.shape, len(dataset.classes) or None, world.size, gpu)
-    with told_to_leave(config.get("leave")) as stop:
+    with working(config["run"], world.first) as run, told_to_leave(run / LEAVE) as stop:
+        store = Store(run, *identity, settings.keep, order, settings.keep_every_images)
         events = watched(train(model, objective, settings, batches_from, store, world, stop, _device()), run)
         if world.first:
             record(events, store, run, speed)
@@ -123,7 +125,7 @@ class Job:
     """One row to measure: picklable, complete in itself."""
 
     key: str
-    run: Path
+    run: Path | str  # folder, or address
     settings: Evaluation
     cell: Cell
     weights: str  # SHA-256 of a checkpoint's EMA weights, or the name of the network before its first step
@@ -137,13 +139,13 @@ def row(job: Job) -> Row:
     """Measures one cell and keeps its row in RUN."""
     flow = _untrained(job.run) if job.weights.startswith("untrained") else _trained(job.run, job.weights)
     measured = evaluate(flow, job.cell, _features(job.settings.features), _reference((job.run, job.settings)))
-    write_row(job.run, measured)
+    write_row(here(job.run), measured)
     return measured
 
 
 # A worker measures many cells: what they share is loaded once.
 @lru_cache(maxsize=1)
-def _trained(run: Path, weights: str) -> Flow:
+def _trained(run: Path | str, weights: str) -> Flow:
     flow = load(run)
     if flow.lineage["weights"] != weights:
         raise CheckpointError(
@@ -153,7 +155,7 @@ def _trained(run: Path, weights: str) -> Flow:
 
 
 @lru_cache(maxsize=1)
-def _untrained(run: Path) -> Flow:
+def _untrained(run: Path | str) -> Flow:
     return untrained(run)
 
 
@@ -163,8 +165,8 @@ def _features(name: str) -> Features:
 
 
 @lru_cache(maxsize=1)
-def _reference(where: tuple[Path, Evaluation]) -> Reference:
-    run, settings = where
+def _reference(where: tuple[Path | str, Evaluation]) -> Reference:
+    run, settings = pulled(where[0]), where[1]
     data = facts_of(run)["data"]
     training, heldout = ShardedImages(data, "train"), ShardedImages(data, "test")
     with in_turn(run / "evaluations"):  # the first worker measures it and leaves it there for the others

@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,12 @@ from fm.data import (
     verify,
     write_shards,
 )
+from fm.data.addresses import is_address
 from fm.data.preparation import sample_bytes
 from fm.errors import DataError
 from fm.estimating.estimate import in_bytes, in_time
+from fm.mirror import publish
+from fm.runs import of
 from tasks import cluster, watching
 from tasks.tracking import Tracking
 
@@ -40,22 +44,37 @@ def folder_for(source: str, settings: Preparation, beside: Path) -> Path:
 
 @task(name="prepare", cache_policy=NO_CACHE)
 def prepare(source: str, data: Path, settings: Preparation, tracking: Tracking | None = None) -> Manifest:
-    """Downsamples and shards the source into DATA, unless DATA holds just that, verified by hash."""
+    """Downsamples and shards the source into DATA, unless DATA holds just that, verified by hash.
+
+    Where RUN is at an address, this machine alone does it: the others do not see its folders.
+    """
     with tracking.stage("prepare") if tracking else nullcontext():
-        manifest = _prepared(source, data, settings)
+        manifest = _prepared(source, data, settings, here=tracking is not None and is_address(of(tracking.run)))
         if tracking:
             tracking.data(manifest, data)
         return manifest
 
 
-def _prepared(source: str, data: Path, settings: Preparation) -> Manifest:
+def published(data: Path, run: Path) -> str | Path:
+    """DATA as every machine finds it: the folder, or a copy of it beside a RUN that is at an address."""
+    address = of(run)
+    if not is_address(address):
+        return data
+    there = f"{address.rpartition('/')[0]}/data/{data.name}"
+    watching.say(f"prepare: {data} is sent to {there}, unless it is there")
+    publish(data, there)
+    return there
+
+
+def _prepared(source: str, data: Path, settings: Preparation, here: bool) -> Manifest:
     opened = open_source(source)
     if found := _unchanged(opened, data, settings):
         watching.say(
             f"prepare: unchanged (same source and settings; {found.images:,} images verified by hash in {data})"
         )
         return found
-    return _watched(f"prepare {opened.uri}", data, lambda told: write_shards(opened, data, settings, announced, told))
+    on = partial(announced, here=here)
+    return _watched(f"prepare {opened.uri}", data, lambda told: write_shards(opened, data, settings, on, told))
 
 
 @task(name="extend", cache_policy=NO_CACHE)
@@ -99,16 +118,16 @@ def _unchanged(source: Source, data: Path, settings: Preparation) -> Manifest | 
         return None
 
 
-def announced(fn: Callable[[Any], Any], plan: Any) -> Iterator[Any]:
+def announced(fn: Callable[[Any], Any], plan: Any, here: bool = False) -> Iterator[Any]:
     """As `on_ray`, of a `Plan`, and says first what will be on disk."""
     size = in_bytes(len(plan.items) * sample_bytes(plan.settings))
     watching.say(f"prepare: {len(plan.items):,} images in {len(plan):,} shards, about {size}")
-    return on_ray(fn, plan)
+    return on_ray(fn, plan, here)
 
 
-def on_ray(fn: Callable[[Any], Any], parts: Sequence[Any]) -> Iterator[Any]:
+def on_ray(fn: Callable[[Any], Any], parts: Sequence[Any], here: bool = False) -> Iterator[Any]:
     """`map` in Ray's slots; the first error ends it. Prefect shows tens of tasks, each a range of the parts."""
-    outcomes = cluster.ray_map(fn, parts, lost=_lost)
+    outcomes = cluster.ray_map(fn, parts, lost=_lost, here=here)
     each = max(FEWEST, -(-len(parts) // RANGES))
     for first in range(0, len(parts), each):
         last = min(first + each, len(parts))

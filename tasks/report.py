@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from fm.checkpoints import Saved
 from fm.data import ShardedImages
+from fm.data.addresses import is_address
 from fm.evaluation import Cell, cells
 from fm.flow import Flow
 from fm.lineage import code_digest, digest
@@ -18,6 +19,7 @@ from fm.recipe import Recipe, facts_of, load
 from fm.records import read
 from fm.report import Pictures, kept, write_report
 from fm.results import Row, table
+from fm.runs import of
 from fm.tableaux import tableau
 from tasks import watching
 from tasks.tracking import Tracking
@@ -39,7 +41,9 @@ def report(run: Path, recipe: Recipe, saved: Saved, rows: list[Row], tracking: T
             links = {"MLflow": tracking.url, "Prefect flow run": watching.flow_run_url()}
             pictures = _pictures(load(run), facts_of(run)["data"], finest(recipe))
             shown = {"images seen": f"{saved.images_seen:,}", "weights": saved.weights, **_settings(recipe)}
-            write_report(run, _title(run, recipe), rows, records, pictures, links, shown, next_commands(run, recipe))
+            write_report(
+                run, _title(run, recipe), rows, records, pictures, links, shown, next_commands(of(run), recipe)
+            )
             files = [page, *sorted((run / "report").glob("*.png")), run / "report" / "table.csv"]
             kept.keep(run, inputs, files, rows=[row["key"] for row in rows])
             watching.say(f"report: {page} and {len(files) - 1} files beside it")
@@ -78,13 +82,13 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
     return {"recipe": recipe.digest(), **recipe.model_dump(mode="json", exclude={"name"})}
 
 
-def next_commands(run: Path, recipe: Recipe) -> list[tuple[str, str]]:
+def next_commands(run: str, recipe: Recipe) -> list[tuple[str, str]]:
     """The commands worth trying next."""
     fm = ".venv/bin/fm" if Path(".venv/bin/fm").exists() else "fm"
-    run = Path(os.path.relpath(run))
+    run, grid = (run, "grid.png") if is_address(run) else (os.path.relpath(run), f"{os.path.relpath(run)}/grid.png")
     another = f"{fm} pipeline YOUR_PICTURES runs/ANOTHER --preset {recipe.name}"
     return [
-        (f"{fm} sample {run} --n 64 --out {run}/grid.png", "draw more pictures"),
+        (f"{fm} sample {run} --n 64 --out {grid}", "draw more pictures"),
         (f"{fm} up", "Prefect and MLflow, to look at this run in both"),
         *([] if recipe.peer else [(another, "the same on another folder of pictures")]),
     ]

@@ -19,6 +19,7 @@ from fm.lineage import leaves
 from fm.recipe import Recipe
 from fm.records import read
 from fm.results import Row, label, row_file
+from fm.runs import of
 from tasks import watching
 
 EXPERIMENT = "flow-matching"
@@ -49,12 +50,12 @@ class Tracking:
         """The parent run with the recipe as its parameters and the way to Prefect."""
 
         def send() -> None:
-            parent = self._run("pipeline")
+            parent, run = self._run("pipeline"), of(self.run)
             self._params(parent, leaves(self.recipe.model_dump(mode="json")))
             self._client.set_tag(parent, "recipe_digest", self.recipe.digest())
             if url := watching.flow_run_url():
                 self._client.set_tag(parent, "prefect_flow_run", url)
-                self._client.set_tag(parent, "mlflow.note.content", f"[Prefect flow run]({url})\n\nRUN: `{self.run}`")
+                self._client.set_tag(parent, "mlflow.note.content", f"[Prefect flow run]({url})\n\nRUN: `{run}`")
             self._client.update_run(parent, status="RUNNING")
 
         self._safely(send)
@@ -157,7 +158,7 @@ class Tracking:
         """The id of this RUN's run for a stage or cell, made if MLflow has none."""
         self._connect()
         if stage not in self._runs:
-            tags = {"fm.run": self.identity, "fm.stage": stage, "fm.folder": str(self.run.resolve())}
+            tags = {"fm.run": self.identity, "fm.stage": stage, "fm.folder": of(self.run)}
             query = f"tags.`fm.run` = '{self.identity}' and tags.`fm.stage` = '{stage}'"
             found = self._client.search_runs([self._experiment], query, max_results=1)
             if stage != "pipeline":

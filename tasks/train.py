@@ -1,6 +1,7 @@
 """The stage from shards to checkpoints: `fm.training` on all workers of the place, watched from RUN/records."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ from prefect.cache_policies import NO_CACHE
 
 from fm.checkpoints import Saved, Store, newest
 from fm.data import Manifest, settled
+from fm.errors import UserError
 from fm.lineage import digest
 from fm.recipe import Recipe, on_data
 from fm.records import read
+from fm.runs import of, refresh
 from tasks import cluster, on_workers, watching
 from tasks.tracking import Tracking
 
@@ -52,7 +55,7 @@ def _fit(data: str | Path, manifest: Manifest, run: Path, recipe: Recipe, tracki
     def say(line: str) -> None:
         watching.say(f"train: {line}")
 
-    config = {"recipe": recipe.model_dump(mode="json"), "data": settled(data), "run": str(run.resolve())}
+    config = {"recipe": recipe.model_dump(mode="json"), "data": settled(data), "run": of(run)}
     where = f"continues at {begun.images_seen:,} images seen" if begun else "starts"
     watching.say(f"train: {recipe.name} {where}; starting the workers on {manifest.splits['train'].images:,} images")
     try:
@@ -61,9 +64,12 @@ def _fit(data: str | Path, manifest: Manifest, run: Path, recipe: Recipe, tracki
     except Exception:
         raise
     except BaseException:  # a signal: the workers were told to save and leave
+        with suppress(UserError):  # an address that is away must not hide the signal
+            refresh(run)
         if left := newest(run):
             watching.say(f"train: left with a checkpoint at {left.images_seen:,} images seen; start again to go on")
         raise
+    refresh(run)
     saved = newest(run)
     if saved is None:
         raise RuntimeError("the training ended without a checkpoint")

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from fm.errors import SettingsError, UserError
 from fm.files import write_json
 from fm.lineage import differences, versions
+from fm.runs import joined, sent
 
 
 def logs_of(run: Path) -> Path:
@@ -29,21 +30,21 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True)
 class Work:
-    """The work of one worker; an error that the user must mend is left in the scratch folder for the driver to find.
+    """The work of one worker; an error that the user must mend is left in RUN/.ray for the driver to find.
 
-    What the worker prints goes into a file of its rank in `logs`, its errors too, for whoever asks what it died of.
+    What the worker prints goes into RUN/logs, a file for each rank, its errors too, for whoever asks what it died of.
     """
 
     work: Callable[[dict[str, Any]], None]
     member: Callable[[], Member]
-    scratch: Path
-    logs: Path
+    run: str  # folder or address
     versions: dict[str, str]
 
     def __call__(self, config: dict[str, Any]) -> None:
         rank, size, address = self.member()
-        self.logs.mkdir(parents=True, exist_ok=True)
-        with open(self.logs / f"rank-{rank}.log", "ab") as file:
+        run = joined(self.run)
+        logs_of(run).mkdir(parents=True, exist_ok=True)
+        with open(logs_of(run) / f"rank-{rank}.log", "ab") as file:
             for stream in (1, 2):
                 os.dup2(file.fileno(), stream)
         sys.stderr.write(f"{datetime.now():%F %T} rank {rank} of {size} on {address}, process {os.getpid()}\n")
@@ -56,5 +57,7 @@ class Work:
             traceback.print_exc()
             if isinstance(error, UserError):
                 told = {"kind": type(error).__name__, "what": error.what, "where": error.where, "mend": error.mend}
-                write_json(self.scratch / f"error-{os.getpid()}.json", told)
+                write_json(run / ".ray" / f"error-{os.getpid()}.json", told)
             raise
+        finally:
+            sent(self.run)

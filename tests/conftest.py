@@ -152,3 +152,19 @@ def fm(*arguments: str, cwd: Path, limit_s: float = 240) -> subprocess.Completed
 @pytest.fixture(scope="session")
 def command() -> Callable[..., subprocess.CompletedProcess[str]]:
     return fm
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[Any]:
+    """An S3-compatible server with an empty bucket: its file system; `s3://bucket/...` leads there while it runs."""
+    from tests.fm.data.serving import moto
+
+    with moto() as address, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", address)
+        for name, value in (("ACCESS_KEY_ID", "any"), ("SECRET_ACCESS_KEY", "any"), ("DEFAULT_REGION", "us-east-1")):
+            patch.setenv(f"AWS_{name}", value)
+        import s3fs
+
+        fs = s3fs.S3FileSystem()
+        fs.mkdir("bucket")
+        yield fs

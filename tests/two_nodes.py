@@ -1,5 +1,6 @@
 """A Ray cluster of two machines on this one: network namespaces, each with its own address, HOME, working folder and
-cache; the second has the packages that this project depends on, and not the project. For Linux, as root."""
+cache; the second has the packages that this project depends on, and neither the project nor a look at the first one's
+HOME. For Linux, as root."""
 
 import os
 import shutil
@@ -46,12 +47,15 @@ class TwoNodes:
     def start(self, node: str, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
         """`python ARGUMENTS` on a machine."""
         home = self.base / node
-        home.mkdir(parents=True, exist_ok=True)
+        for each in (home, self.base / "fm-head"):
+            each.mkdir(parents=True, exist_ok=True)
         (self.sockets / node).mkdir(exist_ok=True)
         own = {"HOME": str(home), "FM_CACHE": str(home / "cache"), "RAY_TMPDIR": str(self.sockets / node)}
         names = ("PATH", "LANG", *(("PYTHONPATH", "FM_STATE") if node == "fm-head" else ()))
         environment = {name: os.environ[name] for name in names if name in os.environ} | self.environment | own
-        command = ["ip", "netns", "exec", node, self.python(node), *arguments]
+        hide = ["sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(self.base / "fm-head")]
+        apart = hide if node != "fm-head" else []
+        command = ["ip", "netns", "exec", node, *apart, self.python(node), *arguments]
         with open(log, "ab") as out:
             return subprocess.Popen(command, cwd=home, env=environment, stdout=out, stderr=out, start_new_session=True)
 
@@ -98,14 +102,14 @@ def _command(pid: int) -> str:
 
 
 @contextmanager
-def two_nodes(base: Path, cpus: int = 1) -> Iterator[TwoNodes]:
-    """The cluster, both machines up, for the length of the block."""
+def two_nodes(base: Path, cpus: int = 1, **environment: str) -> Iterator[TwoNodes]:
+    """The cluster, both machines up, for the length of the block, with more in their environment."""
     token = base / "token"
     base.mkdir(parents=True, exist_ok=True)
     token.write_text("0123456789abcdef" * 4)
     token.chmod(0o600)
     _bare_venv(base / "venv")
-    environment = {
+    environment |= {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "GLOO_SOCKET_IFNAME": "fm-link",  # else gloo takes the loopback, which ends at the machine

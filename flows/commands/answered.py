@@ -17,18 +17,20 @@ def tell(values: dict[str, Any], as_json: bool) -> None:
             typer.echo(f"{key:<12} {value}")
 
 
-def summarise(run: Path, page: Path, as_json: bool) -> None:
+def summarise(run: str, page: Path, as_json: bool) -> None:
+    """The rows that a flow measured, from the folder of its page, and what is worth trying next with RUN."""
     from fm.files import read_json
     from fm.recipe import Recipe
     from fm.results import existing_row, table_note, text_table
     from tasks.report import next_commands
 
-    rows = [existing_row(run, key) for key in read_json(run / "report" / "inputs.json")["rows"]]
+    folder = page.parent
+    rows = [existing_row(folder, key) for key in read_json(folder / "report" / "inputs.json")["rows"]]
     if as_json:
         typer.echo(json.dumps({"report": str(page), "rows": rows}))
         return
     typer.echo(f"\n{text_table(rows)}\n{table_note(rows)}\n\nreport: {page.resolve().as_uri()}\n\nworth trying next:")
-    commands = next_commands(run, Recipe.load(run))
+    commands = next_commands(run, Recipe.load(folder))
     for command, what in commands:
         typer.echo(f"  {command:<{max(len(c) for c, _ in commands)}}  {what}")
 

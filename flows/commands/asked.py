@@ -27,7 +27,7 @@ FewestWorkers = Annotated[
 Gpus = Annotated[str, typer.Option(help="auto: GPUs where the cluster has them; all: nothing else; none: CPUs.")]
 PortBase = Annotated[int | None, typer.Option(help="Use ports N, N+1, ... instead of 4200, 5000, 6379, 8265.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of one training and its results.")]
+RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Folder of one training and its results, or address.")]
 Data = Annotated[str, typer.Argument(metavar="DATA", help="Folder that `fm prepare` filled, or its address.")]
 Estimating = Annotated[
     bool,
@@ -46,10 +46,12 @@ def state() -> Path:
     return Path(os.environ.get("FM_STATE", ".state"))
 
 
-def look(port_base: int | None, folder: Path, source: str = "") -> None:
+def look(port_base: int | None, run: str | Path, source: str = "") -> None:
     """Says at once, before anything heavy is loaded, what cannot be: ports, folders, sources."""
     local.check_startable(state(), Ports.from_base(port_base))
-    check_writable(folder)
+    folder = found(run)
+    if not is_address(run):
+        check_writable(folder)
     if source:
         from fm.data import open_source
 
@@ -58,23 +60,42 @@ def look(port_base: int | None, folder: Path, source: str = "") -> None:
         open_source(source)
 
 
-def existing(run: Path) -> Path:
-    if not (run / "recipe.json").exists():
-        raise UserError(
-            "no training here (it has no recipe.json)", str(run), "train first: `fm pipeline` or `fm train`"
-        )
-    return run
+def is_address(run: str | Path) -> bool:
+    """As `fm.data.addresses` says, whose import would take a moment."""
+    return "://" in str(run)
 
 
-def trainable(run: Path) -> None:
+def found(run: str | Path) -> Path:
+    """RUN's folder; of an address the copy of this machine, brought up to date."""
+    if not is_address(run):
+        return Path(run)
+    from fm.runs import pulled
+
+    return pulled(run)
+
+
+def existing(run: str) -> Path:
+    """RUN's folder, as `found`.
+
+    Raises: UserError if nothing was trained there.
+    """
+    folder = found(run)
+    if not (folder / "recipe.json").exists():
+        raise UserError("no training here (it has no recipe.json)", run, "train first: `fm pipeline` or `fm train`")
+    return folder
+
+
+def trainable(run: str) -> None:
     """Says of an imported network at once that it cannot be trained."""
-    if (run / "data.json").exists():
+    if (found(run) / "data.json").exists():
         from fm.recipe import check_trainable
 
         check_trainable(run)
 
 
 def recipe_of(preset: str | Path, changes: list[str] | None, workers: int = 1, fewest_workers: int = 0) -> Any:
+    if is_address(preset):
+        preset = existing(str(preset))
     if not os.path.exists(preset) and not str(preset).endswith(".toml"):
         presets.file(str(preset))
     from fm.recipe import Recipe

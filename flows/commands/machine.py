@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.commands.answered import tell
-from flows.commands.asked import AsJson, PortBase, existing, state
+from flows.commands.asked import AsJson, PortBase, existing, is_address, state
 from fm.errors import UserError
 from infra import local
 from infra.state import Ports
@@ -33,14 +33,21 @@ def down() -> None:
     typer.echo(f"stopped {', '.join(stopped)}" if stopped else "nothing was running")
 
 
-def status(run: Annotated[Path | None, typer.Argument(metavar="[RUN]")] = None, as_json: AsJson = False) -> None:
+def status(
+    run: Annotated[str, typer.Argument(metavar="[RUN]", help="A folder or address.")] = "", as_json: AsJson = False
+) -> None:
     """The services of this machine, or how far a RUN is."""
-    if run is None:
+    if not run:
         return _print_status(as_json)
+    return _status_of(existing(run), run, as_json)
+
+
+def _status_of(run: Path, name: str, as_json: bool) -> None:
+    """How far the RUN in this folder is; at the address `name`, if it is one."""
     from fm.files import read_json
     from fm.records import read
 
-    data = read_json(run / "data.json") if (existing(run) / "data.json").exists() else {}
+    data = read_json(run / "data.json") if (run / "data.json").exists() else {}
     training, rows = read_json(run / "recipe.json")["training"], read(run / "records")
     measured = len(list((run / "evaluations").glob("*.json")))
     page = str(run / "report.html") if (run / "report.html").exists() else ""
@@ -49,7 +56,7 @@ def status(run: Annotated[Path | None, typer.Argument(metavar="[RUN]")] = None, 
     )
     if failure and failure["time"] < session.get("time", 0):
         failure = {}  # another start came after it
-    stage = session.get("stage", "") if _alive(session) else ""
+    stage = session.get("stage", "") if _alive(session, name) else ""
     links = {name: session[name] for name in ("prefect", "mlflow") if session.get(name)}
     common = {"rows": measured, "report": page, "stage": stage, **links}
     if "imported" in data:
@@ -84,8 +91,12 @@ def _failed(failure: dict[str, Any]) -> dict[str, str]:
     return {"error": f"{failure['error']} ({at}){again}"} | ({"log": failure["log"]} if failure["log"] else {})
 
 
-def _alive(session: dict[str, Any]) -> bool:
-    """Whether the flow that wrote RUN/session.json still runs; on another machine nobody can tell: yes."""
+def _alive(session: dict[str, Any], run: str) -> bool:
+    """Whether the flow that wrote RUN/session.json still runs; of another machine's, in a folder, nobody knows: yes."""
+    if session and is_address(run):
+        from fm.runs import at_work
+
+        return at_work(run)
     if not session or session["host"] != socket.gethostname():
         return bool(session)
     try:

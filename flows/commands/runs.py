@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flows.commands.answered import tell
-from flows.commands.asked import AsJson, RunFolder, existing
+from flows.commands.asked import AsJson, RunFolder, existing, is_address
 from fm import presets
 from fm.errors import SettingsError, UserError
 from fm.files import check_file, check_writable
@@ -25,7 +25,7 @@ def sample(
         str, typer.Option("--guidance-interval", help="Guide only between these two times of 0 (noise) to 1.")
     ] = "0,1",
     guide: Annotated[
-        Path | None, typer.Option(help="RUN of a weaker network of the same kind, to guide away from.")
+        str | None, typer.Option(help="RUN of a weaker network of the same kind, to guide away from.")
     ] = None,
     solver: Annotated[str, typer.Option(help="How the ODE is solved.")] = "midpoint",
     nfe: Annotated[int | None, typer.Option(min=1, help="Network evaluations for a picture (fixed steps).")] = None,
@@ -102,15 +102,15 @@ def import_(
     Weights only: nothing in the file is executed. The RUN cannot be trained further: it has no optimiser.
     """
     check_file(checkpoint)
-    check_writable(run)
+    if is_address(run):
+        raise SettingsError("is an address", run, "import into a folder, and copy it there")
+    check_writable(Path(run))
     if preset:
         presets.file(preset)
     from fm.importing import import_run
 
-    told = {"run": str(run)} | import_run(
-        checkpoint, run, peer, weights, size, schedule, heads, new_attention_order, images_seen, preset, changes or ()
-    )
-    tell(told, as_json)
+    of_file = (peer, weights, size, schedule, heads, new_attention_order, images_seen, preset, changes or ())
+    tell({"run": run} | import_run(checkpoint, Path(run), *of_file), as_json)
 
 
 def _interval(text: str) -> tuple[float, float]:

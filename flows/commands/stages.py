@@ -43,7 +43,7 @@ RAY_TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 def demo(workers: Workers = 2, port_base: PortBase = None, as_json: AsJson = False) -> None:
     """The whole pipeline on real photographs, in minutes and without a GPU; ends with runs/demo/report.html."""
-    pipeline("photos:", Path("runs/demo"), "demo", None, "", workers, port_base=port_base, as_json=as_json)
+    pipeline("photos:", "runs/demo", "demo", None, "", workers, port_base=port_base, as_json=as_json)
 
 
 def demo2d(
@@ -83,7 +83,7 @@ def pipeline(
     where = place(address, workers, fewest_workers=fewest_workers, gpus=gpus)
     recipe = recipe_of(preset, changes, workers, fewest_workers)
     with services(port_base, address):
-        page = flow("pipeline", "pipeline")(source, str(run), recipe, where)
+        page = flow("pipeline", "pipeline")(source, run, recipe, where)
     summarise(run, Path(page), as_json)
 
 
@@ -167,7 +167,7 @@ def _check_not_given(context: typer.Context, names: Iterable[str]) -> None:
 def train(
     preset: Preset,
     data: Data = "",
-    run: RunFolder = Path(),
+    run: RunFolder = "",
     changes: Changes = None,
     address: Address = "",
     workers: Workers = 2,
@@ -186,15 +186,15 @@ def train(
     manifest = load_manifest(data)
     if estimate:
         return estimate_training(data, manifest, recipe_of(preset, changes, workers), workers, as_json)
-    if run == Path():
+    if not run:
         raise SettingsError("is missing", "RUN", "name a folder for this training, e.g. runs/mine")
     look(port_base, run)
     trainable(run)
     where = place(address, workers, fewest_workers=fewest_workers, gpus=gpus)
     recipe = recipe_of(preset, changes, workers, fewest_workers)
     with services(port_base, address):
-        weights = flow("train", "train_run")(data, str(run), recipe, where)
-    tell({"run": str(run), "weights": weights}, as_json)
+        weights = flow("train", "train_run")(data, run, recipe, where)
+    tell({"run": run, "weights": weights}, as_json)
 
 
 def evaluate(
@@ -218,14 +218,15 @@ def evaluate(
 
     The report shows these cells; rows measured before stay in RUN/evaluations.
     """
-    look(port_base, existing(run))
+    folder = existing(run)
+    look(port_base, run)
     for change in changes or []:
         if not change.startswith("evaluation."):
             mend = "only evaluation.* may change after the training"
             raise SettingsError("changes the training", f"--set {change}", mend)
-    recipe = recipe_of(run, [*(changes or []), *measurements(solvers, nfe, samples, nll_k)])
+    recipe = recipe_of(folder, [*(changes or []), *measurements(solvers, nfe, samples, nll_k)])
     with services(port_base, address):
-        page = flow("evaluate", "evaluate_run")(str(run), data, recipe.evaluation, place(address, workers))
+        page = flow("evaluate", "evaluate_run")(run, data, recipe.evaluation, place(address, workers))
     summarise(run, Path(page), as_json)
 
 

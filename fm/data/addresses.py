@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fm.errors import DataError, MachineError, nearest
 from fm.files import PAUSES_S
@@ -57,20 +57,20 @@ def read_pieces(address: str) -> Iterator[bytes]:
             wait(error)
 
 
-def patiently(read: Callable[[], T], address: str) -> T:
-    """read(), which asks for something at the address, tried again for half a minute of failures.
+def patiently(ask: Callable[[], T], address: str, done: str = "read") -> T:
+    """ask(), which reads or writes (`done`: read, written) at the address, tried again for half a minute of failures.
 
     Raises: DataError if that is not there or refused; MachineError if it still fails.
     """
-    wait = _waits(address)
+    wait = _waits(address, done)
     while True:
         try:
-            return read()
+            return ask()
         except Exception as error:
             wait(error)
 
 
-def _waits(address: str) -> Callable[[Exception], None]:
+def _waits(address: str, done: str = "read") -> Callable[[Exception], None]:
     """What is to be called with each failure: it waits, or raises what there is to say."""
     pauses = iter(PAUSES_S)
 
@@ -79,31 +79,48 @@ def _waits(address: str) -> Callable[[Exception], None]:
         lasting = isinstance(error, FileNotFoundError | ImportError | ValueError) or _is_refusal(error)
         pause_s = None if lasting else next(pauses, None)
         if pause_s is None:
-            raise unreadable(error, address) from None
+            raise unreadable(error, address, done) from None
         time.sleep(pause_s)
 
     return wait
 
 
-def unreadable(error: Exception, where: str) -> DataError:
+def unreadable(error: Exception, where: str, done: str = "read") -> DataError:
     """What to raise for an error that a file system raised: each has its own for network, permission, protocol."""
     import fsspec
 
     error, where, far = behind(error), unsigned(where), is_address(where)
     if isinstance(error, FileNotFoundError):
-        return DataError("no such file", where)
+        return DataError("no such file" if done == "read" else f"cannot be {done} (no such bucket or folder)", where)
     if isinstance(error, ImportError):  # fsspec names the package that is missing
-        return DataError(f"cannot be read ({error})", where)
+        return DataError(f"cannot be {done} ({error})", where)
     if isinstance(error, OSError) and not far:
-        return MachineError(f"cannot be read ({error.strerror or error})", where)
+        return MachineError(f"cannot be {done} ({error.strerror or error})", where)
     protocol, known = where.partition("://")[0].rpartition("::")[2], fsspec.available_protocols()
     if far and protocol not in known:
-        return DataError(f"cannot be read (fsspec knows no {protocol}://)", where, nearest(protocol, known))
+        return DataError(f"cannot be {done} (fsspec knows no {protocol}://)", where, nearest(protocol, known))
+    right = "write" if done == "written" else "read"
     says = f"{type(error).__name__}: {error}"
     says = re.sub(r"(://[^\s?]*)\?[^\s']*", r"\1", says)  # addresses without their queries
     if _is_refusal(error):
-        return DataError(f"is refused ({says})", where, "give this machine the right to read it, or sign it anew")
-    return MachineError(f"cannot be read ({says})", where)
+        return DataError(f"is refused ({says})", where, f"give this machine the right to {right} it, or sign it anew")
+    return MachineError(f"cannot be {done} ({says})", where)
+
+
+def tag(details: dict[str, Any]) -> str:
+    """Of what a file system tells of a file: a word that changes with its content."""
+    keys = ("ETag", "etag", "md5Hash", "LastModified", "mtime")
+    return str(next((details[key] for key in keys if key in details), ""))
+
+
+def unless_absent(ask: Callable[[], T]) -> T | None:
+    """ask(), or None if what it asks for is not there."""
+    try:
+        return ask()
+    except Exception as error:
+        if isinstance(behind(error), FileNotFoundError):
+            return None
+        raise
 
 
 def _is_refusal(error: Exception) -> bool:

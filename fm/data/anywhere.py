@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import IO, Any, TypeVar
 
-from fm.data.addresses import behind, is_address, patiently, unreadable, unsigned
+from fm.data.addresses import is_address, patiently, tag, unless_absent, unreadable, unsigned
 from fm.errors import DataError
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # WebDataset's `shard-{000000..000146}.tar`
@@ -58,8 +58,7 @@ def stamp(path: str) -> tuple[int, str]:
             info = os.stat(path)
         return info.st_size, str(info.st_mtime_ns)
     details = _ask(path, lambda fs, inner: fs.info(inner))
-    tag = next((details[key] for key in ("ETag", "etag", "md5Hash", "LastModified", "mtime") if key in details), "")
-    return int(details["size"] or 0), str(tag)
+    return int(details["size"] or 0), tag(details)
 
 
 @contextmanager
@@ -136,7 +135,7 @@ def _found(fs: Any, path: str) -> list[str]:
 
 def _found_file(fs: Any, path: str) -> list[str]:
     """The path if it is a file's; fsspec's `isfile` takes a server that is away for "no"."""
-    info = _unless_absent(lambda: fs.info(path))
+    info = unless_absent(lambda: fs.info(path))
     return [path] if info and info["type"] == "file" else []
 
 
@@ -148,23 +147,13 @@ def _matching(fs: Any, pattern: str) -> Iterator[str]:
     folders = [re.split(r"[*?[]", pattern)[0].rpartition("/")[0] + "/"]
     while folders:
         folder = folders.pop()
-        for entry in _unless_absent(partial(fs.ls, folder, detail=True)) or []:
+        for entry in unless_absent(partial(fs.ls, folder, detail=True)) or []:
             name = entry["name"].rstrip("/")
             if entry["type"] == "file" and matches(name):
                 yield name
             deeper = "**" in pattern or name.count("/") < pattern.count("/")
             if entry["type"] == "directory" and deeper and name != folder.rstrip("/"):
                 folders.append(entry["name"])
-
-
-def _unless_absent(ask: Callable[[], T]) -> T | None:
-    """ask(), or None if what it asks for is not there."""
-    try:
-        return ask()
-    except Exception as error:
-        if isinstance(behind(error), FileNotFoundError):
-            return None
-        raise
 
 
 @contextmanager

@@ -8,12 +8,13 @@ import pytest
 from PIL import Image
 
 from fm.checkpoints import newest
-from fm.data import Preparation, open_source, write_shards
+from fm.data import Preparation, load_manifest, open_source, write_shards
 from fm.errors import CheckpointError, Diverged
 from fm.evaluation import cells
 from fm.files import read_json
-from fm.recipe import Recipe, on_data, opened
+from fm.recipe import Recipe, load, on_data, opened
 from fm.records import read
+from fm.runs import pulled
 from tasks import on_workers
 from tests.drills import ranks
 
@@ -54,8 +55,11 @@ def test_a_training_leaves_records_and_a_checkpoint_and_is_judged_by_its_own_wei
 
 def test_a_file_tells_to_leave_and_the_next_start_goes_on_without_gap_or_double(tmp_path: Path) -> None:
     config = prepared(tmp_path)
-    (tmp_path / "leave").touch()
-    on_workers.training(config | {"leave": tmp_path / "leave"})
+    leave = Path(config["run"]) / ".ray" / "leave"
+    leave.parent.mkdir()
+    leave.touch()
+    on_workers.training(config)
+    leave.unlink()
     saved = newest(config["run"])
     assert saved is not None and saved.images_seen == 0
     on_workers.training(config)
@@ -111,3 +115,29 @@ def test_five_kills_of_a_rank_change_no_bit(tmp_path: Path) -> None:
     whole.start()
     result = ranks.killed(ranks.ranks(tmp_path / "killed", data, 3, changes), 1, whole.finish())
     assert result.passed, result
+
+
+def test_a_training_at_an_address_goes_on_on_another_machine_to_the_same_weights(
+    tmp_path: Path, s3: Any, monkeypatch: Any
+) -> None:
+    config = prepared(tmp_path)
+    on_workers.training(config)
+    address = f"s3://bucket/{tmp_path.name}/far"
+    monkeypatch.setenv("FM_CACHE", str(tmp_path / "driver"))
+    with opened(address, Recipe.load(Path(config["run"]))) as driver:
+        on_data(driver, config["data"], load_manifest(config["data"]))
+    for machine, stop in (("one", 128), ("other", 192)):
+        monkeypatch.setenv("FM_CACHE", str(tmp_path / machine))
+        recipe = config["recipe"] | {"training": config["recipe"]["training"] | {"total_images": stop}}
+        with monkeypatch.context() as patch:
+            patch.setattr(Recipe, "training_values", lambda self: {})  # a shorter training is another
+            on_workers.training({"recipe": recipe, "data": config["data"], "run": address})
+        shutil.rmtree(tmp_path / machine)
+    monkeypatch.setenv("FM_CACHE", str(tmp_path / "third"))
+    there, here = load(address), newest(config["run"])
+    assert here is not None and there.lineage["weights"] == here.weights
+    records = pulled(address) / "records"
+    assert [row["images_seen"] for row in read(records)] == [64, 128, 192]
+    restored = [row["restored"] for row in read(records, after=-1, name="starts")]
+    assert restored == ["started at 0 images", "resumed at 128 images"]
+    assert len(list((records.parent / "samples").iterdir())) == 3

@@ -49,7 +49,7 @@ def test_progress_tells_what_is_left_by_the_last_minute() -> None:
 def test_prefect_shows_tens_of_tasks_for_thousands_of_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     names = []
 
-    def outcomes(fn: Any, parts: Any, lost: Any) -> Iterator[Outcome]:
+    def outcomes(fn: Any, parts: Any, **options: Any) -> Iterator[Outcome]:
         return (Outcome(part, fn(part)) for part in parts)
 
     def named(task_run_name: str) -> Any:

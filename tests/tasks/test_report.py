@@ -1,11 +1,9 @@
-from pathlib import Path
-
 from fm.recipe import Recipe
 from tasks.report import finest, next_commands
 
 
 def test_three_commands_to_go_on_with() -> None:
-    commands = next_commands(Path("runs/demo"), Recipe.load("demo"))
+    commands = next_commands("runs/demo", Recipe.load("demo"))
     assert [command.split("fm ")[1].split()[0] for command, _ in commands] == ["sample", "up", "pipeline"]
     assert "runs/demo" in commands[0][0]
 

@@ -15,6 +15,17 @@ def test_a_folder_without_a_training_is_no_run(tmp_path: Path) -> None:
     assert existing(tmp_path) == tmp_path
 
 
+def test_a_run_at_an_address_is_looked_for_there(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FM_CACHE", str(tmp_path))
+    address = f"s3://bucket/{tmp_path.name}/run"
+    with pytest.raises(UserError, match=rf"^{address}: no training here \(it has no recipe.json\); train first"):
+        existing(address)
+    s3.pipe_file(f"{address}/recipe.json", b"{}")
+    assert (existing(address) / "recipe.json").read_text() == "{}"
+    with pytest.raises(UserError, match=rf"^{address}: is signed, and a RUN is written to"):
+        existing(f"{address}?X-Amz-Signature=secret")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_no_write_permission_is_one_line(services: Any, command: Any, tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)

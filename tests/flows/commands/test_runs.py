@@ -22,6 +22,21 @@ def test_sample_draws_a_grid(finished: Path, command: Any, tmp_path: Path) -> No
     assert out.read_bytes() == first
 
 
+def test_an_address_is_sampled_as_the_folder_is(finished: Path, command: Any, s3: Any, tmp_path: Path) -> None:
+    s3.put(str(finished), "bucket/finished", recursive=True)
+    for run in (str(finished), "s3://bucket/finished"):
+        name = f"{len(run)}.png"
+        done = command("sample", run, "--n", "2", "--nfe", "2", "--out", name, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    one, other = tmp_path.glob("*.png")
+    assert one.read_bytes() == other.read_bytes()
+    told = json.loads(command("status", "s3://bucket/finished", "--json", cwd=tmp_path).stdout)
+    assert told == json.loads(command("status", str(finished), "--json", cwd=tmp_path).stdout) | {
+        "report": told["report"]
+    }
+    assert told["report"].endswith("/finished/report.html") and told["checkpoint"] == 1920
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

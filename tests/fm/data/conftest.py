@@ -1,7 +1,6 @@
 """Small sources on disk, and one prepared data set for the tests that only read."""
 
 import io
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -49,24 +48,3 @@ def photos(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("photos")
     write_shards(open_source("photos:?tiles=24"), root, Preparation(size=16, shard_images=50))
     return root
-
-
-@pytest.fixture(scope="session")
-def s3():
-    """An S3-compatible server with an empty bucket: its file system; `s3://bucket/...` leads there while it runs."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server.start()
-    patch = pytest.MonkeyPatch()
-    patch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
-    for name, value in (("ACCESS_KEY_ID", "any"), ("SECRET_ACCESS_KEY", "any"), ("DEFAULT_REGION", "us-east-1")):
-        patch.setenv(f"AWS_{name}", value)
-    import s3fs
-
-    fs = s3fs.S3FileSystem()
-    fs.mkdir("bucket")
-    yield fs
-    patch.undo()
-    server.stop()

@@ -1,7 +1,8 @@
-"""A folder at http://127.0.0.1, by a server that can fail as real ones do."""
+"""Servers at 127.0.0.1: of a folder by HTTP, that can fail as real ones do, and of S3."""
 
 import contextlib
 import http.server
+import logging
 import re
 import threading
 from pathlib import Path
@@ -60,3 +61,17 @@ def served(folder, failing=MappingProxyType({}), ranges=True, key=""):
     finally:
         server.shutdown()
         server.server_close()
+
+
+@contextlib.contextmanager
+def moto(port=0):
+    """The address of an S3-compatible server; what it holds outlives it in this process."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server.start()
+    try:
+        yield "http://{}:{}".format(*server.get_host_and_port())
+    finally:
+        server.stop()

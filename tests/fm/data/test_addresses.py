@@ -46,6 +46,17 @@ def test_a_read_that_fails_goes_on_where_it_was(monkeypatch):
         list(read_pieces("memory://some/file"))
 
 
+def test_what_cannot_be_written_is_said_of_writing():
+    def refused():
+        raise PermissionError("Access Denied")
+
+    with pytest.raises(
+        DataError, match=r"^s3://b/x: is refused \(PermissionError: Access Denied\); give this machine"
+    ) as e:
+        addresses.patiently(refused, "s3://b/x?key=secret", "written")
+    assert e.value.mend == "give this machine the right to write it, or sign it anew"
+
+
 def test_a_server_that_is_away_is_told_from_a_file_that_is_not_there(tmp_path, monkeypatch):
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args):

@@ -6,6 +6,7 @@ the main thread would replace Prefect's signal handlers; leaving `session` takes
 
 import itertools
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -43,6 +44,7 @@ RAY = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an actor more, to hand on what SIGTERM says
 }
 """Ray's settings, unless the environment has others."""
+LOSSES = 3  # of workers in a row, without a new checkpoint, that end a training
 BACKENDS = {"GPU": "nccl", "CPU": "gloo"}  # by which a training's workers sum their gradients
 CODE = [Path(__file__).parents[1] / name for name in ("fm", "tasks")]  # what runs in workers
 # Ray's processes die with the thread that started them (Linux: PR_SET_PDEATHSIG), so that thread must live on.
@@ -250,7 +252,8 @@ def fit(
 ) -> None:
     """Runs `work(config)` on every worker of the place as one torch.distributed group, until all have returned.
 
-    A lost worker restarts the group up to three times; `work` resumes from RUN's own checkpoints, the only authority.
+    A lost worker restarts the group; `work` resumes from RUN's own checkpoints, the only authority. With no new one
+    after `LOSSES` losses it is over.
     `tick` is called here every half second, `say` where this waits for slots. What the workers print is in
     RUN/logs/rank-N.log. Before a signal ends this process, the file RUN/.ray/leave tells the workers, who save and
     leave.
@@ -262,8 +265,6 @@ def fit(
     place = _place
     gpus = _slots(ray, place, say)
     scratch = (run / ".ray").resolve()
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
 
     def look() -> None:
         tick()
@@ -272,18 +273,44 @@ def fit(
             raise getattr(errors, told.pop("kind"))(**told)
 
     whole, leave = Work(work, _member, of(run), versions()), run / LEAVE
-    try:
-        attended(lambda: _trainer(whole, config, name, scratch, place, gpus).fit(), look, leave=leave.touch)
-    except Exception as error:
-        own = unwrapped(error)
-        if type(own).__module__.startswith("ray."):  # nobody's work failed: workers, a machine or the cluster went away
-            said = str(own).splitlines()[0] if str(own) else ""
-            what = f"the workers were lost, and not to be had again ({type(own).__name__}: {said})"
-            mend = "is the cluster up? start again, which goes on from the newest checkpoint"
-            raise UserError(what, str(logs_of(run)), mend) from error
-        raise own from None if own is error else error
-    finally:
+    while True:
+        saved = _newest_saved(run)
         shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        try:
+            attended(lambda: _trainer(whole, config, name, scratch, place, gpus).fit(), look, leave=leave.touch)
+            return
+        except Exception as error:
+            own, lost = unwrapped(error), _lost(error)
+            if lost is None:
+                raise own from None if own is error else error
+            said = str(lost).splitlines()[0] if str(lost) else ""
+            what = f"the workers were lost ({type(lost).__name__}: {said})"
+            if _newest_saved(run) == saved:
+                mend = "is the cluster up? start again, which goes on from the newest checkpoint"
+                raise UserError(f"{what}, and not to be had again", str(logs_of(run)), mend) from error
+            say(f"{what}; goes on from the newest checkpoint")
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _lost(error: BaseException) -> Exception | None:
+    """Of an error that ended a training: how workers, a machine or the cluster went away; None if work failed itself.
+
+    Those that stay hear of the loss from the library that sums gradients.
+    """
+    failures = getattr(error, "worker_failures", None) or {0: error}
+    each = [unwrapped(failure) for failure in failures.values()]
+    if any(isinstance(one, UserError) for one in each):
+        return None
+    gone = [one for one in each if type(one).__module__.startswith("ray.")]
+    heard = [one for one in each if isinstance(one, RuntimeError) and re.search("gloo|nccl", str(one), re.IGNORECASE)]
+    return next(iter([*gone, *heard]), None)
+
+
+def _newest_saved(run: Path) -> str:
+    """The name of RUN's newest checkpoint."""
+    return max((path.name for path in (run / "checkpoints").glob("[0-9]*")), default="")
 
 
 def _member() -> Member:
@@ -340,7 +367,7 @@ def _trainer(work: Any, config: dict[str, Any], name: str, scratch: Path, place:
         train_loop_config=config,
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus, resources_per_worker={"CPU": 1}),
         torch_config=TorchConfig(backend=BACKENDS["GPU" if gpus else "CPU"]),
-        run_config=RunConfig(name=name, storage_path=str(scratch), failure_config=FailureConfig(max_failures=3)),
+        run_config=RunConfig(name=name, storage_path=str(scratch), failure_config=FailureConfig(max_failures=LOSSES)),
     )
 
 

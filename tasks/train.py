@@ -73,6 +73,9 @@ def _fit(data: str | Path, manifest: Manifest, run: Path, recipe: Recipe, tracki
     saved = newest(run)
     if saved is None:
         raise RuntimeError("the training ended without a checkpoint")
+    if not recipe.training.finished(saved.images_seen, saved.seconds):
+        what = f"the workers were told to leave, and did with a checkpoint at {saved.images_seen:,} images seen"
+        raise UserError(what, str(run), "start again, which goes on from there")
     line = f"{saved.images_seen:,} images seen in {saved.seconds:.0f} s of training, {time.time() - start:.0f} s in all"
     progress.update(1.0, f"{line}; weights {saved.weights[:16]}", now=True)
     return saved

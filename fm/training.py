@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from fm import noise
+from fm.arithmetic import as_asked, backward
 from fm.checkpoints import Saved, Store
 from fm.couplings import COUPLINGS, coupling
 from fm.data import Order, order_of
@@ -91,8 +92,15 @@ class Training(Settings):
         title="EMA ramp",
         description="largest half-life as a share of the images seen, 0 to 1; 0 = no cap",
     )
-    precision: Literal["fp32", "bf16"] = Field(
-        "fp32", title="Precision", description="of the network's arithmetic; weights, time and loss stay fp32"
+    precision: Literal["fp32", "tf32", "bf16"] = Field(
+        "fp32",
+        title="Precision",
+        description="of the network's arithmetic; weights, time and loss stay fp32; tf32 is fp32 on a CPU",
+    )
+    compile: bool = Field(
+        False,
+        title="Compile",
+        description="on a GPU, for minutes at the start: a faster step, in less memory, that repeats but for rounding",
     )
     flips: bool = Field(False, title="Flips", description="half of the images are mirrored left to right")
     label_drop: float = Field(
@@ -197,12 +205,17 @@ def placed(model: nn.Module, settings: Training, world: World, device: str | tor
         shard(model, blocks(model), device)
     else:
         model.to(device)
+    if settings.compile and torch.device(device).type == "cuda":
+        model.to(memory_format=torch.channels_last)  # as cuDNN wants images; slower where it is not compiled
+        model.compile()
 
 
 def check(settings: Training, world: World) -> None:
     """The rules that no single field can hold."""
     member(settings.schedule, SCHEDULES, "schedule", where="training.schedule")
     coupling(settings.coupling)
+    if settings.fsdp and settings.compile:
+        raise SettingsError("FSDP is not compiled", where="training.compile", mend="set one of both to false")
     if settings.batch_images < world.size:
         raise SettingsError(
             f"a batch of {settings.batch_images} images cannot be shared by {world.size} workers",
@@ -242,30 +255,42 @@ def steps(
     clock, started, writing = Clock(state), False, False
     share = -(-batch_images // world.size)
     micro_batch = min(share, settings.micro_batch_images or share, state.micro_batch_images or share)
+    arithmetic = partial(as_asked, gradients.buffer.device, tf32=settings.precision == "tf32")
+    inputs = partial(drawn, model=model, objective=objective, settings=settings)
+    coming: Any = None  # on a GPU the next batch, and in `ready` the inputs of its parts
+    ready: list[tuple[Tensor, Tensor, Tensor, Tensor | None]] = []
 
     def leaving() -> bool:
         return stop() or clock.seconds() >= (settings.max_seconds or math.inf)
 
     def accumulate(batch: Any, images: int) -> None:
         gradients.zero()
-        for part in parts(len(batch.positions), images):
-            with dropout_at(model, settings.seed, batch.positions[part]):
-                loss, t = part_loss(model, objective, settings, batch, part)
-                (loss.sum() / batch_images).backward()
+        for number, part in enumerate(parts(len(batch.positions), images)):
+            x_1, t, z, y = ready[number] if ready and images == micro_batch else inputs(batch, part)
+            with arithmetic(), dropout_at(model, settings.seed, batch.positions[part]):
+                with torch.autocast(x_1.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+                    loss = objective.loss(model, x_1, t=t, z=z, y=y)
+                backward(loss.sum() / batch_images, settings.compile)
             gradients.signal("losses", by_tenth(loss.detach(), t))
 
     leave = world.any(leaving())
     while state.images_seen < settings.total_images and not leave:
         rate = settings.rate(state.images_seen)
-        batch = next(batches)
+        batch, coming = coming or next(batches), None
         # Shards are gathered by all ranks together: none may try a smaller part alone.
         fits = most_that_fit(partial(accumulate, batch), micro_batch, micro_batch if gradients.sharded else 1)
         gradients.signal("halved", fits < micro_batch)
         gradients.signal("leave", leaving())
         gradients.signal("written", store.written)
+        ready.clear()
+        if gradients.buffer.is_cuda and state.images_seen + batch_images < settings.total_images:
+            # While the GPU still works: later it would wait for hundreds of small kernels to be started.
+            coming = next(batches)
+            ready += [inputs(coming, part) for part in parts(len(coming.positions), micro_batch)]
         signals = gradients.reduce()
         if signals["halved"][0] > 0:  # from the next step on all hold the same, whoever has less memory
             micro_batch = min(world.gather(fits))
+            ready.clear()
         state.micro_batch_images = micro_batch if micro_batch < share else None
         if not started:
             yield start(state, settings, store, world, micro_batch)
@@ -307,16 +332,13 @@ def start(state: State, settings: Training, store: Store, world: World, micro_ba
     return Started(state.images_seen, store.restored, world.size, micro_batch, stated)
 
 
-def part_loss(
-    model: nn.Module, objective: Objective, settings: Training, batch: Any, part: slice
-) -> tuple[Tensor, Tensor]:
-    """Loss and time of each sample of a part of the batch, on the model's device."""
-    weight = next(model.parameters())
+def drawn(
+    batch: Any, part: slice, model: nn.Module, objective: Objective, settings: Training
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """x_1, t, z, y of a part of the batch, as `draw`, on the model's device."""
     positions, noises = batch.positions[part], noises_of(batch, settings)[part]
     images, labels = batch.images[part], batch.labels[part] if is_conditional(model) else None
-    x_1, t, z, y = draw(images, labels, positions, noises, objective, settings, weight)
-    with torch.autocast(weight.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-        return objective.loss(model, x_1, t=t, z=z, y=y), t
+    return draw(images, labels, positions, noises, objective, settings, next(model.parameters()))
 
 
 def is_conditional(model: nn.Module) -> bool:
@@ -350,7 +372,8 @@ def draw(
     seed, device = settings.seed, like.device
     x_1 = data_at(images, positions, settings, device).to(like.dtype)
     z = noise.draws(seed, "z", noises, x_1.shape[1:], device).to(like.dtype)
-    u = noise.uniforms(seed, "t", positions, (), device)
+    # t stays on the CPU, where its range is checked without a wait for the device.
+    u = noise.uniforms(seed, "t", positions, ())
     if settings.stratify:
         u = stratified(u, positions, settings.batch_images)
     t = settings.times.at(u, objective.path.t_max)

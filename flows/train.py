@@ -24,5 +24,5 @@ def train_run(data: str, run: str, recipe: Recipe, place: Place = Place()) -> st
     recipe = recipe.model_copy(update={"data": manifest.settings})  # the data say themselves how they were prepared
     check_trainable(run)
     recipe.check(place.workers, place.fewest)
-    with opened(run, recipe) as folder, cluster.session(place), tracking.tracked(folder, recipe) as copy:
+    with opened(run, recipe) as folder, tracking.tracked(folder, recipe) as copy, cluster.session(place):
         return train(data, manifest, folder, recipe, copy).weights

@@ -61,8 +61,8 @@ class Services:
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # dead flow runs are found by their missing heartbeat
             "MLFLOW_TRACKING_URI": self.mlflow,
             # Metrics are mirrored from RUN/records and sent again later: a call must fail soon, not hold up a run.
-            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-            "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+            "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
             # Said explicitly, for a bare ray.init() would silently join whatever cluster it finds on this machine.
             "RAY_ADDRESS": self.ray or "local",
             # Ray listens on all interfaces of a machine that has any: never without a token.

@@ -6,7 +6,7 @@ from concurrent.futures import Future, wait
 from typing import TypeVar
 
 T = TypeVar("T")
-LEAVE_S = 20.0  # Prefect kills a cancelled flow's process after 30 s
+LEAVE_S = 8.0  # so that all work has ended ten seconds after Cancel
 
 
 def attended(

@@ -6,7 +6,6 @@ the main thread would replace Prefect's signal handlers; leaving `session` takes
 
 import itertools
 import os
-import re
 import secrets
 import shutil
 import socket
@@ -21,11 +20,13 @@ from typing import Any
 
 from fm import errors
 from fm.errors import MachineError, SettingsError, UserError, several
-from fm.files import read_json
+from fm.files import read_json, write_json
 from fm.lineage import versions
 from fm.mirror import LEAVE
 from fm.runs import of
+from tasks import losses
 from tasks.attending import attended
+from tasks.losses import unwrapped
 from tasks.nodes import Nodes
 from tasks.place import Place
 from tasks.worker import Member, Work, logs_of
@@ -268,6 +269,9 @@ def fit(
 
     def look() -> None:
         tick()
+        for file in sorted(scratch.glob("loss-*.json")):
+            say(f"lost {read_json(file)}; Ray starts the workers again, from the newest checkpoint")
+            file.unlink()
         for file in scratch.glob("error-*.json"):  # no retry can mend what the user must
             told = read_json(file)
             raise getattr(errors, told.pop("kind"))(**told)
@@ -281,7 +285,7 @@ def fit(
             attended(lambda: _trainer(whole, config, name, scratch, place, gpus).fit(), look, leave=leave.touch)
             return
         except Exception as error:
-            own, lost = unwrapped(error), _lost(error)
+            own, lost = unwrapped(error), losses.lost(error)
             if lost is None:
                 raise own from None if own is error else error
             said = str(lost).splitlines()[0] if str(lost) else ""
@@ -294,23 +298,9 @@ def fit(
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _lost(error: BaseException) -> Exception | None:
-    """Of an error that ended a training: how workers, a machine or the cluster went away; None if work failed itself.
-
-    Those that stay hear of the loss from the library that sums gradients.
-    """
-    failures = getattr(error, "worker_failures", None) or {0: error}
-    each = [unwrapped(failure) for failure in failures.values()]
-    if any(isinstance(one, UserError) for one in each):
-        return None
-    gone = [one for one in each if type(one).__module__.startswith("ray.")]
-    heard = [one for one in each if isinstance(one, RuntimeError) and re.search("gloo|nccl", str(one), re.IGNORECASE)]
-    return next(iter([*gone, *heard]), None)
-
-
 def _newest_saved(run: Path) -> str:
     """The name of RUN's newest checkpoint."""
-    return max((path.name for path in (run / "checkpoints").glob("[0-9]*")), default="")
+    return max((path.name for path in (run / "checkpoints").glob("*") if path.name.isdigit()), default="")
 
 
 def _member() -> Member:
@@ -333,7 +323,7 @@ def _slots(ray: Any, place: Place, say: Callable[[str], None]) -> bool:
         enough = there.get("GPU", 0) >= (1 if place.address else place.fewest)
         gpus = place.gpus == "all" or (place.gpus == "auto" and enough)
         kind = "GPU" if gpus else "CPU"
-        slots, open_slots = int(there.get(kind, 0)), int(free.get(kind, 0))
+        slots, open_slots = (int(min(has.get("CPU", 0), has.get(kind, 0))) for has in (there, free))  # a CPU each too
         if open_slots >= place.fewest:
             return gpus
         has = f"the cluster has {slots} {kind}s" + (f", {open_slots} of them free" if slots >= place.workers else "")
@@ -349,7 +339,7 @@ def _slots(ray: Any, place: Place, say: Callable[[str], None]) -> bool:
 
 
 def _trainer(work: Any, config: dict[str, Any], name: str, scratch: Path, place: Place, gpus: bool) -> Any:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
     from ray.train.torch import TorchConfig, TorchTrainer
 
     class Trainer(TorchTrainer):
@@ -361,34 +351,23 @@ def _trainer(work: Any, config: dict[str, Any], name: str, scratch: Path, place:
             callbacks = super()._create_default_callbacks()  # type: ignore[misc]
             return [c for c in callbacks if type(c).__name__ not in unused]
 
+    class Telling(UserCallback):
+        """Leaves word of each loss, which Ray mends without a word; in Ray's process on the driver's machine."""
+
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            if words := losses.in_words(worker_exceptions):
+                write_json(scratch / f"loss-{time.time_ns()}.json", words)
+
     workers: Any = (place.fewest, place.workers) if place.fewest < place.workers else place.workers
     return Trainer(
         work,
         train_loop_config=config,
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus, resources_per_worker={"CPU": 1}),
         torch_config=TorchConfig(backend=BACKENDS["GPU" if gpus else "CPU"]),
-        run_config=RunConfig(name=name, storage_path=str(scratch), failure_config=FailureConfig(max_failures=LOSSES)),
+        run_config=RunConfig(
+            name=name,
+            storage_path=str(scratch),
+            failure_config=FailureConfig(max_failures=LOSSES),
+            callbacks=[Telling()],  # type: ignore[list-item]  # where Ray names the older kind
+        ),
     )
-
-
-def failed_rank(error: BaseException | None) -> int | None:
-    """Which worker of a training failed first, if the error says so: one that died, else any."""
-    failures: dict[int, BaseException] = {}
-    for _ in range(8):  # errors may name each other as causes
-        if error is None or failures:
-            break
-        failures, error = getattr(error, "worker_failures", None) or {}, error.__cause__ or error.__context__
-    died = [rank for rank, one in failures.items() if type(unwrapped(one)).__module__.startswith("ray.")]
-    return next(iter([*died, *failures]), None)
-
-
-def unwrapped(error: BaseException) -> Exception:
-    """The error that a worker raised, out of Ray's wrappers; Ray's own if there is none inside."""
-    failures = getattr(error, "worker_failures", None)  # Ray Train: rank -> its error
-    if failures:
-        known = [unwrapped(e) for e in failures.values()]
-        return next((e for e in known if isinstance(e, UserError)), known[0])
-    for inside in (getattr(error, "cause", None), error.__cause__):
-        if isinstance(inside, BaseException) and inside is not error:
-            return unwrapped(inside)
-    return error if isinstance(error, Exception) else RuntimeError(repr(error))

@@ -19,13 +19,13 @@ from fm.checkpoints import newest
 from fm.errors import UserError
 from fm.files import write_json
 from fm.runs import held, here
-from tasks import cluster, watching
+from tasks import losses, watching
 from tasks.place import Place
 from tasks.worker import logs_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
-LINES = 30
+LINES, TAIL_BYTES = 30, 256 * 1024
 
 
 class _Sentences(logging.Filter):
@@ -86,14 +86,15 @@ def leave_word(flow: str, given: Mapping[str, Any], error: Exception) -> None:
 
 def last_lines(run: Path, error: Exception) -> tuple[str, list[str]]:
     """The log of the rank that failed, or of the one that spoke last, and its last lines."""
-    rank = cluster.failed_rank(error)
+    rank = losses.failed_rank(error)
     logs = sorted(logs_of(run).glob("rank-*.log"), key=lambda path: path.stat().st_mtime)
     chosen = [path for path in logs if path.name == f"rank-{rank}.log"] or logs[-1:]
     if not chosen:
         return "", []
     with open(chosen[0], "rb") as file:
-        file.seek(max(0, file.seek(0, 2) - 200 * LINES))
-        return str(chosen[0]), file.read().decode("utf-8", "replace").splitlines()[-LINES:]
+        start = file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
+        lines = file.read().decode("utf-8", "replace").splitlines()
+        return str(chosen[0]), lines[1 if start else 0 :][-LINES:]  # the first of a piece is cut
 
 
 def command_again(flow: str, given: Mapping[str, Any]) -> str:

@@ -4,8 +4,10 @@ One parent run for a RUN, a child for each stage and each cell, found again by t
 (points carry their recorded timestamps). MLflow may be away: the work goes on, and the next call sends what is missing.
 """
 
+import contextvars
 import os
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +25,8 @@ from fm.runs import of
 from tasks import watching
 
 EXPERIMENT = "flow-matching"
-CHUNK = 1000  # MLflow takes at most this many metrics in one call, and a tenth as many parameters
+METRICS, PARAMETERS = 1000, 100  # MLflow takes at most so many in one call
+NO_METRICS = ("images_seen", "time")  # of a row of the records: its step and timestamp
 
 
 class Tracking:
@@ -38,6 +41,8 @@ class Tracking:
         self.seconds: dict[str, float] = {}  # what each stage of this session took
         self.session: dict[str, Any] = {}
         self._runs: dict[str, str] = {}
+        self._one_at_a_time = threading.Lock()
+        self._sending = threading.Thread()
         self._client: Any = None
 
     @property
@@ -78,7 +83,8 @@ class Tracking:
         try:
             yield
         except BaseException:
-            self._safely(lambda: self._client.set_terminated(self._run(name), "FAILED"))
+            if not self.away:  # a process that is told to end has no time to wait for it once more
+                self._safely(lambda: self._client.set_terminated(self._run(name), "FAILED"))
             raise
         self.seconds[name] = time.monotonic() - start
         self.note(stage="")
@@ -96,6 +102,13 @@ class Tracking:
 
         self._safely(send)
 
+    def training_meanwhile(self) -> None:
+        """`training` on a thread, unless the last one is still at it: an MLflow that hangs holds nobody up."""
+        if not self._sending.is_alive():
+            context = contextvars.copy_context()  # in which Prefect's log knows the run
+            self._sending = threading.Thread(target=context.run, args=(self.training,), daemon=True)
+            self._sending.start()
+
     def training(self) -> None:
         """The training rows of RUN/records, and the grids, that MLflow does not have yet; step = images seen."""
 
@@ -112,20 +125,30 @@ class Tracking:
         self._safely(send)
 
     def _send(self, name: str, prefix: str) -> None:
-        """The rows of these records that MLflow does not have; what it calls `system/` it shows by itself."""
+        """The rows of these records past the newest that MLflow has; what it calls `system/` it shows by itself.
+
+        A row that was lost with its checkpoint and trained again stands there as it was the first time.
+        """
         from mlflow.entities import Metric
 
         rows = read(self.run / "records", after=self.sent.get(name, 0), name=name)
-        points = [
-            Metric(f"{prefix}{key}", float(value), int(1000 * row["time"]), row["images_seen"])
-            for row in rows
-            for key, value in row.items()
-            if key not in ("images_seen", "time")
-        ]
-        for start in range(0, len(points), CHUNK):
-            self._client.log_batch(self._run("train"), metrics=points[start : start + CHUNK])
-        if rows:
-            self.sent[name] = rows[-1]["images_seen"]
+        run = self._run("train")
+        if rows and name not in self.sent:  # a start before this one may have sent some
+            first = next(key for key in rows[0] if key not in NO_METRICS)
+            history = self._client.get_metric_history(run, f"{prefix}{first}")
+            self.sent[name] = max((point.step for point in history), default=0)
+            rows = [row for row in rows if row["images_seen"] > self.sent[name]]
+        at_once = METRICS // max(map(len, rows), default=1)
+        for start in range(0, len(rows), at_once):  # whole rows, for MLflow takes a call's metrics all or none
+            part = rows[start : start + at_once]
+            points = [
+                Metric(f"{prefix}{key}", float(value), int(1000 * row["time"]), row["images_seen"])
+                for row in part
+                for key, value in row.items()
+                if key not in NO_METRICS
+            ]
+            self._client.log_batch(run, metrics=points)
+            self.sent[name] = part[-1]["images_seen"]
 
     def rows(self, rows: Sequence[Row]) -> None:
         """A child run for each row, and the sweep over NFE (step = NFE) on the evaluation's run."""
@@ -184,8 +207,8 @@ class Tracking:
 
         known = self._client.get_run(run_id).data.params
         new = [Param(k, str(v)[:6000]) for k, v in values.items() if k not in known]
-        for start in range(0, len(new), CHUNK // 10):
-            self._client.log_batch(run_id, params=new[start : start + CHUNK // 10])
+        for start in range(0, len(new), PARAMETERS):
+            self._client.log_batch(run_id, params=new[start : start + PARAMETERS])
 
     def _metrics(self, run_id: str, values: Mapping[str, float], step: int, at_ms: int) -> None:
         from mlflow.entities import Metric
@@ -211,16 +234,17 @@ class Tracking:
             return None
         from mlflow.exceptions import MlflowException
 
-        try:
-            self._connect()
-            value = send()
-        except (MlflowException, OSError) as error:
-            if not self.away:
-                watching.say(f"MLflow is away ({type(error).__name__}); nothing is lost, RUN/records keeps it")
-            self.away = True
-            return None
-        self.away = False
-        return value
+        with self._one_at_a_time:
+            try:
+                self._connect()
+                value = send()
+            except (MlflowException, OSError) as error:
+                if not self.away:
+                    watching.say(f"MLflow is away ({type(error).__name__}); nothing is lost, RUN/records keeps it")
+                self.away = True
+                return None
+            self.away = False
+            return value
 
 
 @contextmanager
@@ -233,7 +257,8 @@ def tracked(run: Path, recipe: Recipe) -> Iterator[Tracking]:
     try:
         yield tracking
     except BaseException:
-        tracking.close("FAILED")
+        if not tracking.away:
+            tracking.close("FAILED")
         raise
     tracking.close("FINISHED")
     watching.say("seconds: " + ", ".join(f"{stage} {taken:.0f}" for stage, taken in tracking.seconds.items()))

@@ -38,22 +38,24 @@ def train(data: str | Path, manifest: Manifest, run: Path, recipe: Recipe, track
 
 def _fit(data: str | Path, manifest: Manifest, run: Path, recipe: Recipe, tracking: Tracking) -> Saved:
     progress = watching.Progress("train", f"train {recipe.name}")
-    begun, start, last, told = newest(run), time.time(), 0, time.time()
+    begun, start, last = newest(run), time.time(), 0
+    old = {row["time"] for name in ("train", "starts") for row in read(run / "records", after=-1, name=name)}
 
     def tick() -> None:
-        nonlocal last, told
+        nonlocal last
         for row in read(run / "records", after=-1, name="starts"):
-            if row["time"] > told:
-                told = row["time"]
+            if row["time"] not in old:
+                old.add(row["time"])
                 watching.say(_started(row))
         # Older rows may be of an interrupted training that went further than its last checkpoint.
-        if rows := [row for row in read(run / "records", after=last) if row["time"] > start]:
+        if rows := [row for row in read(run / "records", after=last) if row["time"] not in old]:
             last = rows[-1]["images_seen"]
             progress.update(_done(recipe, rows[-1]), _line(recipe, rows[-1]))
-        tracking.training()
+        tracking.training_meanwhile()
 
     def say(line: str) -> None:
         watching.say(f"train: {line}")
+        tracking.note(word=line)
 
     config = {"recipe": recipe.model_dump(mode="json"), "data": settled(data), "run": of(run)}
     where = f"continues at {begun.images_seen:,} images seen" if begun else "starts"

@@ -68,7 +68,9 @@ def _status_of(run: Path, name: str, as_json: bool) -> None:
     if as_json:
         facts = {"total_images": training["total_images"], "checkpoint": saved, "error": failure}
         return tell({**last, **facts, **common}, True)
-    told = {"stage": stage or "nobody is at work here"}
+    told = {"stage": stage or "nobody is at work here; what ended early goes on with the same command"}
+    if stage and "word" in session:
+        told["said last"] = session["word"]
     told["train"] = f"{last['images_seen']:,} of {training['total_images']:,} images"
     if training["max_seconds"]:
         told["train"] += f" or {training['max_seconds']:g} s"

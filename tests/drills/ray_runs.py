@@ -65,6 +65,7 @@ def disturbed(
     wait(lambda: seen(run) > before, process)
     recovery = time.monotonic() - struck
     weights = finish(process, run)
+    check_mirrored(run)
     return Result(name, before - (checkpoint.images_seen if checkpoint else 0), recovery, weights, undisturbed)
 
 
@@ -120,7 +121,9 @@ def five(run: Path, data: Path, undisturbed: str) -> Result:
         lost += before - (checkpoint.images_seen if checkpoint else 0)
         wait(lambda at=before: seen(run) > at, process)  # type: ignore[misc]
         waits.append(time.monotonic() - struck)
-    return Result("one of 3 workers killed, 5 times", lost, sum(waits) / len(waits), finish(process, run), due)
+    weights = finish(process, run)
+    check_mirrored(run)
+    return Result("one of 3 workers killed, 5 times", lost, sum(waits) / len(waits), weights, due)
 
 
 def storage(run: Path, data: Path, undisturbed: str) -> Result:
@@ -158,12 +161,15 @@ def without(service: str, run: Path, data: Path, state: Path) -> Result:
         raise SystemExit(f"{run.name}: the training ended before {service} was back")
     local.up(state, Ports.from_base(PORT_BASE), workers=False, ray=False)
     weights, whole = finish(process, run), newest(undisturbed)
-    check_mirrored(run)
+    check_mirrored(run, with_times=True)
     return Result(f"{service} away for {AWAY_S} s", 0, recovery, weights, whole.weights if whole else "")
 
 
-def check_mirrored(run: Path) -> None:
-    """Raises: SystemExit unless MLflow has each row of the records once, at its own time."""
+def check_mirrored(run: Path, with_times: bool = False) -> None:
+    """Raises: SystemExit unless MLflow has each row of the records once; `with_times`: at its own time.
+
+    A row that was trained again stands there at its first time.
+    """
     api = f"http://127.0.0.1:{PORT_BASE + 1}/api/2.0/mlflow"
     experiment = ask(f"{api}/experiments/get-by-name?experiment_name=flow-matching")["experiment"]["experiment_id"]
     wanted = f"tags.`fm.stage` = 'train' and tags.`fm.folder` = '{run.resolve()}'"
@@ -172,6 +178,8 @@ def check_mirrored(run: Path) -> None:
     points = ask(f"{api}/metrics/get-history?{query}")["metrics"]
     there = sorted((int(point["step"]), int(point["timestamp"]), point["value"]) for point in points)
     due = [(row["images_seen"], int(1000 * row["time"]), row["loss"]) for row in read(run / "records")]
+    if not with_times:
+        there, due = ([(step, 0, loss) for step, _, loss in rows] for rows in (there, due))
     if there != due:
         raise SystemExit(f"{run.name}: MLflow has {len(there)} points, the records {len(due)} rows, or others")
 

@@ -165,32 +165,6 @@ def test_slots_that_other_work_holds_are_waited_for_aloud(ray: None, tmp_path: P
     assert not cluster._slots(ray_, Place(workers=workers, wait_s=60), said.append)
 
 
-def test_the_users_error_is_found_inside_any_wrapper() -> None:
-    inner = DataError("wrong", "there")
-    outer, group = RuntimeError("wrapped"), RuntimeError("group")
-    outer.cause = inner  # type: ignore[attr-defined]
-    group.worker_failures = {0: RuntimeError("connection lost"), 1: outer}  # type: ignore[attr-defined]
-    assert cluster.unwrapped(group) is inner
-    assert cluster.unwrapped(ValueError("ours")).args == ("ours",)
-
-
-def test_a_loss_is_told_from_work_that_failed() -> None:
-    class Gone(Exception): ...
-
-    Gone.__module__ = "ray.exceptions"
-
-    def group(*each: Exception) -> RuntimeError:
-        error = RuntimeError("group")
-        error.worker_failures = dict(enumerate(each))  # type: ignore[attr-defined]
-        return error
-
-    gone, heard = Gone("died"), RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer")
-    assert cluster._lost(group(heard, gone)) is gone
-    assert cluster._lost(group(heard)) is heard and cluster._lost(gone) is gone
-    assert cluster._lost(group(RuntimeError("shapes differ"))) is None
-    assert cluster._lost(group(gone, DataError("no such file"))) is None
-
-
 LOGICAL_GPUS = """
 import json, os, sys
 from pathlib import Path

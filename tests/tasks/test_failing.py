@@ -55,10 +55,12 @@ def test_a_training_that_fails_leaves_why_where_and_how_to_go_on(tmp_path: Path,
     logs_of(run).mkdir(parents=True)
     (run / "recipe.json").write_text("{}")
     for rank in (0, 1):
-        (logs_of(run) / f"rank-{rank}.log").write_text("".join(f"line {n} of rank {rank}\n" for n in range(50)))
+        (logs_of(run) / f"rank-{rank}.log").write_text(
+            "".join(f"{'event ' * 100}line {n} of rank {rank}\n" for n in range(50))
+        )
     given = {"data": "s3://bucket/data", "run": str(run), "place": Place(workers=3)}
     failing.leave_word("train_run", given, WorkersDied("two"))
-    assert "line 49 of rank 1\n" in told[0] and "line 20 of rank 1\n" in told[0]
+    assert "event line 49 of rank 1\n" in told[0] and "event line 20 of rank 1\n" in told[0]
     assert "line 19" not in told[0] and "rank 0" not in told[0]
     again = f"fm train s3://bucket/data '{run}' --preset '{run}' --workers 3"
     assert f"`{again}`" in told[0] and "WorkersDied: two" in told[0] and "nothing was begun" in told[0]

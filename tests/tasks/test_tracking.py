@@ -1,5 +1,7 @@
 """What MLflow shows of a finished run, asked through its own client; and what happens again, or while it is away."""
 
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ from mlflow import MlflowClient
 
 from fm.files import read_json
 from fm.recipe import Recipe
-from fm.records import read
+from fm.records import Recorder, read
 from fm.results import read_rows
 from tasks import watching
 from tasks.tracking import EXPERIMENT, Tracking
@@ -104,6 +106,38 @@ def test_sending_again_adds_nothing(finished: Path, client: MlflowClient) -> Non
     tracking.training()
     tracking.rows(read_rows(finished))
     assert state() == before
+
+
+def test_what_is_trained_again_stands_in_mlflow_once(services: Any, client: MlflowClient, tmp_path: Path) -> None:
+    def trained(*images_seen: int, at: float) -> None:
+        recorder = Recorder(tmp_path / "records")
+        for seen in images_seen:
+            recorder.write(seen, at + seen, loss=1 / seen, images_per_s=at)
+        Tracking(tmp_path, Recipe.load("tiny")).training()  # as each start has its own
+
+    trained(64, 128, 192, at=1e9)
+    Recorder(tmp_path / "records").cut(64)  # a death that the checkpoint at 64 survived
+    trained(128, 192, 256, at=2e9)
+    run = runs_of(client, tmp_path)["train"].info.run_id
+    for name in ("loss", "images_per_s"):
+        history = client.get_metric_history(run, f"train/{name}")
+        assert [point.step for point in history] == [64, 128, 192, 256]
+    assert [point.value for point in history] == [1e9, 1e9, 1e9, 2e9]
+
+
+def test_an_mlflow_that_hangs_holds_nobody_up(services: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(watching, "say", lambda line: None)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # which takes a call and never answers
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        tracking = Tracking(tmp_path, Recipe.load("tiny"))
+        start = time.monotonic()
+        for _ in range(3):
+            tracking.training_meanwhile()
+        assert time.monotonic() - start < 0.5
+        tracking.training()  # one after the other
+        assert tracking.away
 
 
 def test_mlflow_away_is_a_line_and_no_error(finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

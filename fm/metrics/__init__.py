@@ -1,7 +1,8 @@
 """How far samples are from real pictures: features, their statistics, distances. Knows no sampler and no data set."""
 
 from fm.metrics.distances import DISTANCES, Estimate, energy_estimate, frechet_distance, jackknife
-from fm.metrics.features import FEATURES, Features, load_features
+from fm.metrics.features import FEATURES, load_features
+from fm.metrics.network import Features
 from fm.metrics.statistics import FeatureStatistics
 
 __all__ = [

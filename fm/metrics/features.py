@@ -14,6 +14,12 @@ from torch.nn import functional as F
 from fm.errors import UserError, member
 from fm.files import sha256
 from fm.lineage import digest
+from fm.metrics.inception import (
+    inception_classes,
+    inception_clean,
+    inception_legacy_pytorch,
+    inception_legacy_tensorflow,
+)
 from fm.metrics.network import Features
 from fm.noise import draws
 
@@ -21,7 +27,7 @@ from fm.noise import draws
 def load_features(name: str, device: str = "cpu") -> Features:
     """The feature network of that name, ready on the device.
 
-    Raises: SettingsError for an unknown name; UserError if its package is missing.
+    Raises: SettingsError for an unknown name; UserError if its package or file is missing.
     """
     return member(name, FEATURES, "features")(device)
 
@@ -94,5 +100,9 @@ def resized(images: Tensor, size: int) -> Tensor:
 
 FEATURES: dict[str, Callable[[str], Features]] = {
     "efficientnet_lite0_b7": efficientnet_lite0_b7,
+    "inception_classes": inception_classes,
+    "inception_clean": inception_clean,
+    "inception_legacy_pytorch": inception_legacy_pytorch,
+    "inception_legacy_tensorflow": inception_legacy_tensorflow,
     "random_conv": random_conv,
 }

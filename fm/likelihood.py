@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from fm import noise
+from fm.arithmetic import full_precision
 from fm.errors import NumericalError, SettingsError, ValueUserError, member
 from fm.memory import keep_freed
 from fm.paths import Path
 from fm.pixels import BITS_OFFSET, to_unit
-from fm.precision import full_precision
 from fm.solvers import Solution, Velocity, solve
 from fm.solvers.field import calls_at
 from fm.tableaux import tableau

@@ -43,7 +43,7 @@ def philox(counter: Sequence[Tensor], key_words: tuple[int, int]) -> tuple[Tenso
 
 def words(seed: int, stream: str, positions: Tensor, count: int, device: str | torch.device = "cpu") -> Tensor:
     """`count` 32-bit words for each position, as int64 (len(positions), count)."""
-    at = torch.as_tensor(positions, dtype=torch.int64, device=device)[:, None]
+    at = torch.as_tensor(positions, dtype=torch.int64).to(device, non_blocking=True)[:, None]
     block = torch.arange(-(-count // 4), dtype=torch.int64, device=device)[None, :]
     out = philox((block, torch.zeros_like(block), at & _MASK, (at >> 32) & _MASK), key(seed, stream))
     return torch.stack(out, dim=-1).flatten(1)[:, :count]

@@ -42,8 +42,9 @@ class Objective(ABC):
         `cond` (batch, channels, ...) is given to the network beside x_t, after its channels.
         """
         sample = self.path.sample(z, x_1, t)
-        out = _call(model, sample.x_t, t.to(x_1.device), y, cond)
-        return self.residual(out, sample).square().flatten(1).mean(1)
+        t = t.to(x_1.device, non_blocking=True)
+        out = _call(model, sample.x_t, t, y, cond)
+        return self.residual(out, sample._replace(t=t)).square().flatten(1).mean(1)
 
     def velocity(
         self,

@@ -20,16 +20,18 @@ class Adam:
         self.gradients = gradients
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.exp_avg, self.exp_avg_sq = torch.zeros_like(gradients.flat), torch.zeros_like(gradients.flat)
+        # Made once: a GPU waits for all that comes between the norm of the gradients and the step.
+        self.views = [gradients.views(flat) for flat in (gradients.flat, self.exp_avg, self.exp_avg_sq)]
 
     @torch.no_grad()
     def step(self, rate: float, number: int) -> None:
         """Step `number`, from 1, at learning rate `rate`."""
-        parameters, views = self.gradients.parameters, self.gradients.views
+        parameters, (gradients, exp_avg, exp_avg_sq) = self.gradients.parameters, self.views
         torch._fused_adam_(
             parameters,
-            views(self.gradients.flat),
-            views(self.exp_avg),
-            views(self.exp_avg_sq),
+            gradients,
+            exp_avg,
+            exp_avg_sq,
             [],  # maxima, of AMSGrad
             [torch.full((), float(number), device=self.exp_avg.device)] * len(parameters),
             lr=rate,

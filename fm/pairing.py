@@ -15,9 +15,10 @@ from torch import Tensor
 from fm import noise
 from fm.couplings import coupling
 from fm.data import batches
+from fm.drawing import data_at
 from fm.errors import SettingsError
 from fm.parallel import World
-from fm.training import Training, data_at
+from fm.training import Training
 
 AHEAD = 2  # batches made while the network works
 

@@ -150,7 +150,7 @@ class Path(ABC):
             if other.shape != x.shape:
                 raise ValueUserError(f"shapes {tuple(x.shape)} and {tuple(other.shape)} given where equal ones are due")
         t = self._checked(torch.as_tensor(t), len(x), a_positive, sigma_positive)
-        t = t.to(x.device, torch.promote_types(t.dtype, x.dtype)).reshape(-1, *[1] * (x.ndim - 1))
+        t = t.to(x.device, torch.promote_types(t.dtype, x.dtype), non_blocking=True).reshape(-1, *[1] * (x.ndim - 1))
         return Schedule(*[value.to(x.dtype) for value in self.schedule(t)])
 
     def _checked(self, t: Tensor, batch: int, a_positive: bool, sigma_positive: bool) -> Tensor:

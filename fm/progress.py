@@ -53,6 +53,7 @@ def by_tenth(loss: Tensor, t: Tensor) -> Tensor:
 
     Without a scatter, whose order of additions is not the same twice on a GPU.
     """
+    t = t.to(loss.device, non_blocking=True)
     inside = (t * TENTHS).long().clamp(0, TENTHS - 1)[:, None] == torch.arange(TENTHS, device=t.device)
     return torch.cat([loss @ inside.to(loss.dtype), inside.sum(0)])
 

@@ -151,17 +151,19 @@ def table_note(rows: Iterable[Row]) -> str:
             "not converged: with twice the steps bits/dim moves by 0.01 or more, as it does for few fixed steps."
         )
     if short := [row for row in rows if _rank_deficient(row)]:
-        fewest, width = min(min(r["samples"], r["reference_images"]) for r in short), short[0]["features_dimensions"]
-        notes.append(
-            f"fd: {fewest} pictures do not span {width} dimensions; its bias is large, kid and mind have less."
-        )
-    return " ".join(notes)
+        fewest, width = min(map(_fewest, short)), short[0]["features_dimensions"]
+        notes.append(f"fd: {fewest} pictures do not span {width} dimensions; its bias is large, kid has none")
+    return "; ".join(notes) + "." * bool(notes)
 
 
 def _rank_deficient(row: Row) -> bool:
-    """Whether a Frechet distance in this row is of a singular covariance."""
-    fewest = min(row.get("samples", 0), row.get("reference_images", 0))
-    return any(name.startswith("fd_") for name in row) and fewest <= row.get("features_dimensions", 0)
+    """Whether a Frechet distance in this row is of a singular covariance; an old row does not say."""
+    known = "features_dimensions" in row and any(name.startswith("fd_") for name in row)
+    return known and _fewest(row) <= row["features_dimensions"]
+
+
+def _fewest(row: Row) -> int:
+    return min(row["samples"], row["reference_images"])
 
 
 def csv_table(rows: Iterable[Row]) -> str:

@@ -13,26 +13,26 @@ import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
-from fm import noise
+from fm.arithmetic import as_asked, backward
 from fm.checkpoints import Saved, Store
 from fm.couplings import COUPLINGS, coupling
 from fm.data import Order, order_of
+from fm.drawing import drawn
 from fm.ema import averages, in_words
 from fm.errors import Diverged, SettingsError, member
 from fm.memory import keep_freed
 from fm.microbatch import most_that_fit, room_for
 from fm.models.dropout import dropout_at
 from fm.models.recomputing import blocks, recompute_activations
-from fm.objectives import Objective, drop_labels
+from fm.objectives import Objective
 from fm.optimizer import Adam
 from fm.parallel import ALONE, Gradients, World, parts
-from fm.pixels import to_unit
 from fm.progress import TENTHS, Clock, Progress, Started, by_tenth, due
 from fm.schedules import SCHEDULES
 from fm.settings import Settings
 from fm.sharding import shard
 from fm.state import State
-from fm.times import AnyTimes, Uniform, stratified
+from fm.times import AnyTimes, Uniform
 
 T = TypeVar("T")
 
@@ -91,8 +91,15 @@ class Training(Settings):
         title="EMA ramp",
         description="largest half-life as a share of the images seen, 0 to 1; 0 = no cap",
     )
-    precision: Literal["fp32", "bf16"] = Field(
-        "fp32", title="Precision", description="of the network's arithmetic; weights, time and loss stay fp32"
+    precision: Literal["fp32", "tf32", "bf16"] = Field(
+        "fp32",
+        title="Precision",
+        description="of the network's arithmetic; weights, time and loss stay fp32; tf32 is fp32 on a CPU",
+    )
+    compile: bool = Field(
+        False,
+        title="Compile",
+        description="on a GPU, for minutes at the start: a faster step, in less memory, that repeats but for rounding",
     )
     flips: bool = Field(False, title="Flips", description="half of the images are mirrored left to right")
     label_drop: float = Field(
@@ -197,12 +204,17 @@ def placed(model: nn.Module, settings: Training, world: World, device: str | tor
         shard(model, blocks(model), device)
     else:
         model.to(device)
+    if settings.compile and torch.device(device).type == "cuda":
+        model.to(memory_format=torch.channels_last)  # as cuDNN wants images; slower where it is not compiled
+        model.compile()
 
 
 def check(settings: Training, world: World) -> None:
     """The rules that no single field can hold."""
     member(settings.schedule, SCHEDULES, "schedule", where="training.schedule")
     coupling(settings.coupling)
+    if settings.fsdp and settings.compile:
+        raise SettingsError("FSDP is not compiled", where="training.compile", mend="set one of both to false")
     if settings.batch_images < world.size:
         raise SettingsError(
             f"a batch of {settings.batch_images} images cannot be shared by {world.size} workers",
@@ -242,30 +254,50 @@ def steps(
     clock, started, writing = Clock(state), False, False
     share = -(-batch_images // world.size)
     micro_batch = min(share, settings.micro_batch_images or share, state.micro_batch_images or share)
+    arithmetic = partial(as_asked, gradients.buffer.device, tf32=settings.precision == "tf32")
+    inputs = partial(drawn, model=model, objective=objective, settings=settings)
+    coming: Any = None  # on a GPU the next batch, and in `ready` the inputs of its parts
+    ready: list[tuple[Tensor, Tensor, Tensor, Tensor | None]] = []
 
     def leaving() -> bool:
         return stop() or clock.seconds() >= (settings.max_seconds or math.inf)
 
-    def accumulate(batch: Any, images: int) -> None:
+    def accumulate(batch: Any, early: bool, images: int) -> None:
         gradients.zero()
-        for part in parts(len(batch.positions), images):
-            with dropout_at(model, settings.seed, batch.positions[part]):
-                loss, t = part_loss(model, objective, settings, batch, part)
-                (loss.sum() / batch_images).backward()
+        cut = parts(len(batch.positions), images)
+        for number, part in enumerate(cut):
+            x_1, t, z, y = ready[number] if ready and images == micro_batch else inputs(batch, part)
+            with arithmetic(), dropout_at(model, settings.seed, batch.positions[part]):
+                with torch.autocast(x_1.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+                    loss = objective.loss(model, x_1, t=t, z=z, y=y)
+                if early and part == cut[-1]:
+                    gradients.exchange_early()
+                backward(loss.sum() / batch_images, settings.compile)
             gradients.signal("losses", by_tenth(loss.detach(), t))
 
     leave = world.any(leaving())
     while state.images_seen < settings.total_images and not leave:
         rate = settings.rate(state.images_seen)
-        batch = next(batches)
-        # Shards are gathered by all ranks together: none may try a smaller part alone.
-        fits = most_that_fit(partial(accumulate, batch), micro_batch, micro_batch if gradients.sharded else 1)
-        gradients.signal("halved", fits < micro_batch)
-        gradients.signal("leave", leaving())
-        gradients.signal("written", store.written)
-        signals = gradients.reduce()
+        batch, coming = coming or next(batches), None
+        for early in (started, False):  # a second time if memory got short on a rank while sums were under way
+            # Shards are gathered by all ranks together: none may try a smaller part alone.
+            work, least = partial(accumulate, batch, early), micro_batch if gradients.sharded else 1
+            fits = most_that_fit(work, micro_batch, least)
+            gradients.signal("halved", fits < micro_batch)
+            gradients.signal("leave", leaving())
+            gradients.signal("written", store.written)
+            ready.clear()
+            if gradients.buffer.is_cuda and not coming and state.images_seen + batch_images < settings.total_images:
+                # While the GPU still works: later it would wait for hundreds of small kernels to be started.
+                coming = next(batches)
+                ready += [inputs(coming, part) for part in parts(len(coming.positions), micro_batch)]
+            signals = gradients.reduce()
+            if not gradients.spoiled:
+                break
+            ready.clear()
         if signals["halved"][0] > 0:  # from the next step on all hold the same, whoever has less memory
             micro_batch = min(world.gather(fits))
+            ready.clear()
         state.micro_batch_images = micro_batch if micro_batch < share else None
         if not started:
             yield start(state, settings, store, world, micro_batch)
@@ -305,70 +337,6 @@ def start(state: State, settings: Training, store: Store, world: World, micro_ba
     halflives = zip(state.averages, settings.ema_halflife_kimg, strict=True)
     stated = {name: in_words(halflife, settings.ema_ramp, settings.batch_images) for name, halflife in halflives}
     return Started(state.images_seen, store.restored, world.size, micro_batch, stated)
-
-
-def part_loss(
-    model: nn.Module, objective: Objective, settings: Training, batch: Any, part: slice
-) -> tuple[Tensor, Tensor]:
-    """Loss and time of each sample of a part of the batch, on the model's device."""
-    weight = next(model.parameters())
-    positions, noises = batch.positions[part], noises_of(batch, settings)[part]
-    images, labels = batch.images[part], batch.labels[part] if is_conditional(model) else None
-    x_1, t, z, y = draw(images, labels, positions, noises, objective, settings, weight)
-    with torch.autocast(weight.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-        return objective.loss(model, x_1, t=t, z=z, y=y), t
-
-
-def is_conditional(model: nn.Module) -> bool:
-    """Whether the network takes labels."""
-    return getattr(model, "classes", None) is not None
-
-
-def noises_of(batch: Any, settings: Training) -> Tensor:
-    """The stream positions whose noises go with the images of a batch: their own, unless a coupling says otherwise."""
-    if settings.coupling == "independent":
-        return batch.positions
-    if not hasattr(batch, "noises"):
-        raise SettingsError(
-            "the batches do not say which noise goes with which image",
-            where="training.coupling",
-            mend="make them by fm.pairing.paired",
-        )
-    return batch.noises
-
-
-def draw(
-    images: Tensor,
-    labels: Tensor | None,
-    positions: Tensor,
-    noises: Tensor,
-    objective: Objective,
-    settings: Training,
-    like: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """x_1, t, z, y of one part: all that is random follows from seed, stream and stream position; z from `noises`."""
-    seed, device = settings.seed, like.device
-    x_1 = data_at(images, positions, settings, device).to(like.dtype)
-    z = noise.draws(seed, "z", noises, x_1.shape[1:], device).to(like.dtype)
-    u = noise.uniforms(seed, "t", positions, (), device)
-    if settings.stratify:
-        u = stratified(u, positions, settings.batch_images)
-    t = settings.times.at(u, objective.path.t_max)
-    y = None if labels is None else labels.to(device, non_blocking=True)
-    if y is not None and settings.label_drop:
-        y = drop_labels(y, noise.uniforms(seed, "drop", positions, (), device), settings.label_drop)
-    return x_1, t, z, y
-
-
-def data_at(images: Tensor, positions: Tensor, settings: Training, device: str | torch.device) -> Tensor:
-    """x_1 at stream positions: uint8 images flipped and dequantised; floats flipped only."""
-    images = images.to(device, non_blocking=True).contiguous()
-    if settings.flips:
-        mirrored = noise.uniforms(settings.seed, "flip", positions, (), device) < 0.5
-        images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
-    if images.dtype == torch.uint8:
-        images = to_unit(images, noise.uniforms(settings.seed, "u", positions, images.shape[1:], device))
-    return images
 
 
 def diverged(state: State, batch: Any, norm: float, loss: float, world: World, store: Store) -> Diverged:

@@ -15,6 +15,7 @@ import torch
 
 from fm.checkpoints import Saved, Store
 from fm.data import ShardedImages
+from fm.drawing import is_conditional
 from fm.errors import CheckpointError, Diverged, UserError
 from fm.evaluation import Cell, Evaluation, Reference, evaluate, measure_reference
 from fm.files import atomic, in_turn
@@ -31,7 +32,7 @@ from fm.records import Recorder
 from fm.report.figures import image_grid
 from fm.results import Row, write_row
 from fm.runs import here, pulled, working
-from fm.training import is_conditional, train
+from fm.training import train
 from tasks import gauges
 
 

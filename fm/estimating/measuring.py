@@ -29,6 +29,7 @@ from torch import nn
 
 from fm.checkpoints import Store
 from fm.data import ShardedImages
+from fm.drawing import is_conditional
 from fm.errors import UserError, several
 from fm.estimating.units import in_time
 from fm.evaluation import distances_of
@@ -39,7 +40,7 @@ from fm.pairing import stream_of
 from fm.parallel import World
 from fm.progress import Progress
 from fm.recipe import Recipe
-from fm.training import is_conditional, train
+from fm.training import train
 
 LEAST_IMAGES = 8  # from fewer nothing is carried on, unless these would take longer than the budget
 BUDGET_S = 20.0  # for each thing that is measured; what takes longer is measured on fewer images and carried on

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fm.arithmetic import full_precision
 from fm.errors import ValueUserError
-from fm.precision import full_precision
 
 BATCH = 8  # about the fastest on a CPU core at 128 px: larger ones leave the cache
 

@@ -53,6 +53,8 @@ class Upsample(nn.Module):
 
 def doubled(x: Tensor) -> Tensor:
     """Twice the size by repetition."""
+    if torch.compiler.is_compiling():  # whose backward pass would add the four pixels of each in any order
+        return x[:, :, :, None, :, None].expand(-1, -1, -1, 2, -1, 2).flatten(4, 5).flatten(2, 3)
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 

@@ -9,7 +9,7 @@ from torch.func import functional_call
 # A second, of dense bf16 products: NVIDIA's data sheets, of the SXM cards where there are several.
 PEAK_FLOPS = {"A100": 312e12, "H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "L40S": 362e12}
 H100_FLOPS = PEAK_FLOPS["H100"]
-UTILISATION = 0.4  # of them, by a training that is well fed
+UTILISATION = 0.2  # of them, by a training in bf16: measured (tests/benchmarks/README.md, "On a GPU")
 STATED = f"{UTILISATION:.0%} of {H100_FLOPS / 1e12:.0f} TFLOP/s (bf16)".replace("%", " %")
 
 

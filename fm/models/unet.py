@@ -100,7 +100,7 @@ class UNet(nn.Module):
     def embed(self, t: Tensor, y: Tensor | None) -> Tensor:
         """Embedding of time and label (batch, 4 channels): float32 under autocast too; bf16 rounds t > 0.998 to 1."""
         kind = t.device.type
-        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
+        with nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False):
             t = t.to(next(self.time_embed.parameters()).dtype)
             emb = self.time_embed(time_embedding(self.time_scale * t, self.channels))
             if y is not None and self.classes is not None:

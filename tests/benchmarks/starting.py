@@ -1,7 +1,7 @@
 """Where the time goes until a training under Ray and Prefect has its first step: `python -m tests.benchmarks.starting`.
 
 Preset tiny, two workers, three starts of `fm train`: the first, one that resumes, and one that resumes while the
-services are up already (`fm up`).
+services are up already (`fm up`). SIGTERM ends the first two.
 """
 
 import itertools
@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from fm.checkpoints import newest
 from fm.data import open_source, write_shards
 from fm.recipe import Recipe
 from fm.records import read
@@ -21,19 +20,19 @@ from fm.records import read
 ROOT = Path(__file__).parent.parent.parent
 FM = [sys.executable, "-m", "flows.cli"]
 PORTS = ["--port-base", "29200"]
-IMAGES = 1280  # of each start
+IMAGES = 1920  # of each start
 STAGES = (
     "Prefect and MLflow, and the flow's process",
     "Ray, and the workers' processes",
     "imports, data, network, and the first step",
-    "the other steps",
-    "the end of all",
+    "its other steps",
+    "leaving",
 )
 
 
 def started(run: Path, data: Path, images: int) -> list[float]:
     """Seconds of each stage of one start."""
-    options = ["--preset", "tiny", "--set", f"training.total_images={images}", *PORTS]
+    options = ["--preset", "tiny", "--set", f"training.total_images={3 * IMAGES}", *PORTS]
     known = len(read(run / "records", after=-1, name="starts"))
     log = run.with_suffix(".log")
     begun = log.stat().st_size if log.exists() else 0
@@ -46,7 +45,7 @@ def started(run: Path, data: Path, images: int) -> list[float]:
             lambda: b"starting the workers" in log.read_bytes()[begun:],
             lambda: rank.exists() and rank.stat().st_size > spoken,
             lambda: len(read(run / "records", after=-1, name="starts")) > known,
-            lambda: getattr(newest(run), "images_seen", 0) == images,
+            lambda: read(run / "records", after=images - 1) != [],
         ]
         for reached in until:
             while not reached():
@@ -54,6 +53,7 @@ def started(run: Path, data: Path, images: int) -> list[float]:
                     raise SystemExit(log.read_text()[-3000:])
                 time.sleep(0.02)
             marks.append(time.monotonic())
+        process.terminate()
         process.wait()
         marks.append(time.monotonic())
     return [end - start for start, end in itertools.pairwise(marks)]

@@ -14,12 +14,13 @@ from torch import Tensor
 from fm import noise
 from fm.couplings import COUPLINGS, minibatch_ot
 from fm.data.batches import Batch, share
+from fm.drawing import draw, noises_of
 from fm.errors import SettingsError
 from fm.objectives import NO_LABEL, FlowMatching
 from fm.pairing import Stream, paired
 from fm.parallel import World
 from fm.paths import OTPath
-from fm.training import Training, check, draw, noises_of
+from fm.training import Training, check
 
 COUPLED = [name for name in COUPLINGS if name != "independent"]
 every_coupling = pytest.mark.parametrize("name", COUPLED)

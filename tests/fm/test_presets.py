@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from fm import presets
+from fm.drawing import drawn
 from fm.ema import decay
 from fm.recipe import Recipe
-from fm.training import part_loss
 from tests import recipes
 
 PAPER = {"cifar10": (256, 391_000), "imagenet32": (1024, 250_000), "imagenet64": (2048, 157_000)}
@@ -42,7 +42,8 @@ def test_the_network_makes_a_step(name: str) -> None:
     model, objective = recipe.build(recipe.data.shape, None)
     torch.nn.init.normal_(model.out[2].weight, std=1e-4)  # at zero no gradient would pass
     settings = recipe.training.model_copy(update={"precision": "fp32"})  # a CPU may imitate bf16, in minutes
-    loss, t = part_loss(model, objective, settings, Batch(recipe.data.size), slice(1))
+    x_1, t, z, y = drawn(Batch(recipe.data.size), slice(1), model, objective, settings)
+    loss = objective.loss(model, x_1, t=t, z=z, y=y)
     loss.sum().backward()
     # Such a network answers nearly zero: the loss is that of the velocity x_1 - (1 - sigma_min) z alone.
     assert 1.0 < float(loss.detach()) < 1.7 and 0 <= float(t) <= 1

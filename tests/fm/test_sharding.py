@@ -103,3 +103,5 @@ def test_shares_must_be_equal_and_alone_there_is_nothing_to_shard() -> None:
     check(SHARDED, ALONE)
     with pytest.raises(SettingsError, match=r"with FSDP 5 workers take equal shares, and 12 images have none"):
         check(SHARDED, World(0, 5))
+    with pytest.raises(SettingsError, match=r"training.compile: FSDP is not compiled; set one of both to false"):
+        check(SHARDED.model_copy(update={"compile": True}), ALONE)

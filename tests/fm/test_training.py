@@ -15,16 +15,16 @@ from torch import Tensor
 
 from fm import noise
 from fm.checkpoints import Saved, Store, load_weights
+from fm.drawing import is_conditional
 from fm.errors import Diverged, SettingsError
 from fm.models import MLP, UNet
 from fm.objectives import FlowMatching
 from fm.pairing import paired
-from fm.parallel import ALONE, World, parts
+from fm.parallel import ALONE, World
 from fm.paths import OTPath
 from fm.progress import Progress, Started
 from fm.times import stratified
-from fm.training import Training, draw, is_conditional, train
-from tests.problems import LAWS
+from fm.training import Training, train
 
 SHAPE = (3, 8, 8)
 TINY = {
@@ -274,51 +274,6 @@ def test_divergence_stops_before_the_weights_are_touched(tmp_path: Path) -> None
     assert lineage["images_seen"] == 24
     for name, value in model.state_dict().items():
         assert torch.equal(value, saved[name])
-
-
-def test_draws_follow_the_position_alone() -> None:
-    settings = Training(total_images=1, batch_images=8, flips=True, label_drop=0.5)
-    batch = next(stream(settings)(0))
-    like, objective = torch.zeros(1), FlowMatching(OTPath())
-    fields = batch.images, batch.labels, batch.positions, batch.positions
-    all_at_once = draw(*fields, objective, settings, like)
-    backwards = torch.arange(7, -1, -1)
-    reverse = draw(*(f[backwards] for f in fields), objective, settings, like)
-    for one, other in zip(all_at_once, reverse, strict=True):
-        assert torch.equal(one[backwards], other)
-
-
-def test_stratified_times_cover_the_global_batch_over_ranks_and_micro_batches() -> None:
-    for law in LAWS:
-        settings = Training(total_images=1, batch_images=12, stratify=True, times=law)
-        like, path, found = torch.zeros(1), OTPath(), []
-        for rank in range(3):
-            batch = next(itertools.islice(stream(settings, World(rank, 3))(0), 4, None))
-            for part in parts(4, 3):
-                fields = batch.images[part], None, batch.positions[part], batch.positions[part]
-                found.append(draw(*fields, FlowMatching(path), settings, like)[1])
-        edges = law.at(torch.arange(1, 12) / 12, path.t_max)
-        assert torch.bucketize(torch.cat(found), edges).sort().values.tolist() == list(range(12))
-
-
-def test_draws_are_what_their_names_say() -> None:
-    settings = Training(total_images=1, flips=True, label_drop=0.25)
-    count = 4000
-    ramp = torch.arange(4, dtype=torch.uint8).expand(count, 1, 2, 4)
-    positions, labels = torch.arange(count), torch.zeros(count, dtype=torch.long)
-    x_1, t, z, y = draw(ramp, labels, positions, positions, FlowMatching(OTPath()), settings, torch.zeros(1))
-    levels = ((x_1 + 1) * 128).floor()
-    mirrored = (levels[:, 0, 0, 0] == 3).float().mean()
-    assert abs(mirrored - 0.5) < 0.04
-    assert abs((y == -1).float().mean() - 0.25) < 0.04
-    assert abs(z.mean()) < 0.03 and abs(z.std() - 1) < 0.03 and abs(t.mean() - 0.5) < 0.02
-    assert torch.equal(levels.sort(dim=3).values, ramp.float())
-
-
-def test_points_are_taken_as_they_are() -> None:
-    points, at = torch.randn(5, 2), torch.arange(5)
-    x_1, *_ = draw(points, None, at, at, FlowMatching(OTPath()), Training(total_images=1), torch.zeros(1))
-    assert torch.equal(x_1, points)
 
 
 def test_unknown_names_and_small_batches_are_refused(tmp_path: Path) -> None:

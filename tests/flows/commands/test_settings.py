@@ -11,7 +11,8 @@ from fm.recipe import Recipe
 def test_settings_are_listed_with_the_preset_s_values(capsys: pytest.CaptureFixture[str]) -> None:
     settings("training.p", preset="imagenet64")
     assert capsys.readouterr().out == (
-        "training.precision  bf16  fp32 | bf16  of the network's arithmetic; weights, time and loss stay fp32\n"
+        "training.precision  bf16  fp32 | tf32 | bf16  "
+        "of the network's arithmetic; weights, time and loss stay fp32; tf32 is fp32 on a CPU\n"
     )
     settings("path", changes=["path=vp"], as_json=True)
     keys = [one["key"] for one in json.loads(capsys.readouterr().out)]

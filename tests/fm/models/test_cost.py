@@ -53,4 +53,4 @@ def test_weights_stay_where_they_are() -> None:
 
 def test_hours_of_a_card_are_flops_at_a_stated_utilisation() -> None:
     assert Cost(1, forward_flops=10).training_flops(images=4) == 120
-    assert h100_hours(989e12 * 0.4 * 3600) == 1
+    assert h100_hours(989e12 * 0.2 * 3600) == 1

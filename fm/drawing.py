@@ -1,0 +1,77 @@
+"""What is random in a training step, all of it by stream position: the same for any rank, micro-batch or resume.
+
+`settings` are those of `fm.training`.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fm import noise
+from fm.errors import SettingsError
+from fm.objectives import Objective, drop_labels
+from fm.pixels import to_unit
+from fm.times import stratified
+
+
+def drawn(
+    batch: Any, part: slice, model: nn.Module, objective: Objective, settings: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """x_1, t, z, y of a part of the batch, as `draw`, on the model's device."""
+    positions, noises = batch.positions[part], noises_of(batch, settings)[part]
+    images, labels = batch.images[part], batch.labels[part] if is_conditional(model) else None
+    return draw(images, labels, positions, noises, objective, settings, next(model.parameters()))
+
+
+def is_conditional(model: nn.Module) -> bool:
+    """Whether the network takes labels."""
+    return getattr(model, "classes", None) is not None
+
+
+def noises_of(batch: Any, settings: Any) -> Tensor:
+    """The stream positions whose noises go with the images of a batch: their own, unless a coupling says otherwise."""
+    if settings.coupling == "independent":
+        return batch.positions
+    if not hasattr(batch, "noises"):
+        raise SettingsError(
+            "the batches do not say which noise goes with which image",
+            where="training.coupling",
+            mend="make them by fm.pairing.paired",
+        )
+    return batch.noises
+
+
+def draw(
+    images: Tensor,
+    labels: Tensor | None,
+    positions: Tensor,
+    noises: Tensor,
+    objective: Objective,
+    settings: Any,
+    like: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """x_1, t, z, y of one part: all that is random follows from seed, stream and stream position; z from `noises`."""
+    seed, device = settings.seed, like.device
+    x_1 = data_at(images, positions, settings, device).to(like.dtype)
+    z = noise.draws(seed, "z", noises, x_1.shape[1:], device).to(like.dtype)
+    # t stays on the CPU, where its range is checked without a wait for the device.
+    u = noise.uniforms(seed, "t", positions, ())
+    if settings.stratify:
+        u = stratified(u, positions, settings.batch_images)
+    t = settings.times.at(u, objective.path.t_max)
+    y = None if labels is None else labels.to(device, non_blocking=True)
+    if y is not None and settings.label_drop:
+        y = drop_labels(y, noise.uniforms(seed, "drop", positions, (), device), settings.label_drop)
+    return x_1, t, z, y
+
+
+def data_at(images: Tensor, positions: Tensor, settings: Any, device: str | torch.device) -> Tensor:
+    """x_1 at stream positions: uint8 images flipped and dequantised; floats flipped only."""
+    images = images.to(device, non_blocking=True).contiguous()
+    if settings.flips:
+        mirrored = noise.uniforms(settings.seed, "flip", positions, (), device) < 0.5
+        images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+    if images.dtype == torch.uint8:
+        images = to_unit(images, noise.uniforms(settings.seed, "u", positions, images.shape[1:], device))
+    return images

@@ -38,10 +38,15 @@ class Exchange:
         """From now on a piece goes as soon as each of its parameters has got a gradient once more."""
         self._missing, self._early = list(self._members), True
 
-    @property
-    def begun(self) -> bool:
-        """Whether a piece is under way, so that every rank must send them all."""
-        return bool(self._under_way)
+    def broken_off(self) -> bool:
+        """For a backward pass that failed: sends nothing early any more -> whether a piece had gone.
+
+        If so all have gone when this returns, for the other ranks wait for them.
+        """
+        self._early, begun = False, bool(self._under_way)
+        if begun:
+            self.finish()
+        return begun
 
     def finish(self) -> None:
         """Sends what is left and waits for all."""

@@ -123,10 +123,7 @@ class Gradients:
         ]
 
     def zero(self) -> None:
-        if (
-            self.exchange and self.exchange.begun
-        ):  # a backward pass failed in the middle; the others wait for all pieces
-            self.exchange.finish()
+        if self.exchange and self.exchange.broken_off():
             self._anew = True
         self.buffer.zero_()
 

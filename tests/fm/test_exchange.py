@@ -1,5 +1,6 @@
 """Sums over real processes by gloo, sent during the backward pass and after it."""
 
+import types
 from functools import partial
 from typing import Any
 
@@ -74,7 +75,31 @@ def test_pieces_go_early_where_all_their_gradients_are_there(monkeypatch: pytest
     backward(model, 0, 1)
     assert sent == [42]  # in the other there is what was not used
     gradients.exchange.finish()
-    assert sent == [42, 48] and not gradients.exchange.begun
+    assert sent == [42, 48] and not gradients.exchange.broken_off()
+
+
+def test_a_pass_that_fails_before_a_piece_has_gone_leaves_nothing_that_goes_too_soon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent: list[int] = []
+
+    def all_reduce(piece: Tensor, async_op: bool = False) -> Any:
+        sent.append(len(piece))
+        return types.SimpleNamespace(wait=lambda: None)
+
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
+    model = net()
+    gradients = Gradients(model, World(0, 2), {})  # in one piece
+    gradients.exchange_early()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        fail_in_the_middle(partial(backward, model, 0), model.first)
+    gradients.zero()
+    backward(model, 0, 0)  # not the last pass of the new try
+    assert sent == []
+    gradients.exchange_early()
+    backward(model, 0, 1)
+    gradients.reduce()
+    assert sent == [90, 1] and not gradients.spoiled
 
 
 def rank_of(rank: int, meeting: str) -> None:

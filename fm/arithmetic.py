@@ -32,6 +32,20 @@ def as_asked(device: torch.device, tf32: bool) -> Iterator[None]:
         convolutions.allow_tf32, products.allow_tf32, convolutions.deterministic = before
 
 
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """float32 as it is written, whatever a training asked for: no TF32, no autocast. For likelihoods and features."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
 def backward(loss: Tensor, compiled: bool) -> None:
     """loss.backward(), in which a GPU adds in one order; not of a `compiled` network.
 

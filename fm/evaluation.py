@@ -19,7 +19,7 @@ from fm.files import atomic
 from fm.flow import Drawn, Flow
 from fm.likelihood import Likelihood
 from fm.lineage import code_digest, digest
-from fm.metrics import DISTANCES, FEATURES, Estimate, Features, jackknife
+from fm.metrics import DISTANCES, FEATURES, Estimate, Features, estimate
 from fm.noise import uniforms
 from fm.pixels import to_pixels
 from fm.plugins import named
@@ -287,6 +287,7 @@ def evaluate(flow: Flow, cell: Cell, features: Features, reference: Reference) -
         "features": features.name,
         "features_weights": features.weights,
         "features_preprocessing": features.preprocessing,
+        "features_dimensions": reference.heldout.shape[1],
         "reference_images": min(cell.reference_images, len(reference.heldout)),
         "batch": cell.batch,
         "grid": tableau(cell.solver).grid if cell.tolerance is None else "adaptive, joint within the batch",
@@ -326,16 +327,16 @@ def _draw(flow: Flow, cell: Cell, reference: Reference) -> Drawn:
 def _distances(features: Tensor, cell: Cell, reference: Reference) -> Row:
     row: Row = {}
     found = distances_of(cell.distances, features, reference.heldout[: cell.reference_images])
-    for distance, estimate in found.items():
+    for distance, value in found.items():
         name = f"{distance}_{reference.features}"
-        row[name], row[f"{name}_low"], row[f"{name}_high"] = estimate
+        row[name], row[f"{name}_low"], row[f"{name}_high"] = value
         row[f"{name}_floor"] = reference.floor(distance, cell)
     return row
 
 
 def distances_of(names: Sequence[str], features: Tensor, heldout: Tensor) -> dict[str, Estimate]:
     """The named distances of two sets of features, each with its interval."""
-    return {name: jackknife(DISTANCES[name], features, heldout) for name in names}
+    return {name: estimate(name, features, heldout) for name in names}
 
 
 def _likelihood(flow: Flow, cell: Cell, reference: Reference) -> Row:

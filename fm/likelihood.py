@@ -4,8 +4,7 @@ Probes and dequantisation follow the image's position (`fm.noise`), so they do n
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fm import noise
+from fm.arithmetic import full_precision
 from fm.errors import NumericalError, SettingsError, ValueUserError, member
 from fm.memory import keep_freed
 from fm.paths import Path
@@ -243,20 +243,6 @@ class _WithDivergence:
     def rows(self, index: Tensor) -> "_WithDivergence":
         velocity = self.velocity.rows(index) if hasattr(self.velocity, "rows") else self.velocity
         return replace(self, velocity=velocity, probes=[probe[index] for probe in self.probes])
-
-
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """float32 as it is written: no TF32, no autocast."""
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 DIVERGENCES = {"hutchinson": hutchinson, "exact": exact}

@@ -10,6 +10,7 @@ from fm.errors import DataError
 from fm.files import read_json, write_json
 
 Row = dict[str, Any]
+SIMILARITIES = ("precision", "recall")  # among the distances: better the higher
 UNIFORM_BITS = (
     8.0  # what uniform noise over 256 levels costs: no model of it can do better, any model of pictures should
 )
@@ -65,8 +66,14 @@ def in_order(rows: Iterable[Row]) -> list[Row]:
 
 
 def distances(rows: Iterable[Row]) -> list[str]:
-    """The names of the distances that these rows hold: those that come with an interval."""
-    return sorted({name.removesuffix("_low") for row in rows for name in row if name.endswith("_low")})
+    """The names of the distances that these rows hold: those that come with an interval; similarities come last."""
+    names = {name.removesuffix("_low") for row in rows for name in row if name.endswith("_low")}
+    return sorted(names, key=lambda name: (name.startswith(SIMILARITIES), name))
+
+
+def worse(row: Row, name: str) -> float:
+    """The row's distance of that name, or its similarity negated: the lower, the better."""
+    return -row[name] if name.startswith(SIMILARITIES) else row[name]
 
 
 def label(row: Row) -> str:
@@ -138,9 +145,25 @@ def aligned(lines: Sequence[Sequence[str]], left: int = 3) -> str:
 
 def table_note(rows: Iterable[Row]) -> str:
     """What a reader of the table has to know of it, or nothing."""
+    rows, notes = list(rows), []
     if any(row.get("nll_converged") is False for row in rows):
-        return "not converged: with twice the steps bits/dim moves by 0.01 or more, as it does for few fixed steps."
-    return ""
+        notes.append(
+            "not converged: with twice the steps bits/dim moves by 0.01 or more, as it does for few fixed steps."
+        )
+    if short := [row for row in rows if _rank_deficient(row)]:
+        fewest, width = min(map(_fewest, short)), short[0]["features_dimensions"]
+        notes.append(f"fd: {fewest} pictures do not span {width} dimensions; its bias is large, kid has none")
+    return "; ".join(notes) + "." * bool(notes)
+
+
+def _rank_deficient(row: Row) -> bool:
+    """Whether a Frechet distance in this row is of a singular covariance; an old row does not say."""
+    known = "features_dimensions" in row and any(name.startswith("fd_") for name in row)
+    return known and _fewest(row) <= row["features_dimensions"]
+
+
+def _fewest(row: Row) -> int:
+    return min(row["samples"], row["reference_images"])
 
 
 def csv_table(rows: Iterable[Row]) -> str:

@@ -15,7 +15,7 @@ from fm.evaluation import FEWEST, cells, row_key
 from fm.lineage import digest
 from fm.metrics import load_features
 from fm.recipe import Recipe, facts_of, untrained_weights
-from fm.results import Row, bits_text, distance_text, distances, existing_row, read_row, write_row
+from fm.results import Row, bits_text, distance_text, distances, existing_row, read_row, worse, write_row
 from fm.runs import here, of
 from tasks import cluster, on_workers, watching
 from tasks.on_workers import Job
@@ -75,9 +75,9 @@ def evaluate(run: Path, recipe: Recipe, saved: Saved, tracking: Tracking) -> lis
 def keep_if_best(run: Path, recipe: Recipe, saved: Saved, rows: list[Row]) -> None:
     """Keeps the checkpoint for `fm.load(RUN, weights="best")` if none came nearer by the first distance."""
     name = distances(rows)[0]
-    nearest = min(row[name] for row in rows if row["weights"] == saved.weights)
-    if mark_best(run, saved, nearest, f"{name} {digest(recipe.evaluation)}"):
-        watching.say(f"evaluate: the best checkpoint so far, {name} {nearest:.3g}: kept")
+    nearest = min((row for row in rows if row["weights"] == saved.weights), key=lambda row: worse(row, name))
+    if mark_best(run, saved, worse(nearest, name), f"{name} {digest(recipe.evaluation)}"):
+        watching.say(f"evaluate: the best checkpoint so far, {name} {nearest[name]:.3g}: kept")
 
 
 def _jobs(run: Path, recipe: Recipe, saved: Saved) -> list[Job]:

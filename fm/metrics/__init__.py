@@ -1,7 +1,10 @@
 """How far samples are from real pictures: features, their statistics, distances. Knows no sampler and no data set."""
 
-from fm.metrics.distances import DISTANCES, Estimate, energy_estimate, frechet_distance, jackknife
-from fm.metrics.features import FEATURES, Features, load_features
+from fm.metrics.distances import DISTANCES, Estimate, energy_estimate, estimate, jackknife
+from fm.metrics.features import FEATURES, load_features
+from fm.metrics.frechet import fd_extrapolated, frechet_distance
+from fm.metrics.network import Features
+from fm.metrics.score import inception_score
 from fm.metrics.statistics import FeatureStatistics
 
 __all__ = [
@@ -11,7 +14,10 @@ __all__ = [
     "FeatureStatistics",
     "Features",
     "energy_estimate",
+    "estimate",
+    "fd_extrapolated",
     "frechet_distance",
+    "inception_score",
     "jackknife",
     "load_features",
 ]

@@ -1,16 +1,18 @@
 """Distances between two sets of features, and how sure they are.
 
-A distance is named with its features (`fd_efficientnet_lite0_b7`); FID is the name of one pair only, which is not here.
+A distance is named with its features (`fd_efficientnet_lite0_b7`); FID is the name of `fd` on an Inception protocol.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fm.errors import ValueUserError
-from fm.metrics.statistics import FeatureStatistics
+from fm.metrics.frechet import fd, fd_infinity
+from fm.metrics.neighbours import precision, recall
+from fm.metrics.sliced import mind
 
 Distance = Callable[[Tensor, Tensor], float]  # samples (n, d), reference (m, d) -> distance
 
@@ -23,41 +25,29 @@ class Estimate(NamedTuple):
     high: float
 
 
-def frechet_distance(mu_1: Any, cov_1: Any, mu_2: Any, cov_2: Any) -> float:
-    """|mu_1 - mu_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2)) in float64 (Dowson and Landau 1982; Heusel et al. 2017).
-
-    The trace of (C_1 C_2)^(1/2) is the sum of the square roots of the eigenvalues of S C_2 S, S the symmetric root of
-    C_1: two symmetric problems and no imaginary part to drop. Arrays or tensors, (d,) and (d, d).
-    """
-    mean_1, c_1, mean_2, c_2 = (torch.as_tensor(a).to("cpu", torch.float64) for a in (mu_1, cov_1, mu_2, cov_2))
-    values, vectors = torch.linalg.eigh(c_1)
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ c_2 @ root).clamp(min=0).sqrt().sum()
-    return float((mean_1 - mean_2).square().sum() + c_1.trace() + c_2.trace() - 2 * cross)
-
-
-def fd(samples: Tensor, reference: Tensor) -> float:
-    """Frechet distance of the Gaussians fitted to two (n, d) sets. Its bias is about 1/n: compare equal counts only."""
-    return frechet_distance(*FeatureStatistics.of(samples).mean_cov(), *FeatureStatistics.of(reference).mean_cov())
-
-
 def kid(samples: Tensor, reference: Tensor) -> float:
-    """Kernel distance, unbiased squared MMD with (x.y/d + 1)^3, all pairs (Binkowski et al. 2018). Can be below 0."""
+    """Kernel distance, unbiased squared MMD with (x.y/d + 1)^3, all pairs (Binkowski et al. 2018). Can be below 0.
+
+    Raises: ValueUserError below two rows.
+    """
     x, y = samples.to(torch.float64), reference.to(torch.float64)
-    n, m = len(x), len(y)
-    if min(n, m) < 2:
-        raise ValueUserError(f"a kernel distance of {min(n, m)} samples is not defined", mend="give at least 2")
-    within = (_kernel_sum(x, x) - _kernel_diagonal(x)) / (n * (n - 1))
-    within += (_kernel_sum(y, y) - _kernel_diagonal(y)) / (m * (m - 1))
-    return within - 2 * _kernel_sum(x, y) / (n * m)
+    within = sum(_mean_of_pairs(_kernels(z, z).sum() - _self_kernels(z).sum(), len(z)) for z in (x, y))
+    return float(within - 2 * _kernels(x, y).mean() / len(y))
 
 
-def _kernel_sum(x: Tensor, y: Tensor) -> float:
-    return sum(float(_cube((rows @ y.T) / x.shape[1] + 1).sum()) for rows in x.split(1024))
+def _mean_of_pairs(total: Tensor, n: int) -> Tensor:
+    if n < 2:
+        raise ValueUserError(f"a kernel distance of {n} samples is not defined", mend="give at least 2")
+    return total / (n * (n - 1))
 
 
-def _kernel_diagonal(x: Tensor) -> float:
-    return float(_cube(x.square().sum(1) / x.shape[1] + 1).sum())
+def _kernels(x: Tensor, y: Tensor) -> Tensor:
+    """The summed kernels of each row of x with all rows of y, (n,)."""
+    return torch.cat([_cube(rows @ y.T / x.shape[1] + 1).sum(1) for rows in x.split(1024)])
+
+
+def _self_kernels(x: Tensor) -> Tensor:
+    return _cube(x.square().sum(1) / x.shape[1] + 1)
 
 
 def _cube(x: Tensor) -> Tensor:
@@ -82,6 +72,12 @@ def _lengths(x: Tensor, y: Tensor) -> Tensor:
     return torch.cat([torch.cdist(rows, y).sum(1) for rows in x.split(1024)])
 
 
+def estimate(name: str, samples: Tensor, reference: Tensor) -> Estimate:
+    """The distance of that name with its interval, by the fastest way to the same jackknife."""
+    fast = FAST.get(name)
+    return fast(samples, reference) if fast else jackknife(DISTANCES[name], samples, reference)
+
+
 def jackknife(distance: Distance, samples: Tensor, reference: Tensor, groups: int = 10) -> Estimate:
     """The distance with a 95 % interval from leaving out each of ten groups of samples in turn; nothing is random.
 
@@ -96,15 +92,53 @@ def jackknife(distance: Distance, samples: Tensor, reference: Tensor, groups: in
 def energy_estimate(samples: Tensor, reference: Tensor, groups: int = 10) -> Estimate:
     """What `jackknife` makes of `energy`, at the cost of one evaluation: a group's sums leave with the group."""
     x, y = samples.to(torch.float64), reference.to(torch.float64)
-    group, within = torch.arange(len(x)) % groups, _mean_length(y, y)
-    members = torch.nn.functional.one_hot(group, groups).double()
-    across = members.T @ _lengths(x, y)  # (groups,)
-    inside = torch.stack([members.T @ _lengths(x, x[group == g]) for g in range(groups)])  # (groups, groups)
-    left = len(x) - members.sum(0)
-    own = inside.sum() - 2 * inside.sum(1) + inside.diagonal()
-    without = 2 * (across.sum() - across) / (left * len(y)) - own / left**2 - within
-    value = 2 * float(across.sum()) / (len(x) * len(y)) - float(inside.sum()) / len(x) ** 2 - within
+    within, sums = _mean_length(y, y), _Grouped.of(_lengths, x, y, groups)
+    left = len(x) - sums.sizes
+    without = 2 * sums.across_without / (left * len(y)) - sums.inside_without / left**2 - within
+    value = 2 * float(sums.across.sum()) / (len(x) * len(y)) - float(sums.inside.sum()) / len(x) ** 2 - within
     return _interval(value, without)
+
+
+def kid_estimate(samples: Tensor, reference: Tensor, groups: int = 10) -> Estimate:
+    """What `jackknife` makes of `kid`, at the cost of one evaluation."""
+    x, y = samples.to(torch.float64), reference.to(torch.float64)
+    sums, own = _Grouped.of(_kernels, x, y, groups), _self_kernels(x)
+    own_without = own.sum() - sums.members.T @ own
+    left = len(x) - sums.sizes
+    without = (sums.inside_without - own_without) / (left * (left - 1)) - 2 * sums.across_without / (left * len(y))
+    within = _mean_of_pairs(_kernels(y, y).sum() - _self_kernels(y).sum(), len(y))
+    value = _mean_of_pairs(sums.inside.sum() - own.sum(), len(x)) - 2 * sums.across.sum() / (len(x) * len(y)) + within
+    return _interval(float(value), without + within)
+
+
+class _Grouped(NamedTuple):
+    """Sums over pairs by the groups of their samples, and what is left of them without each group.
+
+    members: (n, groups) of 0 and 1. across: (groups,), pairs with the reference. inside: (groups, groups).
+    """
+
+    members: Tensor
+    across: Tensor
+    inside: Tensor
+
+    @staticmethod
+    def of(row_sums: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor, groups: int) -> "_Grouped":
+        group = torch.arange(len(x)) % groups
+        members = torch.nn.functional.one_hot(group, groups).double()
+        inside = torch.stack([members.T @ row_sums(x, x[group == g]) for g in range(groups)])
+        return _Grouped(members, members.T @ row_sums(x, y), inside)
+
+    @property
+    def sizes(self) -> Tensor:
+        return self.members.sum(0)
+
+    @property
+    def across_without(self) -> Tensor:
+        return self.across.sum() - self.across
+
+    @property
+    def inside_without(self) -> Tensor:
+        return self.inside.sum() - 2 * self.inside.sum(1) + self.inside.diagonal()
 
 
 def _interval(value: float, without: Tensor) -> Estimate:
@@ -114,4 +148,13 @@ def _interval(value: float, without: Tensor) -> Estimate:
     return Estimate(value, value - 1.96 * spread, value + 1.96 * spread)
 
 
-DISTANCES: dict[str, Distance] = {"energy": energy, "fd": fd, "kid": kid}
+DISTANCES: dict[str, Distance] = {
+    "energy": energy,
+    "fd": fd,
+    "fd_infinity": fd_infinity,
+    "kid": kid,
+    "mind": mind,
+    "precision_k3": precision,
+    "recall_k3": recall,
+}
+FAST: dict[str, Callable[[Tensor, Tensor], Estimate]] = {"energy": energy_estimate, "kid": kid_estimate}

@@ -1,53 +1,33 @@
 """Networks whose activations describe a picture, for distances between sets of pictures.
 
-A member of the family is a function that loads its network from an installed package; nothing is downloaded at run
-time. Features are computed in fixed batches of 8, in the order of the pictures, whatever the size of a caller's batch:
-the last bits of a feature may depend on the batch it is computed in.
+A member of the family is a function that loads its network from an installed package or from a file that it was given;
+nothing is downloaded at run time.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fm.errors import UserError, ValueUserError, member
+from fm.errors import UserError, member
 from fm.files import sha256
 from fm.lineage import digest
+from fm.metrics.inception import (
+    inception_classes,
+    inception_clean,
+    inception_legacy_pytorch,
+    inception_legacy_tensorflow,
+)
+from fm.metrics.network import Features
 from fm.noise import draws
-
-BATCH = 8  # about the fastest on a CPU core at 128 px: larger ones leave the cache
-
-
-@dataclass(frozen=True)
-class Features:
-    """A loaded feature network: `features(images)` gives float32 (n, d) on the CPU for uint8 (n, c, h, w) of any size.
-
-    `weights` identifies the network's file, `preprocessing` says in words what is done to a picture first.
-    """
-
-    name: str
-    weights: str
-    preprocessing: str
-    network: Callable[[Tensor], Tensor]
-    device: str = "cpu"
-
-    def __call__(self, images: Tensor) -> Tensor:
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
-            raise ValueUserError(
-                f"{images.dtype} of shape {tuple(images.shape)} given where uint8 (n, 1 or 3, height, width) is due"
-            )
-        with torch.inference_mode():
-            parts = [self.network(part.to(self.device)).float().cpu() for part in images.split(BATCH)]
-        return torch.cat(parts)
 
 
 def load_features(name: str, device: str = "cpu") -> Features:
     """The feature network of that name, ready on the device.
 
-    Raises: SettingsError for an unknown name; UserError if its package is missing.
+    Raises: SettingsError for an unknown name; UserError if its package or file is missing.
     """
     return member(name, FEATURES, "features")(device)
 
@@ -111,8 +91,8 @@ def random_conv(device: str = "cpu") -> Features:
 
 
 def resized(images: Tensor, size: int) -> Tensor:
-    """uint8 (n, 1 or 3, h, w) -> float32 levels 0..255 (n, 3, size, size), bicubic, antialiased; grey becomes RGB."""
-    x = images.to(torch.float32).expand(-1, 3, -1, -1)
+    """uint8 (n, c, h, w) -> float32 levels 0..255 (n, c, size, size) by torch's bicubic, antialiased."""
+    x = images.to(torch.float32)
     if x.shape[2:] != (size, size):
         x = F.interpolate(x, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
     return x.clamp(0, 255)
@@ -120,5 +100,9 @@ def resized(images: Tensor, size: int) -> Tensor:
 
 FEATURES: dict[str, Callable[[str], Features]] = {
     "efficientnet_lite0_b7": efficientnet_lite0_b7,
+    "inception_classes": inception_classes,
+    "inception_clean": inception_clean,
+    "inception_legacy_pytorch": inception_legacy_pytorch,
+    "inception_legacy_tensorflow": inception_legacy_tensorflow,
     "random_conv": random_conv,
 }

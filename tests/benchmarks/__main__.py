@@ -13,6 +13,7 @@ import torch
 
 from tests.benchmarks.adaptive import adaptive
 from tests.benchmarks.estimating import estimating
+from tests.benchmarks.metrics import metrics
 from tests.benchmarks.networks import networks
 from tests.benchmarks.noise import randomness
 from tests.benchmarks.packing import memory, packing
@@ -35,6 +36,7 @@ def main(names: list[str]) -> None:
             "scaling": lambda: scaling(Path(folder)),
             "estimating": lambda: estimating(Path(folder)),
             "networks": networks,
+            "metrics": lambda: metrics(Path(folder)),
             "packing": lambda: packing(Path(folder)),
             "memory": lambda: memory(Path(folder)),
             "randomness": randomness,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fm.arithmetic import as_asked, backward
+from fm.arithmetic import as_asked, backward, full_precision
 
 FLAGS = (torch.backends.cudnn, "allow_tf32"), (torch.backends.cuda.matmul, "allow_tf32")
 
@@ -28,3 +28,15 @@ def test_on_a_cpu_the_backward_pass_is_torchs() -> None:
     backward(x.square().sum(), compiled=False)
     assert x.grad is not None and x.grad.eq(2).all()
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_full_precision_puts_things_back() -> None:
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16), full_precision(torch.device("cpu")):
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before[0])

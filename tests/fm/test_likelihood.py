@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fm.errors import NumericalError, SettingsError, UserError, ValueUserError
-from fm.likelihood import PROBES, bits_per_dim, full_precision, log_prob
+from fm.likelihood import PROBES, bits_per_dim, log_prob
 from fm.noise import uniforms
 from fm.objectives import FlowMatching
 from fm.paths import OTPath, Path
@@ -226,18 +226,6 @@ def test_labels_reach_the_network() -> None:
         )
         log = OTPath().log_source(x_0) - 4 * y
         torch.testing.assert_close(found, 7 - log / (4 * math.log(2)), rtol=0, atol=1e-4)
-
-
-def test_full_precision_puts_things_back() -> None:
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("medium")
-    try:
-        with torch.autocast("cpu", dtype=torch.bfloat16), full_precision(torch.device("cpu")):
-            assert torch.get_float32_matmul_precision() == "highest"
-            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
-        assert torch.get_float32_matmul_precision() == "medium"
-    finally:
-        torch.set_float32_matmul_precision(before[0])
 
 
 def test_bad_input_is_named() -> None:

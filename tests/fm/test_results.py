@@ -15,6 +15,7 @@ from fm.results import (
     row_file,
     table_note,
     text_table,
+    worse,
     write_row,
 )
 
@@ -80,3 +81,19 @@ def test_tables_of_nothing():
 def test_the_table_explains_not_converged_where_it_says_so() -> None:
     assert table_note([{"nll_converged": True}, {"nll_converged": None}]) == ""
     assert table_note([{"nll_converged": False}]).startswith("not converged: with twice the steps")
+
+
+def test_the_table_says_where_a_frechet_distance_is_of_a_singular_covariance() -> None:
+    row = {"fd_x": 3.0, "samples": 500, "reference_images": 900, "features_dimensions": 2048}
+    assert table_note([row]).startswith("fd: 500 pictures do not span 2048 dimensions")
+    assert (
+        table_note([row | {"features_dimensions": 80}])
+        == table_note([row | {"reference_images": 5000, "samples": 5000}])
+        == ""
+    )
+
+
+def test_similarities_come_last_and_are_better_the_higher() -> None:
+    row = {"precision_k3_x": 0.7, "precision_k3_x_low": 0.6, "recall_k3_x_low": 0.1, "zd_x": 0.7, "zd_x_low": 0.6}
+    assert distances([row]) == ["zd_x", "precision_k3_x", "recall_k3_x"]
+    assert worse(row, "zd_x") == 0.7 and worse(row, "precision_k3_x") == -0.7

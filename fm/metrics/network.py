@@ -1,0 +1,43 @@
+"""A loaded feature network: what is asked of it, and how pictures reach it.
+
+Features are computed in fixed batches, in the order of the pictures, whatever the size of a caller's batch: the last
+bits of a feature may depend on the batch it is computed in.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fm.arithmetic import full_precision
+from fm.errors import ValueUserError
+
+BATCH = 8  # about the fastest on a CPU core at 128 px: larger ones leave the cache
+
+
+@dataclass(frozen=True)
+class Features:
+    """A loaded feature network: `features(images)` gives float32 (n, d) on the CPU for uint8 (n, c, h, w) of any size.
+
+    `weights` identifies the network's file, `preprocessing` says in words what is done to a picture first. The network
+    gets uint8 (batch, 3, h, w), grey as RGB, and computes in float32 without TF32.
+    """
+
+    name: str
+    weights: str
+    preprocessing: str
+    network: Callable[[Tensor], Tensor]
+    device: str = "cpu"
+    batch: int = BATCH
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+            raise ValueUserError(
+                f"{images.dtype} of shape {tuple(images.shape)} given where uint8 (n, 1 or 3, height, width) is due"
+            )
+        with torch.inference_mode(), full_precision(torch.device(self.device)):
+            return torch.cat([self._one(part) for part in images.expand(-1, 3, -1, -1).split(self.batch)])
+
+    def _one(self, part: Tensor) -> Tensor:
+        return self.network(part.to(self.device)).float().cpu()

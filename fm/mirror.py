@@ -20,7 +20,7 @@ from fm.files import in_turn, sha256, writable_folder, write_json
 from fm.lineage import digest
 
 DRIVER, WORKER, MACHINE = "driver", "worker", "machine"  # who writes
-LEAVE, STATE, BEST = ".ray/leave", "state.json", "checkpoints/best.json"
+LEAVE, STATE, BEST, INDEX = ".ray/leave", "state.json", "checkpoints/best.json", ".index.json"
 WHOLE = {"s3", "s3a", "gs", "gcs", "abfs", "az", "memory"}  # file systems in which what is put is whole or absent
 OF_CHECKPOINT = re.compile(r"checkpoints/(\d+)/[^/]+$")
 
@@ -42,7 +42,9 @@ def writer(name: str) -> str:
 
 
 class Mirror:
-    """One side's copy of the RUN at an address, in this machine's cache; an index beside it says what was the same.
+    """One side's copy of the RUN at an address, in this machine's cache; an index in it says what was the same.
+
+    The index goes with the copy: what is missing from a copy that was lost was not removed.
 
     Methods raise UserError if the address cannot be read or written for longer than a moment.
     """
@@ -80,6 +82,9 @@ class Mirror:
             for name in gone:
                 (self.folder / name).unlink(missing_ok=True)
                 index.pop(name, None)
+            for name in [name for name in index if _is_payload(name) and writer(name) in sides]:
+                if not (self.folder / name).exists():
+                    del index[name]
             _drop_empty(self.folder / "checkpoints")
 
     def fetch_checkpoint(self, weights: str = "ema") -> None:
@@ -102,7 +107,10 @@ class Mirror:
                         index.pop(f"checkpoints/{number}/{name}", None)
 
     def push(self, *sides: str) -> None:
-        """Sends what these sides have written here, checkpoints last; removes there what was removed here."""
+        """Sends what these sides have written here, checkpoints last; removes there what was removed here.
+
+        A checkpoint goes there when its state.json went here: of most a copy has no more than that.
+        """
         with self._index() as index:
             here, torn = self._here(*sides), set()
             for name in sorted(here, key=_order):
@@ -118,7 +126,8 @@ class Mirror:
                 except FileNotFoundError:  # `keep` removed it meanwhile
                     torn.add(path.parent)
             for name in sorted(index, key=_order, reverse=True):
-                if writer(name) in sides and name not in here:
+                whole = f"{name.rpartition('/')[0]}/{STATE}" if _is_payload(name) else name
+                if writer(name) in sides and name not in here and whole not in here:
                     self.remove(name)
                     del index[name]
 
@@ -221,11 +230,12 @@ class Mirror:
                 self._note(index)
 
     def _noted(self) -> Index:
-        file = self.place / "index.json"
+        file = self.folder / INDEX
         return json.loads(file.read_text()) if file.exists() else {}
 
     def _note(self, index: Index) -> None:
-        write_json(self.place / "index.json", index)
+        if self.folder.exists():  # else it was lost meanwhile
+            write_json(self.folder / INDEX, index)
 
 
 def publish(folder: Path, address: str) -> None:

@@ -49,7 +49,7 @@ def training(config: dict[str, Any]) -> None:
     if world.first and torch.cuda.is_available():
         gpu = torch.cuda.get_device_name()
         speed = gauges.Speed(recipe, dataset.shape, len(dataset.classes) or None, world.size, gpu)
-    with working(config["run"], world.first) as run, told_to_leave(run / LEAVE) as stop:
+    with working(config["run"], world.first, config.get("driver", "")) as run, told_to_leave(run / LEAVE) as stop:
         store = Store(run, *identity, settings.keep, order, settings.keep_every_images)
         events = watched(train(model, objective, settings, batches_from, store, world, stop, _device()), run)
         if world.first:

@@ -14,7 +14,7 @@ from fm.errors import UserError
 from fm.lineage import digest
 from fm.recipe import Recipe, on_data
 from fm.records import read
-from fm.runs import of, refresh
+from fm.runs import driver_of, of, refresh
 from tasks import cluster, on_workers, watching
 from tasks.tracking import Tracking
 
@@ -57,7 +57,7 @@ def _fit(data: str | Path, manifest: Manifest, run: Path, recipe: Recipe, tracki
         watching.say(f"train: {line}")
         tracking.note(word=line)
 
-    config = {"recipe": recipe.model_dump(mode="json"), "data": settled(data), "run": of(run)}
+    config = {"recipe": recipe.model_dump(mode="json"), "data": settled(data), "run": of(run), "driver": driver_of(run)}
     where = f"continues at {begun.images_seen:,} images seen" if begun else "starts"
     watching.say(f"train: {recipe.name} {where}; starting the workers on {manifest.splits['train'].images:,} images")
     try:

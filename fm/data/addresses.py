@@ -104,7 +104,8 @@ def unreadable(error: Exception, where: str, done: str = "read") -> DataError:
     says = re.sub(r"(://[^\s?]*)\?[^\s']*", r"\1", says)  # addresses without their queries
     if _is_refusal(error):
         return DataError(f"is refused ({says})", where, f"give this machine the right to {right} it, or sign it anew")
-    return MachineError(f"cannot be {done} ({says})", where)
+    mend = f"give this machine the right to {right} there" if type(error).__name__ == "NoCredentialsError" else ""
+    return MachineError(f"cannot be {done} ({says})", where, mend)
 
 
 def tag(details: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 
 import fsspec
 import pytest
@@ -46,7 +47,7 @@ def write(mirror, name, text):
 
 
 def files(mirror):
-    found = sorted(path for path in mirror.folder.rglob("*") if path.is_file())
+    found = sorted(path for path in mirror.folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     return {path.relative_to(mirror.folder).as_posix(): path.read_text() for path in found}
 
 
@@ -100,6 +101,37 @@ def test_what_changes_and_goes_on_one_side_does_on_the_other(machine):
     assert list(files(reader)) == [f"checkpoints/{128:012d}/state.json", "records/train.jsonl"]
     assert files(reader)["records/train.jsonl"] == "one\ntwo\n"
     assert not folder.exists() and [name for name in names(one) if "64" in name] == []
+
+
+@pytest.mark.parametrize("lost", [".", "checkpoints"])
+def test_a_copy_that_is_lost_takes_no_checkpoint_with_it(machine, lost):
+    one = machine("one")
+    for images in (64, 128, 192):
+        checkpoint(one, images)
+    one.push(WORKER)
+    there = names(one)
+    shutil.rmtree(one.folder / lost)
+    one.pull(WORKER, forget=True)
+    one.fetch_checkpoint()
+    one.push(WORKER)
+    assert names(one) == there
+    shutil.rmtree(one.folder / "checkpoints" / f"{64:012d}")  # what goes as a whole still does
+    one.push(WORKER)
+    assert names(one) == [name for name in there if f"{64:012d}" not in name]
+
+
+def test_a_copy_that_is_lost_while_it_is_worked_in_takes_nothing_with_it(machine, monkeypatch):
+    one, put = machine("one"), Mirror.put
+    checkpoint(one, 64)
+    one.push(WORKER)
+    there = names(one)
+    checkpoint(one, 128)
+    monkeypatch.setattr(Mirror, "put", lambda self, name: shutil.rmtree(self.folder) or put(self, name))
+    one.push(WORKER)
+    monkeypatch.setattr(Mirror, "put", put)
+    write(one, "records/train.jsonl", "{}\n")
+    one.push(WORKER)
+    assert names(one) == [*there, "records/train.jsonl"]
 
 
 def test_a_push_that_is_killed_leaves_no_checkpoint_and_the_next_goes_on(machine, monkeypatch):

@@ -1,17 +1,18 @@
 """RUN in a folder and at an address: one driver at a time, its workers' files, and two machines that take turns."""
 
 import contextlib
-import socket
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import s3fs
 
-from fm import runs
+from fm import leases, runs
 from fm.data import addresses
 from fm.errors import UserError
 from fm.files import read_json, write_json
-from fm.mirror import LEAVE, WORKER, Mirror
+from fm.mirror import LEAVE, MACHINE, WORKER, Mirror
 from fm.records import Recorder, read
 from tests.fm.data.serving import moto
 
@@ -33,9 +34,10 @@ def soon(true, limit_s=20):
 
 
 def lease(address, **said):
+    """Another's word that it is the driver, by a name that comes before all others."""
     mirror = Mirror(address, "other")
-    write_json(mirror.folder / ".lease", said)
-    mirror.put(".lease")
+    write_json(mirror.folder / ".leases" / "0", {"host": "elsewhere", "space": "", "time": time.time()} | said)
+    mirror.put(".leases/0")
 
 
 def test_a_folder_is_its_own_copy_and_costs_nothing(tmp_path):
@@ -112,36 +114,119 @@ def test_a_training_that_could_send_nothing_for_minutes_ends_with_a_word(address
     assert "records/train.jsonl" in Mirror(address, "other").there(WORKER)
 
 
-def test_one_driver_at_a_time(address, tmp_path, monkeypatch):
-    lease(address, host="elsewhere", process=7, time=time.time())
+def taken_over(address):
+    """Another machine finds the driver there dead, and is the driver."""
+    for name in leases._leases(Mirror(address, "other")):
+        Mirror(address, "other").remove(f".leases/{name}")
+    lease(address, process=7)
+
+
+def test_one_driver_at_a_time(address):
+    lease(address, process=7)
     says = f"^{address}: another run is at work here, process 7 of elsewhere; wait for its end, or a minute if it was"
     with pytest.raises(UserError, match=says), runs.held(address):
         pass
-    lease(address, host="elsewhere", process=7, time=time.time() - 61)
+    lease(address, process=7, time=time.time() - 61)
     assert not runs.at_work(address)
     with runs.held(address) as folder, pytest.raises(UserError, match="another run is at work"), runs.held(address):
         pass
-    lease(address, host=socket.gethostname(), process=2**22 + 1, time=time.time())  # no such process
+    lease(address, **leases._me() | {"process": 2**22 + 1})  # no such process
     with runs.held(address) as folder:
         assert folder.exists()
 
 
-def test_a_driver_says_again_and_again_that_it_is_at_work_and_at_last_that_it_is_not(address, monkeypatch):
-    monkeypatch.setattr(runs, "RENEW_S", 0.02)
-    with runs.held(address) as folder:
-        first = read_json(folder / ".lease")["time"]
-        soon(lambda: read_json(folder / ".lease")["time"] > first)
+@pytest.mark.parametrize("elsewhere", ["", "another boot 4026531836"])
+def test_only_where_a_process_counts_is_its_absence_a_proof(address, elsewhere):
+    lease(address, **leases._me() | {"process": 2**22 + 1, "space": elsewhere})
+    with pytest.raises(UserError, match="another run is at work here"), runs.held(address):
+        pass
+    lease(address, **leases._me() | {"space": elsewhere})  # one process's number and host, and another process
+    with pytest.raises(UserError, match="another run is at work here"), runs.held(address):
+        pass
+
+
+@pytest.mark.parametrize("said", ['{"host": ', "[]", "{}"])
+def test_a_torn_lease_is_anothers_until_it_is_old(address, said, monkeypatch):
+    mirror = Mirror(address, "other")
+    (mirror.folder / ".leases").mkdir(parents=True)
+    (mirror.folder / ".leases" / "0").write_text(said)
+    mirror.put(".leases/0")
+    with pytest.raises(UserError, match="another run is at work here, process 0 of another machine"):
+        runs.held(address).__enter__()
+    monkeypatch.setattr(leases, "LEASE_S", -5.0)
     assert not runs.at_work(address)
 
 
-def test_who_was_taken_for_dead_sends_nothing_more_and_its_worker_leaves(address, tmp_path):
+@pytest.mark.parametrize("held_up", ["before", "after"])
+def test_of_drivers_that_ask_at_once_one_is_it(address, tmp_path, monkeypatch, held_up):
+    put, all_asked, refused = Mirror.put, threading.Barrier(3), threading.Semaphore(0)
+
+    def asked(self, name):
+        if held_up == "after":
+            sent = put(self, name)
+        all_asked.wait()
+        return sent if held_up == "after" else put(self, name)
+
+    def drive(folder):
+        try:
+            with leases.leased(Mirror(address, "driver", folder)) as driver:
+                assert refused.acquire(timeout=20) and refused.acquire(timeout=20)
+                return driver
+        except UserError as error:
+            refused.release()
+            return str(error)
+
+    monkeypatch.setattr(Mirror, "put", asked)
+    with ThreadPoolExecutor(3) as threads:
+        ended = list(threads.map(drive, [tmp_path / name for name in "abc"]))
+    assert sorted("another run is at work here" in one for one in ended) == [False, True, True]
+
+
+def test_who_asks_too_slowly_finds_that_it_was_taken_for_dead(address, monkeypatch):
+    put = Mirror.put
+
+    def slow(self, name):
+        monkeypatch.setattr(Mirror, "put", put)
+        lease(address, process=7)
+        return put(self, name)
+
+    monkeypatch.setattr(Mirror, "put", slow)
+    with pytest.raises(UserError, match="process 7 of elsewhere"), runs.held(address):
+        pass
+    assert list(leases._leases(Mirror(address, "other"))) == ["0"]
+
+
+def test_a_driver_says_again_and_again_that_it_is_at_work_and_at_last_that_it_is_not(address, monkeypatch):
+    monkeypatch.setattr(leases, "RENEW_S", 0.02)
+    with runs.held(address) as folder:
+        (own,) = (folder / ".leases").glob("[!.]*")
+        first = read_json(own)["time"]
+        soon(lambda: read_json(own)["time"] > first)
+    assert not runs.at_work(address)
+
+
+def test_who_was_taken_for_dead_sends_nothing_more_and_its_worker_leaves(address):
     with pytest.raises(UserError, match="process 7 of elsewhere"), runs.held(address) as driver:
-        with pytest.raises(UserError, match="process 7 of elsewhere"), runs.working(address, True) as worker:
-            lease(address, host="elsewhere", process=7, time=time.time() + 60)
+        word = runs.driver_of(driver)
+        with runs.working(address, True, word) as worker:
+            taken_over(address)
             soon((worker / LEAVE).exists)
             Recorder(worker / "records").write(64, time.time())
+            (worker / ".ray" / "error-7.json").touch()
+        runs.sent(address)
         write_json(driver / "recipe.json", {})
-    assert Mirror(address, "other").there("driver", WORKER) == {}
+        with pytest.raises(UserError, match="process 7 of elsewhere"):
+            runs.refresh(driver)
+    assert Mirror(address, "other").there("driver", WORKER, MACHINE) == {}
+
+
+def test_a_worker_that_starts_after_another_took_over_is_not_the_others(address):
+    with pytest.raises(UserError, match="process 7 of elsewhere"), runs.held(address) as driver:
+        taken_over(address)
+        with runs.working(address, True, runs.driver_of(driver)) as worker:
+            Recorder(worker / "records").write(64, time.time())
+            soon((worker / LEAVE).exists)
+    assert Mirror(address, "other").there(WORKER) == {}
 
 
 def test_a_server_that_is_away_for_seconds_costs_nothing(address, monkeypatch):

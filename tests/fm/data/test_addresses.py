@@ -3,12 +3,13 @@ import importlib.util
 import threading
 from functools import partial
 
+import botocore.exceptions
 import fsspec
 import pytest
 
 from fm.data import addresses
 from fm.data.addresses import PIECE_BYTES, is_address, read_pieces
-from fm.errors import DataError
+from fm.errors import DataError, MachineError
 
 
 def test_addresses_are_told_from_folders(tmp_path):
@@ -55,6 +56,15 @@ def test_what_cannot_be_written_is_said_of_writing():
     ) as e:
         addresses.patiently(refused, "s3://b/x?key=secret", "written")
     assert e.value.mend == "give this machine the right to write it, or sign it anew"
+
+
+def test_a_machine_without_credentials_is_told_what_it_needs(monkeypatch):
+    def unknown():
+        raise botocore.exceptions.NoCredentialsError
+
+    monkeypatch.setattr(addresses, "PAUSES_S", (0,))
+    with pytest.raises(MachineError, match=r"NoCredentialsError: .*\); give this machine the right to write there$"):
+        addresses.patiently(unknown, "s3://b/x", "written")
 
 
 def test_a_server_that_is_away_is_told_from_a_file_that_is_not_there(tmp_path, monkeypatch):

@@ -170,12 +170,15 @@ def check_mirrored(run: Path, with_times: bool = False) -> None:
 
     A row that was trained again stands there at its first time.
     """
+    state = run.parent / "state"
+    local.up(state, Ports.from_base(PORT_BASE), workers=False, ray=False)  # they ended with the flow that started them
     api = f"http://127.0.0.1:{PORT_BASE + 1}/api/2.0/mlflow"
     experiment = ask(f"{api}/experiments/get-by-name?experiment_name=flow-matching")["experiment"]["experiment_id"]
     wanted = f"tags.`fm.stage` = 'train' and tags.`fm.folder` = '{run.resolve()}'"
     found = ask(f"{api}/runs/search", {"experiment_ids": [experiment], "filter": wanted})["runs"]
     query = f"run_id={found[0]['info']['run_id']}&metric_key=train/loss&max_results=25000"
     points = ask(f"{api}/metrics/get-history?{query}")["metrics"]
+    local.down(state)
     there = sorted((int(point["step"]), int(point["timestamp"]), point["value"]) for point in points)
     due = [(row["images_seen"], int(1000 * row["time"]), row["loss"]) for row in read(run / "records")]
     if not with_times:

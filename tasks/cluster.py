@@ -270,7 +270,7 @@ def fit(
     def look() -> None:
         tick()
         for file in sorted(scratch.glob("loss-*.json")):
-            say(f"lost {read_json(file)}; Ray starts the workers again, from the newest checkpoint")
+            say(f"lost {read_json(file)}; all start again from the newest checkpoint; its log is in {logs_of(run)}")
             file.unlink()
         for file in scratch.glob("error-*.json"):  # no retry can mend what the user must
             told = read_json(file)

@@ -28,10 +28,14 @@ def _heard(error: BaseException) -> bool:
 
 
 def in_words(failures: dict[int, Exception]) -> str:
-    """`worker 1 (ActorDiedError: The actor died ...)`, of all; nothing where it is the user's to mend."""
+    """`worker 1 (ActorDiedError: The actor died ...)`; nothing where it is the user's to mend.
+
+    Of those that are gone, if there are any: the others only lost their peer.
+    """
     own = {rank: unwrapped(error) for rank, error in sorted(failures.items())}
     if any(isinstance(error, UserError) for error in own.values()):
         return ""
+    own = {rank: error for rank, error in own.items() if _of_ray(error)} or own
     first_lines = {rank: next(iter(str(error).splitlines()), "") for rank, error in own.items()}
     return ", ".join(f"worker {rank} ({type(own[rank]).__name__}: {line})" for rank, line in first_lines.items())
 

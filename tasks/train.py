@@ -47,6 +47,7 @@ def _fit(data: str | Path, manifest: Manifest, run: Path, recipe: Recipe, tracki
             if row["time"] not in old:
                 old.add(row["time"])
                 watching.say(_started(row))
+                tracking.note(word="")
         # Older rows may be of an interrupted training that went further than its last checkpoint.
         if rows := [row for row in read(run / "records", after=last) if row["time"] not in old]:
             last = rows[-1]["images_seen"]

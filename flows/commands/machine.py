@@ -1,6 +1,7 @@
 """The commands for the services of this machine: `fm up`, `down`, `status`, `logs`."""
 
 import json
+import math
 import os
 import socket
 import subprocess
@@ -68,8 +69,12 @@ def _status_of(run: Path, name: str, as_json: bool) -> None:
     if as_json:
         facts = {"total_images": training["total_images"], "checkpoint": saved, "error": failure}
         return tell({**last, **facts, **common}, True)
-    told = {"stage": stage or "nobody is at work here; what ended early goes on with the same command"}
-    if stage and "word" in session:
+    done = last["images_seen"] >= training["total_images"] or last.get("seconds", 0) >= (
+        training["max_seconds"] or math.inf
+    )
+    idle = f"nobody is at work here; {'the training is finished' if done else 'the same command goes on'}"
+    told = {"stage": stage or idle}
+    if stage and session.get("word"):
         told["said last"] = session["word"]
     told["train"] = f"{last['images_seen']:,} of {training['total_images']:,} images"
     if training["max_seconds"]:

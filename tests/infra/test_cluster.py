@@ -16,7 +16,9 @@ def read(name: str) -> Any:
 
 
 def test_ray_takes_the_cluster() -> None:
-    validate_config(prepare_config(read("ray-cluster.yaml")))
+    config = prepare_config(read("ray-cluster.yaml"))
+    validate_config(config)
+    assert all(pattern.startswith("/") for pattern in config["rsync_exclude"])  # fm/data is to come along
 
 
 def test_the_job_keeps_rules_of_kuberay() -> None:

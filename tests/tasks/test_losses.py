@@ -15,11 +15,13 @@ def test_the_users_error_is_found_inside_any_wrapper() -> None:
     assert losses.unwrapped(ValueError("ours")).args == ("ours",)
 
 
+class Gone(Exception): ...
+
+
+Gone.__module__ = "ray.exceptions"
+
+
 def test_a_loss_is_told_from_work_that_failed() -> None:
-    class Gone(Exception): ...
-
-    Gone.__module__ = "ray.exceptions"
-
     def group(*each: Exception) -> RuntimeError:
         error = RuntimeError("group")
         error.worker_failures = dict(enumerate(each))  # type: ignore[attr-defined]
@@ -39,3 +41,4 @@ def test_losses_in_words() -> None:
     died = RuntimeError("died\nand more")
     assert losses.in_words({1: died, 0: ValueError()}) == "worker 0 (ValueError: ), worker 1 (RuntimeError: died)"
     assert losses.in_words({0: died, 1: DataError("no such file")}) == ""  # told by itself
+    assert losses.in_words({0: died, 1: Gone("gone")}) == "worker 1 (Gone: gone)"  # the other lost its peer

@@ -9,7 +9,7 @@ def test_status_of_a_run_and_of_the_services(finished: Path, command: Any) -> No
     assert (told["stage"], told["checkpoint"], told["error"]) == ("", 1920, {})
     assert told["prefect"].startswith("http://") and told["mlflow"].startswith("http://")
     said = command("status", str(finished), cwd=finished.parent).stdout
-    assert "1,920 of 1,920 images, loss" in said and "nobody is at work here" in said and "at 1,920 images" in said
+    assert "1,920 of 1,920 images, loss" in said and "the training is finished" in said and "at 1,920 images" in said
     failure = {"time": 4e9, "error": "there: wrong; mend it", "log": "", "again": "fm train data run"}
     (finished / "failure.json").write_text(json.dumps(failure))
     said = command("status", str(finished), cwd=finished.parent).stdout

@@ -19,13 +19,18 @@ from tests.two_nodes import ADDRESSES, possible, two_nodes
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_two_machines_train_what_one_process_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What both tests need: network namespaces, the project's path, services of their own."""
     if not possible():
         pytest.skip("network namespaces cannot be made here")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("FM_STATE", str(tmp_path / "state"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_machines_train_what_one_process_trains(tmp_path: Path) -> None:
     recipe, data = Recipe.load("tiny", ["training.total_images=640"]), tmp_path / "data"
     write_shards(open_source("photos:?tiles=60"), data, recipe.data)
     with opened(tmp_path / "alone", recipe) as run:
@@ -62,12 +67,8 @@ def test_two_machines_train_what_one_process_trains(tmp_path: Path, monkeypatch:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_two_machines_without_a_shared_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_machines_without_a_shared_file_system(tmp_path: Path) -> None:
     """DATA and RUN at an S3 server; a machine is killed, then the driver, whose copy is deleted: no bit changes."""
-    if not possible():
-        pytest.skip("network namespaces cannot be made here")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("FM_STATE", str(tmp_path / "state"))
     keys = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_DEFAULT_REGION": "us-east-1"}
     server = {"AWS_ENDPOINT_URL": f"http://{ADDRESSES['fm-head']}:5599"}
     with two_nodes(tmp_path / "cluster", **keys, **server) as cluster:

@@ -179,6 +179,11 @@ class Store:
             )
 
 
+def newest_name(run: Path | str) -> str:
+    """The name of a RUN's newest checkpoint, whether it is whole or not; empty if there is none."""
+    return next((folder.name for folder in _newest_first(Path(run) / "checkpoints")), "")
+
+
 def newest(run: Path | str) -> Saved | None:
     """The newest checkpoint of a RUN whose files are as it says; None if there is none."""
     found = _newest_whole(Path(run) / "checkpoints", (), {})

@@ -130,7 +130,7 @@ def workers_here(workers: int) -> int:
 
 def lacking(settings: Training, device: str | torch.device) -> str:
     """What keeps the device from the training's arithmetic, in words: bf16 that it imitates takes many times longer."""
-    if settings.precision == "fp32":
+    if settings.precision != "bf16":
         return ""
     if torch.device(device).type == "cuda":
         native, what = torch.cuda.is_bf16_supported(including_emulation=False), torch.cuda.get_device_name(device)

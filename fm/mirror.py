@@ -261,8 +261,11 @@ def _order(name: str) -> tuple[Any, ...]:
 def _damaged(checkpoint: Path) -> list[str]:
     """The files of a checkpoint that are not what its state.json says."""
     try:
-        hashes = json.loads((checkpoint / STATE).read_text())["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+        info = json.loads((checkpoint / STATE).read_text())
+        check, hashes = info.pop("check"), info["sha256"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return [STATE]
+    if check != digest(info):  # as `fm.checkpoints` finds it
         return [STATE]
     files = {f"{name}.safetensors": due for name, due in hashes.items()}
     return [name for name, due in files.items() if not (checkpoint / name).exists() or sha256(checkpoint / name) != due]

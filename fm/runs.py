@@ -59,8 +59,8 @@ def pulled(run: str | Path, weights: str = "") -> Path:
     return mirror.folder
 
 
-def refresh(folder: Path) -> None:
-    """Brings into the folder what workers left at the address of which it is a copy, the newest checkpoint whole.
+def refresh(folder: Path, checkpoint: bool = True) -> None:
+    """Brings into the folder what workers left at the address of which it is a copy; the newest checkpoint if asked.
 
     Raises: UserError if another driver has taken over there, or the address cannot be read.
     """
@@ -69,7 +69,8 @@ def refresh(folder: Path) -> None:
         check(mirror, driver)
         with mirror.turn():
             mirror.pull(WORKER, MACHINE)
-            mirror.fetch_checkpoint()
+            if checkpoint:
+                mirror.fetch_checkpoint()
 
 
 def at_work(run: str | Path) -> bool:

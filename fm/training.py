@@ -6,6 +6,7 @@ Everything random is drawn by stream position (`fm.noise`), hence equal for any 
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -290,7 +291,8 @@ def steps(
             if gradients.buffer.is_cuda and not coming and state.images_seen + batch_images < settings.total_images:
                 # While the GPU still works: later it would wait for hundreds of small kernels to be started.
                 coming = next(batches)
-                ready += [inputs(coming, part) for part in parts(len(coming.positions), micro_batch)]
+                with suppress(torch.OutOfMemoryError):  # then they are drawn in their turn
+                    ready += [inputs(coming, part) for part in parts(len(coming.positions), micro_batch)]
             signals = gradients.reduce()
             if not gradients.spoiled:
                 break

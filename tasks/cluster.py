@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fm import errors
+from fm.checkpoints import newest_name
 from fm.errors import MachineError, SettingsError, UserError, several
 from fm.files import read_json, write_json
 from fm.lineage import versions
@@ -254,13 +255,12 @@ def fit(
     """Runs `work(config)` on every worker of the place as one torch.distributed group, until all have returned.
 
     A lost worker restarts the group; `work` resumes from RUN's own checkpoints, the only authority. With no new one
-    after `LOSSES` losses it is over.
-    `tick` is called here every half second, `say` where this waits for slots. What the workers print is in
-    RUN/logs/rank-N.log. Before a signal ends this process, the file RUN/.ray/leave tells the workers, who save and
-    leave.
+    after `LOSSES` losses it is over. `tick` is called here every half second, `say` where this waits for slots or has
+    lost workers. What the workers print is in RUN/logs/rank-N.log. Before a signal ends this process, the file
+    RUN/.ray/leave tells the workers, who save and leave.
 
     Raises: SettingsError if the cluster has fewer free slots than workers, or a node other versions than this process;
-    a worker's own error, unwrapped.
+    a worker's own error, unwrapped; UserError if the workers are lost for good.
     """
     ray = _connect()
     place = _place
@@ -270,7 +270,7 @@ def fit(
     def look() -> None:
         tick()
         for file in sorted(scratch.glob("loss-*.json")):
-            say(f"lost {read_json(file)}; all start again from the newest checkpoint; its log is in {logs_of(run)}")
+            say(f"lost {read_json(file)}; its log is in {logs_of(run)}")
             file.unlink()
         for file in scratch.glob("error-*.json"):  # no retry can mend what the user must
             told = read_json(file)
@@ -278,7 +278,7 @@ def fit(
 
     whole, leave = Work(work, _member, of(run), versions()), run / LEAVE
     while True:
-        saved = _newest_saved(run)
+        saved = newest_name(run)
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         try:
@@ -290,17 +290,12 @@ def fit(
                 raise own from None if own is error else error
             said = str(lost).splitlines()[0] if str(lost) else ""
             what = f"the workers were lost ({type(lost).__name__}: {said})"
-            if _newest_saved(run) == saved:
+            if newest_name(run) <= saved:
                 mend = "is the cluster up? start again, which goes on from the newest checkpoint"
                 raise UserError(f"{what}, and not to be had again", str(logs_of(run)), mend) from error
             say(f"{what}; goes on from the newest checkpoint")
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _newest_saved(run: Path) -> str:
-    """The name of RUN's newest checkpoint."""
-    return max((path.name for path in (run / "checkpoints").glob("*") if path.name.isdigit()), default="")
 
 
 def _member() -> Member:
@@ -367,7 +362,7 @@ def _trainer(work: Any, config: dict[str, Any], name: str, scratch: Path, place:
         run_config=RunConfig(
             name=name,
             storage_path=str(scratch),
-            failure_config=FailureConfig(max_failures=LOSSES),
+            failure_config=FailureConfig(max_failures=LOSSES - 1),
             callbacks=[Telling()],  # type: ignore[list-item]  # where Ray names the older kind
         ),
     )

@@ -63,7 +63,7 @@ class Speed:
 
     def values(self, images_per_s: float) -> dict[str, float]:
         """`model_tflop_s` of all workers together, and `mfu`, its share of the known bf16 peak of their GPUs."""
-        if not self._counting.done():
+        if not self._counting.done() or self._counting.exception():  # no gauge is worth a training
             return {}
         flop_s = self._counting.result() * images_per_s
         return {"model_tflop_s": flop_s / 1e12} | ({"mfu": flop_s / self._peak} if self._peak else {})

@@ -1,4 +1,4 @@
-"""What runs inside Ray's workers. It imports fm alone: Prefect would cost each worker two seconds of its start."""
+"""What runs inside Ray's workers. It imports no Prefect, which would cost each worker two seconds of its start."""
 
 import os
 import resource

@@ -8,7 +8,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from fm.checkpoints import Saved, Store, newest
+from fm.checkpoints import Saved, Store, newest, newest_name
 from fm.data import Manifest, settled
 from fm.errors import UserError
 from fm.lineage import digest
@@ -68,9 +68,9 @@ def _fit(data: str | Path, manifest: Manifest, run: Path, recipe: Recipe, tracki
         raise
     except BaseException:  # a signal: the workers were told to save and leave
         with suppress(UserError):  # an address that is away must not hide the signal
-            refresh(run)
-        if left := newest(run):
-            watching.say(f"train: left with a checkpoint at {left.images_seen:,} images seen; start again to go on")
+            refresh(run, checkpoint=False)
+        if left := newest_name(run):
+            watching.say(f"train: left with a checkpoint at {int(left):,} images seen; start again to go on")
         raise
     refresh(run)
     saved = newest(run)

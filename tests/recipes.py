@@ -30,7 +30,7 @@ Made from these files by `python -m tests.recipes`; change those, not this table
 Batches are global and lengths are images seen, whatever the number of workers. GFLOP are of one image's forward pass
 (two for each multiply-add of convolutions and matrix products); a training step costs three times that for each image.
 H100-hours are those FLOP at that utilisation, which imagenet64 reached on an H200 in bf16; `training.compile=true`
-was 1.4 times as fast. In fp32 (3.7 %) multiply by five, in tf32 (14 %) by 1.4; measured:
+was 1.4 times as fast. In fp32 (3.7 %) multiply by 5.4, in tf32 (14 %) by 1.4; measured:
 [tests/benchmarks](../../tests/benchmarks/README.md).
 EMA is the share of the average that one step keeps, once the images seen are ten half-lives (`ema_ramp`).
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from fm.results import UNIFORM_BITS, Row, in_order, label
+from fm.results import SIMILARITIES, UNIFORM_BITS, Row, in_order, label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,9 +70,11 @@ def distance_by_nfe(rows: Sequence[Row], name: str) -> bytes:
     for count in sorted({r["samples"] for r in rows if r.get(f"{name}_floor") is not None}, reverse=True):
         floor = next(r[f"{name}_floor"] for r in rows if r["samples"] == count)
         _level(axes, floor, f"floor: {count} real training images")
-    axes.set_yscale("log")
-    plain_log(axes.yaxis)
-    axes.set_ylabel(f"{name}\n(lower is better)")
+    similarity = name.startswith(SIMILARITIES)
+    if not similarity and all(r[name] > 0 for r in rows if r.get(name) is not None):
+        axes.set_yscale("log")
+        plain_log(axes.yaxis)
+    axes.set_ylabel(f"{name}\n({'higher' if similarity else 'lower'} is better)")
     _nfe_axis(axes, rows)
     return png_of(figure)
 

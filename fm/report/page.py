@@ -13,6 +13,7 @@ from fm.files import atomic, write_text
 from fm.lineage import leaves
 from fm.report import figures
 from fm.results import (
+    SIMILARITIES,
     UNIFORM_BITS,
     Row,
     bits_text,
@@ -24,6 +25,7 @@ from fm.results import (
     number,
     table,
     table_note,
+    worse,
 )
 
 STYLE = """
@@ -52,7 +54,8 @@ dt{font-weight:600;margin-top:8px}dd{margin:0;max-width:75ch}summary{cursor:poin
 WORDS = {
     "distance": "How far a set of drawn images is from a set of real ones they were not trained on, seen through a"
     " network that knows pictures. Its name says which: fd = Frechet distance, then the network and its block. It is"
-    " not FID and must not be compared with published FID figures. Lower is better; the interval is 95 %.",
+    " FID only with inception's features, and comparable with published FID only at their count of pictures. Lower is"
+    " better, except for precision and recall; the interval is 95 %.",
     "floor": "What real training images score against the same held-out images, as many as were drawn. No honest"
     " generator is expected to go below it.",
     "bits/dim": "How many bits the model needs for each colour value of a held-out image (negative log-likelihood)."
@@ -122,7 +125,7 @@ def _figures(
 
 
 def _headline(rows: Sequence[Row]) -> str:
-    """The distance that the page opens with: the first by name (fd before kid)."""
+    """The distance that the page opens with: the first by name, similarities last."""
     return next(iter(distances(rows)), "")
 
 
@@ -200,12 +203,11 @@ def _cards(rows: Sequence[Row], records: Sequence[Mapping[str, Any]]) -> list[st
     cards, name = [], _headline(rows)
     most = max((r["samples"] for r in trained if r.get(name) is not None), default=0)
     compared = [r for r in trained if r.get(name) is not None and r["samples"] == most]  # a distance depends on it
-    if best := min(compared, key=lambda r: r[name], default=None):
+    if best := min(compared, key=lambda r: worse(r, name), default=None):
         start = figures.untrained(rows, name)
         notes = [f"{label(best)}, {best['nfe']} evaluations"]
-        notes += (
-            [f"untrained {number(start)}, {start / best[name]:.1f} times higher"] if start and best[name] > 0 else []
-        )
+        if start and best[name] > 0 and not name.startswith(SIMILARITIES):
+            notes.append(f"untrained {number(start)}, {start / best[name]:.1f} times higher")
         notes += [f"floor {number(best[f'{name}_floor'])}"] if best.get(f"{name}_floor") is not None else []
         cards.append(card(distance_text(best, name), f"distance ({name})", "; ".join(notes)))
     if any(r.get("nll_converged") is not None for r in trained):

@@ -117,7 +117,7 @@ def test_bf16_is_refused_where_it_is_imitated(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False, "amx_bf16": True})
     assert lacking(bf16, "cpu") == ""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False, "architecture": "x86_64"})
-    assert lacking(PLAIN, "cpu") == ""
+    assert lacking(PLAIN, "cpu") == lacking(PLAIN.model_copy(update={"precision": "tf32"}), "cpu") == ""
     assert lacking(bf16, "cpu") == "this CPU (no AVX-512 BF16, no AMX) has no bf16"
     with pytest.raises(SettingsError, match=r"training: this CPU .* has no bf16; add --set training.precision=fp32$"):
         check_fits(1, HELD, bf16, 1, "cpu", 100 * GIB)

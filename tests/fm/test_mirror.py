@@ -10,6 +10,7 @@ import pytest
 
 from fm.data import addresses
 from fm.errors import UserError
+from fm.lineage import digest
 from fm.mirror import BEST, DRIVER, LEAVE, MACHINE, WORKER, Mirror, publish, writer
 
 
@@ -37,7 +38,7 @@ def checkpoint(mirror, images, text="weights"):
     for name, content in files.items():
         (folder / f"{name}.safetensors").write_text(content)
     hashes = {name: hashlib.sha256(content.encode()).hexdigest() for name, content in files.items()}
-    (folder / "state.json").write_text(json.dumps({"sha256": hashes}))
+    (folder / "state.json").write_text(json.dumps({"sha256": hashes, "check": digest({"sha256": hashes})}))
     return folder
 
 
@@ -181,6 +182,19 @@ def test_what_is_damaged_here_is_fetched_again_and_there_passed_over(machine):
     third.pull(WORKER)
     third.fetch_checkpoint()
     assert (third.folder / "checkpoints" / f"{64:012d}" / "ema.safetensors").read_text() == "averages 64"
+
+
+def test_a_state_that_does_not_fit_its_own_digest_is_passed_over(machine):
+    one = machine("one")
+    checkpoint(one, 64)
+    newest = checkpoint(one, 128)
+    state = json.loads((newest / "state.json").read_text())
+    (newest / "state.json").write_text(json.dumps(state | {"images_seen": 129}))  # JSON still, and not what was written
+    one.push(WORKER)
+    other = machine("other")
+    other.pull(WORKER)
+    other.fetch_checkpoint()
+    assert (other.folder / "checkpoints" / f"{64:012d}" / "ema.safetensors").read_text() == "averages 64"
 
 
 def test_the_best_checkpoint_comes_by_its_name(machine):

@@ -86,6 +86,8 @@ def test_the_table_explains_not_converged_where_it_says_so() -> None:
 def test_the_table_says_where_a_frechet_distance_is_of_a_singular_covariance() -> None:
     row = {"fd_x": 3.0, "samples": 500, "reference_images": 900, "features_dimensions": 2048}
     assert table_note([row]).startswith("fd: 500 pictures do not span 2048 dimensions")
+    quartered = row | {"fd_infinity_x": 1.0, "samples": 5000, "reference_images": 5000}
+    assert table_note([quartered]).startswith("fd: 1250 pictures do not span 2048 dimensions")
     assert (
         table_note([row | {"features_dimensions": 80}])
         == table_note([row | {"reference_images": 5000, "samples": 5000}])

@@ -105,6 +105,15 @@ def test_methods_are_told_apart_where_there_are_several(axes):
     assert [c.get_label() for c in axes().containers] == ["DDPM, euler", "FM w/ OT, euler"]
 
 
+def test_similarities_are_better_the_higher_and_what_is_below_zero_has_no_logarithm(axes):
+    named = [a_row() | {"precision_k3_x": 0.5, "precision_k3_x_low": 0.4, "precision_k3_x_high": 0.6}]
+    figures.distance_by_nfe(named, "precision_k3_x")
+    assert "higher is better" in axes().get_ylabel() and axes().get_yscale() == "linear"
+    below = [a_row() | {"kid_x": -0.1, "kid_x_low": -0.2, "kid_x_high": 0.1}]
+    figures.distance_by_nfe(below, "kid_x")
+    assert "lower is better" in axes().get_ylabel() and axes().get_yscale() == "linear"
+
+
 def test_every_plot_is_the_same_bytes_again():
     assert figures.distance_by_nfe(ROWS, NAME) == figures.distance_by_nfe(ROWS, NAME)
     assert figures.bits_by_nfe(ROWS[:1])  # no converged row, no untrained one

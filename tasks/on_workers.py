@@ -64,11 +64,11 @@ def watched(events: Iterator[Any], run: Path) -> Iterator[Any]:
     how busy that is as `system-<machine>`."""
     node = gauges.node()
     system = Recorder(run / "records", f"system-{node}") if node is not None else None
+    gauges.machine()  # the first record is of the time from here: `Started` comes with the first step done
     for event in events:
         sys.stderr.write(f"{datetime.now():%F %T} {event}\n")  # Ray's print would say it twice
         if system and isinstance(event, Started):
             system.cut(event.images_seen)
-            gauges.machine()  # from here on
         elif system and isinstance(event, Progress):
             system.write(event.images_seen, time.time(), **gauges.machine())
         yield event

@@ -4,8 +4,8 @@ import sys
 
 import typer
 
-from flows.commands import machine, runs, settings, stages
-from fm.errors import UserError
+from flows.commands import evaluating, machine, runs, settings, stages
+from fm.errors import Unfinished, UserError
 
 app = typer.Typer(
     name="fm",
@@ -22,7 +22,7 @@ for command, example in (
     (stages.pipeline, "fm pipeline my-pictures runs/mine --preset demo --set training.max_seconds=600"),
     (stages.prepare, "fm prepare my-pictures data/mine --size 64 --method center-crop"),
     (stages.train, "fm train data/mine runs/mine --preset demo --set training.total_images=200000"),
-    (stages.evaluate, "fm evaluate runs/mine --solvers euler,midpoint --nfe 4,8,16 --samples 500"),
+    (evaluating.evaluate, "fm evaluate runs/mine --solvers euler,midpoint --nfe 4,8,16 --samples 500"),
     (runs.sample, "fm sample runs/demo --n 64 --out grid.png --solver midpoint --nfe 16"),
     (runs.import_, "fm import otcfm_cifar10_weights_step_400000.pt runs/otcfm"),
     (settings.settings, "fm settings training --preset cifar10"),
@@ -35,12 +35,12 @@ for command, example in (
 
 
 def main() -> None:
-    """Runs `fm`; a user's error is one line on stderr and exit code 2."""
+    """Runs `fm`; a user's error is one line on stderr and exit code 2, or 1 where a part of the work is done."""
     try:
         app()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(1 if isinstance(error, Unfinished) else 2)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
 from prefect import flow
 
+from fm.cells import Evaluation
 from fm.data import load_manifest
-from fm.evaluation import Evaluation
 from fm.recipe import Recipe, on_data, opened
+from fm.results import existing_row
 from fm.runs import pulled
 from tasks import cluster, failing, tracking
-from tasks.evaluate import evaluate, trained
+from tasks.evaluate import all_measured, evaluate, same_again, trained
 from tasks.place import Place
 from tasks.report import report
 
@@ -30,4 +31,21 @@ def evaluate_run(run: str, data: str = "", evaluation: Evaluation | None = None,
             on_data(folder, data, load_manifest(data))
         saved = trained(folder)
         rows = evaluate(folder, recipe, saved, copy)
-        return str(report(folder, recipe, saved, rows, copy))
+        page = report(folder, recipe, saved, rows, copy)
+        all_measured(run, rows)
+        return str(page)
+
+
+@flow(name="rerun", flow_run_name="rerun {key} of {run}")
+@failing.in_sentences
+def rerun(run: str, key: str, place: Place = Place()) -> dict[str, str]:  # noqa: B008
+    """Measures one row again and compares each of its numbers to the last bit.
+
+    Args:
+        run: Folder of a training, or its address.
+        key: Of the row: its file's name in RUN/evaluations.
+        place: Where it runs. Changes no number beyond rounding.
+    """
+    recipe = Recipe.load(pulled(run))
+    with opened(run, recipe) as folder, cluster.session(place):
+        return same_again(existing_row(folder, key), folder, recipe)

@@ -4,7 +4,7 @@ from prefect import flow
 
 from fm.recipe import Recipe, check_trainable, opened
 from tasks import cluster, failing, tracking
-from tasks.evaluate import evaluate, judgeable
+from tasks.evaluate import all_measured, evaluate, judgeable
 from tasks.place import Place
 from tasks.prepare import folder_for, prepare, published
 from tasks.report import report
@@ -29,4 +29,6 @@ def pipeline(source: str, run: str, recipe: Recipe, place: Place = Place()) -> s
         manifest = judgeable(prepare(source, data, recipe.data, copy))
         saved = train(published(data, folder), manifest, folder, recipe, copy)
         rows = evaluate(folder, recipe, saved, copy)
-        return str(report(folder, recipe, saved, rows, copy))
+        page = report(folder, recipe, saved, rows, copy)
+        all_measured(run, rows)
+        return str(page)

@@ -49,6 +49,10 @@ class Diverged(NumericalError):
     indices: list[int]
 
 
+class Unfinished(UserError):
+    """Some of what was asked for failed; the rest is done and stands. A command ends with 1, not 2."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`did you mean 'demo'? known: a, b, c`: the tail of every message about an unknown name."""
     known = sorted(known)

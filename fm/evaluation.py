@@ -1,251 +1,264 @@
 """One cell of an evaluation: a flow, a solver and its budget -> one Row with value, uncertainty, floor and lineage.
 
-What is measured is decided here; where cells run, and how often a failed one is tried again, is not.
+A cell falls into parts of whole solver batches, which may be measured anywhere in any order: what a part gives depends
+on the cell alone, and a row is made of the parts in their order. Where parts run, and how often a failed one is tried
+again, is not decided here.
 """
 
+import hashlib
+import json
+import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol, Self
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from fm.errors import NumericalError, SettingsError, ValueUserError, member
-from fm.files import atomic
-from fm.flow import Drawn, Flow
-from fm.likelihood import Likelihood
+from fm.arithmetic import as_asked
+from fm.cells import Cell
+from fm.errors import NumericalError, SettingsError
+from fm.flow import NOISE, Drawn, Flow
 from fm.lineage import code_digest, digest
-from fm.metrics import DISTANCES, FEATURES, Estimate, Features, estimate
-from fm.noise import uniforms
+from fm.metrics import Estimate, Features, estimate
+from fm.noise import draws, uniforms
 from fm.pixels import to_pixels
 from fm.plugins import named
+from fm.reference import Reference
 from fm.results import Row
-from fm.settings import Settings
-from fm.solvers import steps
-from fm.tableaux import SOLVERS, tableau
+from fm.tableaux import tableau
 
-FEWEST = 20  # held-out images that a network can be judged by
-CONVERGED = 0.01  # bits/dim: a likelihood counts only if twice the steps (or a tenth of the tolerance) move less
+SAMPLES, BITS, TRAINING_BITS = "samples", "bits", "training-bits"  # the kinds of parts
+PART = 256  # samples of a part, about
+MOVED = 0.001  # bits/dim: a likelihood counts only if twice the steps (or a tenth of the tolerance) move it less,
+CONVERGED = 0.01  # and each of its images by less than this on average
+CONVERGED_TOLERANCE = 1e-6  # of the solutions that numerical errors are measured against
+GROUPS = 10  # of the jackknife over images
 
-
-class Budget(Settings):
-    """One point of the solver grid: a fixed-step solver with its evaluations, or dopri5 with its tolerance."""
-
-    solver: str = Field(
-        title="Solver",
-        description=f"How the ODE is solved: {', '.join(sorted(SOLVERS))}.",
-        json_schema_extra={"enum": [*sorted(SOLVERS)]},
-    )
-    nfe: int | None = Field(
-        default=None,
-        ge=1,
-        le=10_000,
-        title="NFE",
-        description="Network evaluations a sample, for fixed steps: 1 to 10,000.",
-    )
-    tolerance: float | None = Field(
-        default=None, ge=1e-9, le=1.0, title="Tolerance", description="rtol = atol of an adaptive solver: 1e-9 to 1."
-    )
-    samples: int | None = Field(
-        default=None, ge=20, le=1_000_000, title="Samples", description="Samples of this point alone: 20 to 1,000,000."
-    )
+Found = dict[str, Tensor]  # what one part gives: tensors by name, their rows in the order of samples or images
 
 
-class Evaluation(Settings):
-    """What is measured on a trained network."""
+class Part(NamedTuple):
+    """Samples, or images for bits/dim, from `start` on, `stop` not included: whole batches of the solver."""
 
-    grid: tuple[Budget, ...] = Field(
-        min_length=1, title="Solver grid", description="The solvers and budgets to compare."
-    )
-    samples: int = Field(ge=20, le=1_000_000, title="Samples", description="Samples for each point: 20 to 1,000,000.")
-    batch: int = Field(
-        ge=1,
-        le=4096,
-        title="Batch",
-        description="Samples solved together: 1 to 4,096. dopri5 shares its steps within it.",
-    )
-    seed: int = Field(ge=0, le=2**31 - 1, title="Seed", description="Of the initial noise: 0 to 2,147,483,647.")
-    features: str = Field(
-        title="Features",
-        description=f"The network that describes a picture: {', '.join(sorted(FEATURES))}.",
-        json_schema_extra={"enum": [*sorted(FEATURES)]},
-    )
-    distances: tuple[str, ...] = Field(
-        title="Distances", description=f"Distances on these features: {', '.join(sorted(DISTANCES))}."
-    )
-    reference_images: int = Field(
-        ge=20, le=10_000_000, title="Reference images", description="Held-out images, at most: 20 to 10,000,000."
-    )
-    nll_images: int = Field(
-        ge=0, le=100_000, title="NLL images", description="Held-out images for bits/dim: 0 (not measured) to 100,000."
-    )
-    nll_k: int = Field(
-        ge=1, le=1000, title="NLL draws", description="Dequantisation draws an image, K in the paper: 1 to 1,000."
-    )
-
-
-class Cell(Settings):
-    """One measurement, complete: the budget and everything else that its numbers depend on besides weights and data."""
-
-    solver: str
-    nfe: int | None = None
-    tolerance: float | None = None
-    samples: int = 500
-    batch: int = 64
-    seed: int = 0
-    distances: tuple[str, ...] = ("fd",)
-    nll_k: int = 1
-    nll_images: int = 50
-    reference_images: int = 1000
-
-    def options(self, finer: bool = False) -> dict[str, Any]:
-        """The solver's arguments, or those of the finer solution it is compared with."""
-        if self.tolerance is None:
-            return {"method": self.solver, "nfe": self.nfe and self.nfe * (2 if finer else 1)}
-        tolerance = self.tolerance / 10 if finer else self.tolerance
-        return {"method": self.solver, "rtol": tolerance, "atol": tolerance}
+    kind: str
+    start: int
+    stop: int
 
     def __str__(self) -> str:
-        return f"{self.solver} {self.nfe if self.tolerance is None else format(self.tolerance, 'g')}"
+        return f"{self.kind} {self.start} to {self.stop - 1}"
 
 
-def cells(settings: Evaluation) -> list[Cell]:
-    """The cells of an evaluation, in the order of its grid.
+def parts(cell: Cell, heldout: int, training: int) -> list[Part]:
+    """The parts of a cell where so many held-out and training images are there for bits/dim."""
+    found = _cut(SAMPLES, cell.samples, -(-PART // cell.batch) * cell.batch)
+    if not tableau(cell.solver).one_way:
+        found += _cut(BITS, min(cell.nll_images, heldout), cell.batch)
+        found += _cut(TRAINING_BITS, min(cell.nll_training_images, training), cell.batch)
+    return found
 
-    Raises: SettingsError for an unknown solver or distance, and for a budget that does not fit its solver.
+
+def _cut(kind: str, count: int, size: int) -> list[Part]:
+    return [Part(kind, start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def evaluate(flow: Flow, cell: Cell, features: Features, reference: Reference, converged: Tensor | None = None) -> Row:
+    """All parts of a cell in turn, as one row: distances of its samples, bits/dim of images by the same solver.
+
+    `converged` (n, *shape) are the states that `converge` gives, for the numerical error.
+
+    Raises: SettingsError if flow, features and reference do not belong together; NumericalError for samples that are
+    not finite, unless the cell drops them.
     """
-    for name in settings.distances:
-        member(name, DISTANCES, "distance", where="evaluation.distances")
-    member(settings.features, FEATURES, "features", where="evaluation.features")
-    return [_cell(budget, settings, where=f"evaluation.grid.{i}") for i, budget in enumerate(settings.grid)]
+    check(flow, features, reference)
+    found = []
+    for part in parts(cell, len(reference.images), len(reference.training_images)):
+        if part.kind == SAMPLES:
+            found.append((part, sample(flow, cell, part, features, reference.labels)))
+        else:
+            training = part.kind == TRAINING_BITS
+            images = (reference.training_images if training else reference.images)[part.start : part.stop]
+            labels = (reference.training_labels if training else reference.labels)[part.start : part.stop]
+            found.append((part, score(flow, cell, part, images, labels)))
+    return row_of(flow, cell, found, features, reference, converged)
 
 
-def _cell(budget: Budget, settings: Evaluation, where: str) -> Cell:
-    adaptive = bool(tableau(budget.solver, where).error)
-    if adaptive != (budget.nfe is None) or adaptive != (budget.tolerance is not None):
-        due = "a tolerance and no nfe" if adaptive else "an nfe and no tolerance"
-        raise SettingsError(f"{budget.solver} takes {due}", where=where)
-    if not adaptive:
-        _check_steps(budget, where)
-    return Cell(
-        solver=budget.solver,
-        nfe=budget.nfe,
-        tolerance=budget.tolerance,
-        samples=budget.samples or settings.samples,
-        batch=settings.batch,
-        seed=settings.seed,
-        distances=settings.distances,
-        nll_k=settings.nll_k,
-        nll_images=settings.nll_images,
-        reference_images=settings.reference_images,
-    )
-
-
-def _check_steps(budget: Budget, where: str) -> None:
-    try:
-        steps(budget.solver, budget.nfe)
-    except SettingsError as error:
-        raise SettingsError(error.what, where, error.mend) from None
-
-
-class Images(Protocol):
-    """What is asked of a data set (`fm.data.ShardedImages`)."""
-
-    digest: str
-
-    @property
-    def labels(self) -> np.ndarray: ...
-
-    def __len__(self) -> int: ...
-
-    def gather(self, indices: Any) -> np.ndarray:
-        """uint8 (n, height, width, channels)."""
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What samples are compared with: features of held-out and of training images, and images for bits/dim.
-
-    heldout (n, d) and training (m, d) float32; labels (n,) of the held-out images (-1: none); images uint8 (k, c, h, w)
-    are the first k of them. `data` and `features_weights` say what it was made from.
-    """
-
-    heldout: Tensor
-    training: Tensor
-    labels: Tensor
-    images: Tensor
-    data: str
-    features: str
-    features_weights: str
-
-    def floor(self, distance: str, cell: Cell) -> float | None:
-        """The distance of as many training images as the cell has samples: what real pictures would get.
-
-        None if there are fewer, for a distance depends on the count.
-        """
-        if cell.samples > len(self.training):
-            return None
-        return DISTANCES[distance](self.training[: cell.samples], self.heldout[: cell.reference_images])
-
-    def save(self, file: Path) -> None:
-        from safetensors.torch import save
-
-        tensors = {k: v.contiguous() for k, v in vars(self).items() if isinstance(v, Tensor)}
-        words = {k: v for k, v in vars(self).items() if isinstance(v, str)}
-        with atomic(file) as out:
-            out.write(save(tensors, words))
-
-    @classmethod
-    def load(cls, file: Path) -> Self:
-        from safetensors import safe_open
-
-        with safe_open(file, framework="pt") as stored:
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dict
-            return cls(**tensors, **stored.metadata())
-
-
-def measure_reference(
-    training: Images, heldout: Images, features: Features, settings: Evaluation, folder: Path | None = None
-) -> Reference:
-    """The reference of a data set, from `folder` if it was measured before (same data, features, counts).
-
-    Raises: ValueUserError if there are fewer than 20 held-out images.
-    """
-    if len(heldout) < FEWEST:
-        raise ValueUserError(
-            f"{len(heldout)} held-out images are too few to judge by", mend=f"hold out at least {FEWEST}"
+def check(flow: Flow, features: Features, reference: Reference) -> None:
+    """Raises: SettingsError if these do not belong together."""
+    if (features.name, features.weights) != (reference.features, reference.features_weights):
+        raise SettingsError(f"the reference was measured with {reference.features}, not {features.name} of this file")
+    if (data := flow.lineage.get("data", reference.data)) != reference.data:
+        raise SettingsError(
+            f"the network was trained on data set {data}, the reference is of {reference.data}",
+            mend="evaluate on the data it was trained on",
         )
-    count = max([settings.samples, *(cell.samples for cell in cells(settings))])
-    key = digest(
-        training.digest, features.name, features.weights, count, settings.reference_images, settings.nll_images
-    )
-    file = folder / f"reference-{key}.safetensors" if folder else None
-    if file and file.exists():
-        return Reference.load(file)
-    images, labels = _read(heldout, settings.reference_images)
-    reference = Reference(
-        heldout=features(images),
-        training=features(_read(training, count)[0]),
-        labels=labels,
-        images=images[: settings.nll_images],
-        data=training.digest,
-        features=features.name,
-        features_weights=features.weights,
-    )
-    if file:
-        reference.save(file)
-    return reference
+    if len(reference.images) and tuple(reference.images.shape[1:]) != tuple(flow.shape):
+        raise SettingsError(
+            f"the network draws {tuple(flow.shape)}, the reference images are {tuple(reference.images.shape[1:])}"
+        )
 
 
-def _read(dataset: Images, most: int) -> tuple[Tensor, Tensor]:
-    """At most that many images (n, c, h, w) and labels, in a fixed random order: its beginning is a fair sample."""
-    order = uniforms(0, "reference", torch.arange(len(dataset)), ()).argsort(stable=True)[:most]
-    images = torch.from_numpy(dataset.gather(order)).permute(0, 3, 1, 2).contiguous()
-    return images, torch.as_tensor(dataset.labels)[order]
+def sample(flow: Flow, cell: Cell, part: Part, features: Features, labels: Tensor) -> Found:
+    """Draws these samples: features (n, d) float32, nfe (n,), finite (n,) bool, noise (n, 32) SHA-256 of each sample's
+    initial noise, the states (k, *shape) whose error is measured, seconds. `labels` have the frequencies to draw with.
+    """
+    start, positions = time.perf_counter(), torch.arange(part.start, part.stop)
+    y = None
+    if flow.classes is not None:
+        y = labels[(uniforms(cell.seed, "sample label", positions, ()) * len(labels)).long()]
+    with as_asked(flow.device, tf32=cell.precision == "tf32"):
+        drawn, finite = _drawn(flow, cell, part, y)
+    seconds = time.perf_counter() - start
+    return {
+        "features": features(to_pixels(drawn.x).cpu()),
+        "nfe": drawn.nfe_per_sample,
+        "finite": finite,
+        "noise": _hashes(draws(cell.seed, NOISE, positions, flow.shape)),
+        "states": drawn.x[: max(0, cell.error_images - part.start)].cpu(),
+        "seconds": torch.tensor(seconds, dtype=torch.float64),
+        "on_gpu": torch.tensor(flow.device.type == "cuda"),
+    }
+
+
+def _drawn(flow: Flow, cell: Cell, part: Part, y: Tensor | None) -> tuple[Drawn, Tensor]:
+    """These samples, and which of them are finite; where a batch has others, each sample is solved alone, zero if not
+    finite."""
+
+    def draw(first: int, stop: int) -> Drawn:
+        own = None if y is None else y[first - part.start : stop - part.start]
+        return flow.draw(stop - first, cell.seed, y=own, batch=cell.batch, start=first, **cell.options())
+
+    with_all = torch.ones(part.stop - part.start, dtype=torch.bool)
+    try:
+        return draw(part.start, part.stop), with_all
+    except NumericalError:
+        alone = []
+        for place in range(part.start, part.stop):
+            try:
+                alone.append(draw(place, place + 1))
+            except NumericalError:
+                with_all[place - part.start] = False
+                alone.append(Drawn(torch.zeros(1, *flow.shape, device=flow.device), torch.zeros(1, dtype=torch.int64)))
+        return Drawn(torch.cat([one.x for one in alone]), torch.cat([one.nfe_per_sample for one in alone])), with_all
+
+
+def _hashes(rows: Tensor) -> Tensor:
+    """SHA-256 of each row, (n, 32) uint8."""
+    digests = [hashlib.sha256(row.numpy().tobytes()).digest() for row in rows]
+    return torch.frombuffer(bytearray(b"".join(digests)), dtype=torch.uint8).view(-1, 32)
+
+
+def converge(flow: Flow, seed: int, start: int, stop: int, labels: Tensor) -> Tensor:
+    """The states (n, *shape) at t = 1 of these samples with next to no numerical error: dopri5 at 1e-6, each with its
+    own steps."""
+    options = {"solver": "dopri5", "tolerance": CONVERGED_TOLERANCE, "error_images": stop}
+    cell, y = Cell(seed=seed, batch=stop - start, **options), None
+    if flow.classes is not None:
+        y = labels[(uniforms(seed, "sample label", torch.arange(start, stop), ()) * len(labels)).long()]
+    with as_asked(flow.device, tf32=False):
+        found = flow.draw(
+            stop - start, seed, y=y, batch=cell.batch, start=start, control="per_sample", **cell.options()
+        )
+    return found.x.cpu()
+
+
+def score(flow: Flow, cell: Cell, part: Part, images: Tensor, labels: Tensor) -> Found:
+    """Bits/dim of these images, each (n,): bpd, bpd_k1, per_draw (a probe for each draw), nfe, finer (with twice the
+    steps; of held-out images alone), and seconds."""
+    y, both = None if flow.classes is None else labels, cell.nll_probe == "both"
+
+    def bits(finer: bool, **options: Any) -> Any:
+        options |= {"seed": cell.seed, "y": y, "batch": cell.batch, "start": part.start}
+        return flow.bits_per_dim(images, cell.nll_k, **options, **cell.options(finer))
+
+    start = time.perf_counter()
+    found = bits(finer=False, **({"probe": "per_draw"} if both else {}))
+    measured = {
+        "bpd": found.bpd + found.probe_gain,
+        "bpd_k1": found.bpd_k1,
+        "nfe": torch.full((len(images),), found.nfe, dtype=torch.float64),
+        "seconds": torch.tensor(time.perf_counter() - start, dtype=torch.float64),
+    }
+    if both:
+        measured["per_draw"] = found.bpd
+    if part.kind == BITS:
+        measured["finer"] = bits(finer=True).bpd
+    return {name: value.cpu() for name, value in measured.items()}
+
+
+def row_of(
+    flow: Flow,
+    cell: Cell,
+    found: Iterable[tuple[Part, Found]],
+    features: Features,
+    reference: Reference,
+    converged: Tensor | None = None,
+) -> Row:
+    """The row of a cell whose parts were found, whoever found them.
+
+    Raises: NumericalError for samples that are not finite, unless the cell drops them.
+    """
+    kinds = {kind: _joined([own for part, own in sorted(found) if part.kind == kind]) for kind in KINDS}
+    samples = kinds[SAMPLES]
+    plugins = flow.lineage.get("plugins", "")
+    finite = _finite_samples(samples["finite"], cell)
+    nfe = samples["nfe"][finite]
+    return {
+        "key": row_key(str(flow.lineage.get("weights")), cell, reference.features_weights, reference.data, plugins),
+        **head(flow, cell),
+        "nfe": int(nfe.max()),
+        "nfe_mean": float(nfe.double().mean()),
+        "samples_not_finite": int((~finite).sum()),
+        "seconds": round(float(samples["seconds"].sum()), 3),
+        **_distances(samples["features"][finite], cell, reference),
+        **_error(samples["states"], converged),
+        **_likelihood(cell, kinds[BITS], kinds[TRAINING_BITS]),
+        **{name: value for name, value in flow.lineage.items() if name != "method"},
+        "data": reference.data,
+        "features": features.name,
+        "features_weights": features.weights,
+        "features_preprocessing": features.preprocessing,
+        "features_dimensions": reference.heldout.shape[1],
+        "levels": "floor((x + 1) 128), clipped to 0..255",
+        "reference_images": min(cell.reference_images, len(reference.heldout)),
+        "batch": cell.batch,
+        "grid": tableau(cell.solver).grid if cell.tolerance is None else "adaptive, joint within the batch",
+        "noise": "sample i: position i of stream 'sample'",
+        "noise_digest": hashlib.sha256(samples["noise"].numpy().tobytes()).hexdigest()[:16],
+        "labels": "none" if flow.classes is None else "as frequent as in the held-out images",
+        "precision": cell.precision,
+        "cell": cell.model_dump_json(),
+        "code": _code(cell, plugins),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": "cuda" if samples["on_gpu"].any() else "cpu",
+    }
+
+
+KINDS = (SAMPLES, BITS, TRAINING_BITS)
+
+
+def head(flow: Flow, cell: Cell) -> Row:
+    """What a row is found by."""
+    return {
+        "method": flow.lineage.get("method", flow.method),
+        "path": flow.path.kind,
+        "solver": cell.solver,
+        "nfe": cell.nfe,
+        "nfe_mean": None,
+        "tolerance": cell.tolerance,
+        "samples": cell.samples,
+        "seed": cell.seed,
+    }
+
+
+def failed_row(flow: Flow, cell: Cell, features_weights: str, data: str, why: str) -> Row:
+    """What stands for a cell that could not be measured; the next evaluation tries it again."""
+    weights, plugins = str(flow.lineage.get("weights")), flow.lineage.get("plugins", "")
+    lineage = {name: value for name, value in flow.lineage.items() if name != "method"}
+    key = row_key(weights, cell, features_weights, data, plugins)
+    own = {"data": data, "features_weights": features_weights, "cell": cell.model_dump_json(), "seconds": 0.0}
+    return {"key": key, "failed": why, **head(flow, cell), **lineage, **own}
 
 
 def row_key(weights: str, cell: Cell, features: str, data: str, plugins: str = "") -> str:
@@ -261,67 +274,23 @@ def _code(cell: Cell, plugins: str) -> str:
     return code_digest(*sorted({name for name in [*plugins.split(", "), cell.solver] if named(name)}))
 
 
-def evaluate(flow: Flow, cell: Cell, features: Features, reference: Reference) -> Row:
-    """Draws the cell's samples, measures their distance, and the held-out images' bits/dim by the same solver.
-
-    Raises: SettingsError if flow, features and reference do not belong together; NumericalError for non-finite samples.
-    """
-    _check(flow, features, reference)
-    drawn, seconds = _timed(lambda: _draw(flow, cell, reference))
-    weights, plugins = str(flow.lineage.get("weights")), flow.lineage.get("plugins", "")
-    return {
-        "key": row_key(weights, cell, reference.features_weights, reference.data, plugins),
-        "method": flow.lineage.get("method", flow.method),
-        "path": flow.path.kind,
-        "solver": cell.solver,
-        "nfe": drawn.nfe,
-        "nfe_mean": drawn.nfe_mean,
-        "tolerance": cell.tolerance,
-        "samples": cell.samples,
-        "seed": cell.seed,
-        "seconds": round(seconds, 3),
-        **_distances(features(to_pixels(drawn.x)), cell, reference),
-        **_likelihood(flow, cell, reference),
-        **{name: value for name, value in flow.lineage.items() if name != "method"},
-        "data": reference.data,
-        "features": features.name,
-        "features_weights": features.weights,
-        "features_preprocessing": features.preprocessing,
-        "features_dimensions": reference.heldout.shape[1],
-        "reference_images": min(cell.reference_images, len(reference.heldout)),
-        "batch": cell.batch,
-        "grid": tableau(cell.solver).grid if cell.tolerance is None else "adaptive, joint within the batch",
-        "noise": "sample i: position i of stream 'sample'",
-        "labels": "none" if flow.classes is None else "as frequent as in the held-out images",
-        "code": _code(cell, plugins),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "device": flow.device.type,
-    }
+def _joined(found: Sequence[Found]) -> Found:
+    """The rows of all parts, in their order."""
+    if not found:
+        return {}
+    return {name: torch.cat([own[name] if own[name].ndim else own[name][None] for own in found]) for name in found[0]}
 
 
-def _check(flow: Flow, features: Features, reference: Reference) -> None:
-    if (features.name, features.weights) != (reference.features, reference.features_weights):
-        raise SettingsError(f"the reference was measured with {reference.features}, not {features.name} of this file")
-    if (data := flow.lineage.get("data", reference.data)) != reference.data:
-        raise SettingsError(
-            f"the network was trained on data set {data}, the reference is of {reference.data}",
-            mend="evaluate on the data it was trained on",
+def _finite_samples(finite: Tensor, cell: Cell) -> Tensor:
+    bad = (~finite).nonzero().flatten().tolist()
+    if bad and (cell.nonfinite == "refuse" or len(bad) > len(finite) - 2):
+        which = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
+        raise NumericalError(
+            f"{len(bad)} of {len(finite)} samples are not finite (number {which})",
+            where=str(cell),
+            mend="more steps or a finer tolerance; evaluation.nonfinite=drop leaves them out and counts them",
         )
-    if len(reference.images) and tuple(reference.images.shape[1:]) != tuple(flow.shape):
-        raise SettingsError(
-            f"the network draws {tuple(flow.shape)}, the reference images are {tuple(reference.images.shape[1:])}"
-        )
-
-
-def _draw(flow: Flow, cell: Cell, reference: Reference) -> Drawn:
-    u = uniforms(cell.seed, "sample label", torch.arange(cell.samples), ())
-    y = None if flow.classes is None else reference.labels[(u * len(reference.labels)).long()]
-    drawn = flow.draw(cell.samples, cell.seed, y=y, batch=cell.batch, **cell.options())
-    bad = (~drawn.x.isfinite()).flatten(1).any(1).sum()
-    if bad:
-        raise NumericalError(f"{int(bad)} of {cell.samples} samples are not finite", where=str(cell))
-    return drawn
+    return finite
 
 
 def _distances(features: Tensor, cell: Cell, reference: Reference) -> Row:
@@ -329,8 +298,11 @@ def _distances(features: Tensor, cell: Cell, reference: Reference) -> Row:
     found = distances_of(cell.distances, features, reference.heldout[: cell.reference_images])
     for distance, value in found.items():
         name = f"{distance}_{reference.features}"
-        row[name], row[f"{name}_low"], row[f"{name}_high"] = value
-        row[f"{name}_floor"] = reference.floor(distance, cell)
+        row[name], row[f"{name}_low"], row[f"{name}_high"] = value.value, value.low, value.high
+        row[f"{name}_without"] = list(value.without)
+        floor = reference.floor(distance, cell)
+        row[f"{name}_floor"] = floor
+        row[f"{name}_ratio"] = value.value / floor if floor and floor > 0 else None
     return row
 
 
@@ -339,40 +311,72 @@ def distances_of(names: Sequence[str], features: Tensor, heldout: Tensor) -> dic
     return {name: estimate(name, features, heldout) for name in names}
 
 
-def _likelihood(flow: Flow, cell: Cell, reference: Reference) -> Row:
-    """Bits/dim of the held-out images; it counts only if a finer solution agrees: a coarse one is of no model."""
-    images = reference.images[: cell.nll_images]
-    if not len(images) or tableau(cell.solver).one_way:
-        return {"bits_per_dim": None, "bits_per_dim_stderr": None, "bits_per_dim_k1": None, "nll_converged": None}
-
-    def bits(finer: bool) -> Likelihood:
-        y = None if flow.classes is None else reference.labels[: len(images)]
-        return flow.bits_per_dim(images, cell.nll_k, seed=cell.seed, y=y, batch=cell.batch, **cell.options(finer))
-
-    found, seconds = _timed(lambda: bits(finer=False))
-    value = float(found.bpd.double().mean())
-    # Image by image: errors of both signs cancel in the mean, and a mean may stand still while it crosses the truth.
-    moved = float((bits(finer=True).bpd - found.bpd).double().abs().mean())
-    converged = moved < CONVERGED  # False for nan too
+def _error(states: Tensor, converged: Tensor | None) -> Row:
+    """RMS difference per value of states and converged ones of the same samples, in the units of x."""
+    if converged is None or not len(states):
+        return {}
+    count = min(len(states), len(converged))
+    squares = (states[:count] - converged[:count]).double().square().flatten(1).mean(1)
+    error = float(squares.mean().sqrt())
+    spread = float(squares.std() / math.sqrt(count)) if count > 1 else math.nan
     return {
-        "bits_per_dim": value if converged else None,
-        "bits_per_dim_stderr": _finite(found.stderr) if converged else None,
-        "bits_per_dim_k1": float(found.bpd_k1.double().mean()) if converged else None,
-        "nll_converged": converged,
-        "nll_unconverged": None if converged else _finite(value),
-        "nll_moved": _finite(moved),
-        "nll_nfe": found.nfe,
-        "nll_k": cell.nll_k,
-        "nll_images": len(images),
-        "nll_probe": "per_image",
-        "nll_seconds": round(seconds, 3),
+        "solution_error": error,
+        "solution_error_stderr": _number(spread / (2 * error)) if error else None,
+        "solution_error_images": count,
+        "solution_error_tolerance": CONVERGED_TOLERANCE,
     }
 
 
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None  # JSON has no nan
+def _likelihood(cell: Cell, heldout: Found, training: Found) -> Row:
+    """Bits/dim of the held-out images; it counts only if a finer solution agrees: a coarse one is of no model."""
+    if not heldout:
+        return {"bits_per_dim": None, "bits_per_dim_stderr": None, "bits_per_dim_k1": None, "nll_converged": None}
+    bpd = heldout["bpd"].double()
+    value, moved = float(bpd.mean()), heldout["finer"].double() - bpd
+    # Image by image too: errors of both signs cancel in the mean, which may stand still while it crosses the truth.
+    converged = float(moved.mean().abs()) < MOVED and float(moved.abs().mean()) < CONVERGED  # False for nan
+    row = {
+        "bits_per_dim": value if converged else None,
+        "bits_per_dim_stderr": _stderr(bpd) if converged else None,
+        "bits_per_dim_k1": float(heldout["bpd_k1"].double().mean()) if converged else None,
+        "bits_per_dim_without": _without(bpd) if converged else None,
+        "nll_converged": converged,
+        "nll_unconverged": None if converged else _number(value),
+        "nll_moved": _number(float(moved.mean())),
+        "nll_moved_abs": _number(float(moved.abs().mean())),
+        "nll_nfe": float(heldout["nfe"].mean()),
+        "nll_k": cell.nll_k,
+        "nll_images": len(bpd),
+        "nll_probe": "per_image",
+        "nll_seconds": round(float(heldout["seconds"].sum()), 3),
+    }
+    if "per_draw" in heldout and converged:
+        row["bits_per_dim_per_draw"] = float(heldout["per_draw"].double().mean())
+    if training and converged:
+        own = training["bpd"].double()
+        row["bits_per_dim_train"], row["bits_per_dim_train_stderr"] = float(own.mean()), _stderr(own)
+        row["bits_per_dim_train_without"], row["nll_training_images"] = _without(own), len(own)
+        row["generalisation_gap"] = value - float(own.mean())
+        row["generalisation_gap_stderr"] = _number(math.hypot(_stderr(bpd) or math.nan, _stderr(own) or math.nan))
+    return row
 
 
-def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    start = time.perf_counter()
-    return work(), time.perf_counter() - start
+def _stderr(values: Tensor) -> float | None:
+    return _number(float(values.std() / math.sqrt(len(values)))) if len(values) > 1 else None
+
+
+def _without(values: Tensor) -> list[float] | None:
+    """The mean without each of ten groups of images, image i in group i modulo ten; None for fewer images."""
+    if len(values) < GROUPS:
+        return None
+    group = torch.arange(len(values)) % GROUPS
+    return [float(values[group != g].mean()) for g in range(GROUPS)]
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None  # JSON has no nan
+
+
+def cell_of(row: Row) -> Cell:
+    """The cell that a row was measured by."""
+    return Cell(**json.loads(row["cell"]))

@@ -29,11 +29,19 @@ PATHS = {"ot": "OT", "vp": "Diffusion", "ve": "VE"}
 
 
 class Drawn(NamedTuple):
-    """States at t = 1 (n, *shape); the most evaluations that a batch took; their mean over samples."""
+    """States at t = 1 (n, *shape) and the evaluations that each took, (n,) int64."""
 
     x: Tensor
-    nfe: int
-    nfe_mean: float
+    nfe_per_sample: Tensor
+
+    @property
+    def nfe(self) -> int:
+        """Of the sample that took most."""
+        return int(self.nfe_per_sample.max())
+
+    @property
+    def nfe_mean(self) -> float:
+        return float(self.nfe_per_sample.double().mean())
 
 
 @dataclass(frozen=True)
@@ -142,8 +150,7 @@ class Flow:
             velocity = self._velocity(None if y is None else y[part], guidance, interval, guide)
             with _numbered_from(part.start):
                 found.append(_solved(velocity, self.path.sample_source(z), (0.0, self.path.t_max), **solver))
-        per_sample = torch.cat([s.nfe_per_sample for s in found]).double()
-        return Drawn(torch.cat([s.x for s in found]), max(s.nfe for s in found), float(per_sample.mean()))
+        return Drawn(torch.cat([s.x for s in found]), torch.cat([s.nfe_per_sample for s in found]))
 
     def trajectory(
         self, n: int, times: Sequence[float], seed: int = 0, *, y: Tensor | None = None, **solver: Any
@@ -193,9 +200,17 @@ class Flow:
         return self.decode(((1 - at) * a.norm() + at * b.norm()) * direction, **solver)
 
     def bits_per_dim(
-        self, images: Tensor, k: int = 1, *, seed: int = 0, y: Tensor | None = None, batch: int = 64, **options: Any
+        self,
+        images: Tensor,
+        k: int = 1,
+        *,
+        seed: int = 0,
+        y: Tensor | None = None,
+        batch: int = 64,
+        start: int = 0,
+        **options: Any,
     ) -> Likelihood:
-        """Negative log-likelihood in bits per dimension, image or point i with noise position i.
+        """Negative log-likelihood in bits per dimension, image or point i with noise position start + i.
 
         Of uint8 images by the paper's protocol over k dequantisations (`fm.likelihood.bits_per_dim`: 8 is what uniform
         levels cost). Of points -log2 p(x) / D of the density in their own units, by the exact trace
@@ -207,7 +222,8 @@ class Flow:
         measure: Callable[..., Likelihood] = partial(bits_per_dim, k=k) if self.of_images else bits_of_density
         found = []
         for part in _parts(len(x), batch):
-            velocity, positions = self._velocity(None if y is None else y[part]), torch.arange(part.start, part.stop)
+            velocity = self._velocity(None if y is None else y[part])
+            positions = torch.arange(start + part.start, start + part.stop)
             with _numbered_from(part.start):
                 found.append(
                     measure(velocity, x[part], path=self.path, seed=seed, positions=positions, **_chosen(options))

@@ -11,7 +11,7 @@ from torch import Tensor
 from fm.state import State
 
 TENTHS = 10
-GRID, GRID_NFE = 16, 16  # samples of the grid that is drawn at a checkpoint, and evaluations for each
+GRID = 16  # samples of the grid that is drawn at a checkpoint
 RUNAWAY = 1e6  # times the lowest loss of a step so far: no training comes back from there
 
 

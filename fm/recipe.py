@@ -16,10 +16,10 @@ from pydantic import Field
 from torch import nn
 
 from fm import plugins, presets
+from fm.cells import Evaluation, cells
 from fm.data import Manifest, Preparation, settled
 from fm.data.plane import Points
 from fm.errors import NumericalError, SettingsError, UserError, nearest
-from fm.evaluation import Evaluation, cells
 from fm.files import read_json, write_json
 from fm.flow import Flow
 from fm.lineage import differences, digest
@@ -174,13 +174,13 @@ def load(run: str | Path, device: str = "cpu", weights: str = "ema") -> Flow:
     return _flow(recipe, model.to(device), objective, data, info)
 
 
-def untrained(run: str | Path) -> Flow:
+def untrained(run: str | Path, device: str = "cpu") -> Flow:
     """The RUN's network as it was before its first step: the baseline that every distance is shown against."""
     run = pulled(run)
     recipe, data = Recipe.load(run), facts_of(run)
     model, objective = recipe.build(tuple(data["shape"]), len(data["classes"]) or None)
     info = {"weights": untrained_weights(recipe), "images_seen": 0, "method": "untrained"}
-    return _flow(recipe, model, objective, data, info)
+    return _flow(recipe, model.to(device), objective, data, info)
 
 
 def untrained_weights(recipe: Recipe) -> str:

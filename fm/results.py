@@ -2,11 +2,13 @@
 
 import csv
 import io
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
-from fm.errors import DataError
+from fm.errors import DataError, several
 from fm.files import read_json, write_json
 
 Row = dict[str, Any]
@@ -60,9 +62,55 @@ def read_rows(run: Path) -> list[Row]:
 
 def in_order(rows: Iterable[Row]) -> list[Row]:
     """By method, path, solver (adaptive last), evaluations, seed."""
-    return sorted(
-        rows, key=lambda r: (r["method"], r["path"], r["tolerance"] is not None, r["solver"], r["nfe"], r["seed"])
-    )
+
+    def place(row: Row) -> tuple[Any, ...]:
+        adaptive = row["tolerance"] is not None
+        return (
+            row["method"],
+            row["path"],
+            adaptive,
+            row["solver"],
+            row["nfe"] or 0,
+            -(row["tolerance"] or 0),
+            row["seed"],
+        )
+
+    return sorted(rows, key=place)
+
+
+def pooled(rows: Iterable[Row]) -> list[Row]:
+    """One row for each cell: of several seeds the mean of what was measured, with `<name>_sd`, `<name>_min`, `seeds`.
+
+    Its `_low` and `_high` are one s.d. from the mean; nfe is the most that a seed took; a failed seed is left out where
+    another is there.
+    """
+    cells: dict[tuple[Any, ...], list[Row]] = {}
+    for row in in_order(rows):
+        nfe = row["nfe"] if row["tolerance"] is None else None
+        same = *(row.get(name) for name in SAME), nfe
+        cells.setdefault(same, []).append(row)
+    return [_pooled([row for row in group if "failed" not in row] or group[:1]) for group in cells.values()]
+
+
+SAME = ("method", "path", "weights", "solver", "tolerance", "samples", "data", "features_weights", "batch")
+
+
+def _pooled(group: list[Row]) -> Row:
+    if len(group) == 1:
+        return group[0]
+    one: Row = {**group[0], "seeds": len(group), "nfe": max(row["nfe"] for row in group)}
+    names = distances(group)
+    for name in [*names, "bits_per_dim"]:
+        values = [row[name] for row in group if row.get(name) is not None]
+        if values:
+            mean, spread = sum(values) / len(values), stdev(values) if len(values) > 1 else None
+            one |= {name: mean, f"{name}_min": min(values), f"{name}_sd": spread}
+            if name in names:
+                one |= {f"{name}_low": mean - (spread or 0), f"{name}_high": mean + (spread or 0)}
+    return one | {
+        "nfe_mean": sum(row["nfe_mean"] for row in group) / len(group),
+        "seconds": sum(r["seconds"] for r in group),
+    }
 
 
 def distances(rows: Iterable[Row]) -> list[str]:
@@ -87,9 +135,13 @@ def number(value: float) -> str:
 
 
 def distance_text(row: Row, name: str) -> str:
-    """`399 ± 21`: half the 95 % interval; empty where it was not measured."""
+    """`399 ± 21`: half the 95 % interval, of several seeds their s.d. and the least; empty if not measured."""
+    if "failed" in row:
+        return "failed"
     if row.get(name) is None:
         return ""
+    if row.get(f"{name}_sd") is not None:
+        return f"{number(row[name])} ± {number(row[f'{name}_sd'])} s.d., min {number(row[f'{name}_min'])}"
     half = (row[f"{name}_high"] - row[f"{name}_low"]) / 2
     return f"{number(row[name])} ± {number(half)}"
 
@@ -106,23 +158,41 @@ def bits_text(row: Row) -> str:
 
 
 def columns(rows: Sequence[Row]) -> list[tuple[str, Callable[[Row], str]]]:
-    """Heading and cell text of each column of the table of these rows."""
+    """Heading and cell text of each column of the table of these pooled rows."""
     table: list[tuple[str, Callable[[Row], str]]] = [
         ("method", lambda r: r["method"]),
         ("path", lambda r: r["path"]),
         ("solver", label),
-        ("NFE", lambda r: str(r["nfe"])),
-        ("samples", lambda r: str(r["samples"])),
+        ("NFE", lambda r: "" if r["nfe"] is None else str(r["nfe"])),
+        ("samples", lambda r: f"{r['samples']} x {r['seeds']} seeds" if "seeds" in r else str(r["samples"])),
     ]
     for name in distances(rows):
         table.append((name, lambda r, name=name: distance_text(r, name)))  # type: ignore[misc]
         table.append(("floor", lambda r, name=name: floor_text(r, name)))  # type: ignore[misc]
-    return [*table, ("bits/dim", bits_text), ("seconds", lambda r: f"{r['seconds']:.1f}")]
+    table.append(("bits/dim", bits_text))
+    if any("bits_per_dim_per_draw" in row for row in rows):
+        table.append(("probe per draw", lambda r: _bits(r.get("bits_per_dim_per_draw"))))
+    if any("bits_per_dim_train" in row for row in rows):
+        table.append(("of training images", lambda r: _bits(r.get("bits_per_dim_train"))))
+        table.append(("gap", _gap_text))
+    if any("solution_error" in row for row in rows):
+        table.append(("solver's error", lambda r: number(r["solution_error"]) if "solution_error" in r else ""))
+    return [*table, ("seconds", lambda r: f"{r['seconds']:.1f}")]
+
+
+def _bits(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _gap_text(row: Row) -> str:
+    if row.get("generalisation_gap") is None:
+        return ""
+    return f"{row['generalisation_gap']:.3f} ± {row['generalisation_gap_stderr'] or math.nan:.3f}"
 
 
 def table(rows: Iterable[Row]) -> list[list[str]]:
     """The table as text: the headings, then a line for each row in order."""
-    ordered = in_order(rows)
+    ordered = in_order(pooled(rows))
     shown = columns(ordered)
     return [[heading for heading, _ in shown], *([text(row) for _, text in shown] for row in ordered)]
 
@@ -148,8 +218,11 @@ def table_note(rows: Iterable[Row]) -> str:
     rows, notes = list(rows), []
     if any(row.get("nll_converged") is False for row in rows):
         notes.append(
-            "not converged: with twice the steps bits/dim moves by 0.01 or more, as it does for few fixed steps"
+            "not converged: with twice the steps bits/dim moves by 0.001 or more (an image's by 0.01), as it does for "
+            "few fixed steps"
         )
+    if failed := [row for row in rows if "failed" in row]:
+        notes.append(f"{several(len(failed), 'cell')} failed, the first one so: {failed[0]['failed']}")
     if short := [row for row in rows if _rank_deficient(row)]:
         fewest, width = min(map(_fewest, short)), short[0]["features_dimensions"]
         notes.append(f"fd: {fewest} pictures do not span {width} dimensions; its bias is large, kid has none")

@@ -198,6 +198,17 @@ def ray_map(
         yield ended.pop(place)
 
 
+def gpus_each() -> float:
+    """How many GPUs a piece of mapped work takes: one where the cluster has them and the place allows it.
+
+    Raises: SettingsError if the place asks for GPUs and there is none.
+    """
+    there = _connect().cluster_resources().get("GPU", 0) >= 1
+    if _place.gpus == "all" and not there:
+        raise SettingsError("GPUs asked for, but the cluster has none", "place.gpus", "take CPUs (gpus: none)")
+    return 1.0 if there and _place.gpus != "none" else 0.0
+
+
 @dataclass(frozen=True)
 class _Try:
     """An item under way: its place among all, the machine it is on, and those that failed it before."""

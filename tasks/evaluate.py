@@ -1,24 +1,31 @@
-"""The stage from a checkpoint to Rows: a Prefect task for each cell, in Ray's slots, each kept as a file when done."""
+"""The stage from a checkpoint to Rows: a Prefect task for each cell, its parts in Ray's slots, each kept when done."""
 
 import math
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
+from torch import Tensor
 
+from fm.cells import cells
 from fm.checkpoints import Saved, mark_best, newest
-from fm.data import Manifest
-from fm.data.addresses import is_address
-from fm.errors import CheckpointError, DataError
-from fm.evaluation import FEWEST, cells, row_key
+from fm.data import Manifest, ShardedImages
+from fm.errors import CheckpointError, DataError, SettingsError, Unfinished, UserError, several
+from fm.evaluation import cell_of, row_key
 from fm.lineage import digest
 from fm.metrics import load_features
 from fm.recipe import Recipe, facts_of, untrained_weights
-from fm.results import Row, bits_text, distance_text, distances, existing_row, read_row, worse, write_row
-from fm.runs import here, of
-from tasks import cluster, on_workers, watching
-from tasks.on_workers import Job
+from fm.reference import FEWEST, HELDOUT, TRAINING, describe_real, kept_in
+from fm.results import Row, bits_text, distance_text, distances, existing_row, label, read_row, worse, write_row
+from fm.runs import of
+from tasks import cluster, measuring, watching
+from tasks.measuring import Job, Real, Share, Solutions
 from tasks.tracking import Tracking
 
 
@@ -55,10 +62,13 @@ def judgeable(manifest: Manifest) -> Manifest:
 
 @task(name="evaluate", cache_policy=NO_CACHE)
 def evaluate(run: Path, recipe: Recipe, saved: Saved, tracking: Tracking) -> list[Row]:
-    """The rows of the recipe's grid and of the untrained network; those that stand in RUN are not measured again."""
+    """The rows of the recipe's grid and of the untrained network; those that stand in RUN are not measured again.
+
+    A cell that fails is tried once more; then its row says why, and the others go on.
+    """
     with tracking.stage("evaluate"):
         jobs = _jobs(run, recipe, saved)
-        missing = [job for job in jobs if read_row(run, job.key) is None]
+        missing = [job for job in jobs if not stands(run, job.key)]
         if missing:
             _measure(missing, recipe)
         else:
@@ -67,15 +77,34 @@ def evaluate(run: Path, recipe: Recipe, saved: Saved, tracking: Tracking) -> lis
             )
             watching.say(f"evaluate: unchanged ({why})")
         rows = [existing_row(run, job.key) for job in jobs]
-        tracking.rows(rows)
-        keep_if_best(run, recipe, saved, rows)
+        measured = [row for row in rows if "failed" not in row]
+        tracking.rows(measured)
+        keep_if_best(run, recipe, saved, measured)
         return rows
+
+
+def stands(run: Path, key: str) -> bool:
+    """Whether the row of that key has been measured, and did not fail."""
+    row = read_row(run, key)
+    return row is not None and "failed" not in row
+
+
+def all_measured(run: str, rows: list[Row]) -> None:
+    """Raises: Unfinished that says which cells failed, and why the first one did."""
+    failed = [row for row in rows if "failed" in row]
+    if failed:
+        which = ", ".join(f"{row['method']} {label(row)} NFE {row['nfe']}" for row in failed[:5])
+        what = f"{several(len(failed), 'cell')} of {len(rows)} failed ({which}): {failed[0]['failed']}"
+        raise Unfinished(what, run, "start again, which measures these alone")
 
 
 def keep_if_best(run: Path, recipe: Recipe, saved: Saved, rows: list[Row]) -> None:
     """Keeps the checkpoint for `fm.load(RUN, weights="best")` if none came nearer by the first distance."""
+    own = [row for row in rows if row["weights"] == saved.weights]
+    if not own:
+        return
     name = distances(rows)[0]
-    nearest = min((row for row in rows if row["weights"] == saved.weights), key=lambda row: worse(row, name))
+    nearest = min(own, key=lambda row: worse(row, name))
     if mark_best(run, saved, worse(nearest, name), f"{name} {digest(recipe.evaluation)}"):
         watching.say(f"evaluate: the best checkpoint so far, {name} {nearest[name]:.3g}: kept")
 
@@ -92,33 +121,147 @@ def _jobs(run: Path, recipe: Recipe, saved: Saved) -> list[Job]:
     baseline = min(grid, key=lambda cell: cell.nfe or 1000)
     pairs = [(cell, saved.weights) for cell in grid] + [(baseline, untrained_weights(recipe))]
     keys = [row_key(weights, cell, features, data, recipe.plugins) for cell, weights in pairs]
-    return [Job(key, of(run), settings, cell, weights) for key, (cell, weights) in zip(keys, pairs, strict=True)]
+    return [Job(key, of(run), run, settings, cell, weights) for key, (cell, weights) in zip(keys, pairs, strict=True)]
+
+
+TIMED = ("seconds", "nll_seconds")  # of a row, what no second measurement can repeat
+MADE_BY = ("code", "torch", "threads", "device")
+
+
+def same_again(row: Row, run: Path, recipe: Recipe) -> dict[str, str]:
+    """Measures a row once more, without keeping it -> how many of its values are the same to the last bit.
+
+    Raises: Unfinished that names what differs, and what was another then; DataError for a row that does not say enough.
+    """
+    if "cell" not in row or "failed" in row:
+        raise DataError("does not say what it was measured by", row["key"], "evaluate again, and rerun the new row")
+    cell = cell_of(row)
+    settings = recipe.evaluation.model_copy(
+        update={"features": row["features"], "samples": cell.samples, "reference_images": cell.reference_images}
+    )
+    job = Job(row["key"], of(run), run, settings, cell, row["weights"], keep=False)
+    again = _rows([job], f"{recipe.name}, row {row['key']}")[0]
+    values = sorted({*row, *again} - {*TIMED, *MADE_BY})
+    other = [name for name in values if row.get(name) != again.get(name)]
+    if other:
+        made = [f"{name} {row.get(name)} then, {again[name]} now" for name in MADE_BY if row.get(name) != again[name]]
+        first = ", ".join(f"{name} {row.get(name)} then, {again.get(name)} now" for name in other[:3])
+        what = f"{len(other)} of {len(values)} values differ ({first})"
+        raise Unfinished(what, row["key"], "; ".join(made) or "the same code, library, threads and device")
+    return {"row": row["key"], "same": f"{len(values)} values to the last bit"}
 
 
 def _measure(jobs: list[Job], recipe: Recipe) -> None:
-    """All jobs in Ray's slots, the longest first, so that no slot waits for a late long one."""
+    """The jobs' rows, in RUN when this returns."""
     cells = "1 cell" if len(jobs) == 1 else f"{len(jobs)} cells"
     watching.say(f"evaluate: {cells}, and features of held-out and training images, their floor")
-    progress = watching.Progress("evaluate", f"evaluate {recipe.name}", every_s=0.0)
+    _rows(jobs, recipe.name)
+
+
+def _rows(jobs: list[Job], name: str) -> list[Row]:
+    """All jobs in Ray's slots, the longest first, so that no slot waits for a late long one; rows as they are done."""
+    gpus = cluster.gpus_each()
+    jobs = [replace(job, device="cuda" if gpus else "cpu", reference=kept_in()) for job in jobs]
+    _describe_real(jobs[0], gpus)
+    for job in {(job.weights, job.cell.seed): job for job in jobs if _error_is_measured(job)}.values():
+        _solve(job, gpus)
+    progress = Shares(sum(len(job.parts()) for job in jobs), name)
     longest_first = sorted(jobs, key=lambda job: -(job.cell.nfe or 1000))
-    waiting = [measure.with_options(task_run_name=job.name).submit(job) for job in longest_first]
-    for done, future in enumerate(as_completed(waiting), start=1):
-        row = future.result()
-        progress.update(done / len(jobs), f"{done} of {len(jobs)} cells, {_line(row)}")
+    waiting = [measure.with_options(task_run_name=job.name).submit(job, gpus, progress) for job in longest_first]
+    jobs_of, rows = {id(future): job for future, job in zip(waiting, longest_first, strict=True)}, []
+    for future in as_completed(waiting):
+        row = future.result(raise_on_failure=False)
+        if isinstance(row, Exception):
+            row = _failed(jobs_of[id(future)], row)
+        progress.say(_line(row))
+        rows.append(row)
+    return rows
 
 
-@task(name="cell", cache_policy=NO_CACHE)
-def measure(job: Job) -> Row:
-    """One cell in one of Ray's slots; its row is in RUN when this returns."""
-    (outcome,) = cluster.ray_map(on_workers.row, [job])
+def _failed(job: Job, error: Exception) -> Row:
+    """The row that says why, kept in RUN.
+
+    Raises: the error, where it is no cell's own but the RUN's or the cluster's.
+    """
+    if isinstance(error, CheckpointError | SettingsError) or not job.keep:
+        raise error
+    why = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    row = measuring.failed(job, why)
+    write_row(job.folder, row)
+    return row
+
+
+def _error_is_measured(job: Job) -> bool:
+    return bool(job.cell.error_images) and job.cell.seed == job.settings.seed and not job.untrained
+
+
+def _describe_real(job: Job, gpus: float) -> None:
+    """Features of held-out and training images, in Ray's slots as far as they are not kept on this machine."""
+    data, settings = facts_of(job.folder)["data"], job.settings
+    features = replace(load_features(settings.features), device=job.device)
+
+    def describe(split: str, parts: Sequence[range]) -> Iterator[Tensor]:
+        progress = watching.Progress("reference", f"features of {split} images")
+        items = (Real(job.run, settings.features, job.device, split, part) for part in parts)
+        for done, outcome in enumerate(cluster.ray_map(measuring.described, items, gpus=gpus), start=1):
+            yield _value(outcome)
+            progress.update(done / len(parts), f"{min(parts[done - 1].stop, parts[-1].stop):,} of {parts[-1].stop:,}")
+
+    describe_real(ShardedImages(data, TRAINING), ShardedImages(data, HELDOUT), features, settings, None, describe)
+
+
+def _solve(job: Job, gpus: float) -> None:
+    """The solutions that numerical errors are measured against, unless they are there."""
+    file, count, batch = measuring.solutions_file(job), job.cell.error_images, job.cell.batch
+    if not file.exists():
+        watching.say(f"evaluate: {count:,} converged solutions, which numerical errors are measured against")
+        items = [Solutions(job, range(start, min(start + batch, count))) for start in range(0, count, batch)]
+        outcomes = cluster.ray_map(measuring.converged, items, gpus=gpus)
+        measuring.write(file, {"states": torch.cat([_value(outcome) for outcome in outcomes])})
+
+
+def _value(outcome: cluster.Outcome) -> Any:
     if outcome.error:
         raise outcome.error
-    if is_address(job.run):  # which the worker's machine has a copy of its own of
-        write_row(here(job.run), outcome.value)
     return outcome.value
 
 
+class Shares:
+    """Progress of all cells together, from the threads that wait for them."""
+
+    def __init__(self, count: int, name: str) -> None:
+        self._progress = watching.Progress("evaluate", f"evaluate {name}")
+        self._count, self._done, self._lock = count, 0, threading.Lock()
+
+    def done(self, share: Share) -> None:
+        with self._lock:
+            self._done += 1
+            self._progress.update(self._done / self._count, f"{self._done} of {self._count} parts, {share.name}")
+
+    def say(self, line: str) -> None:
+        """A cell is measured."""
+        with self._lock:
+            self._progress.update(self._done / self._count, f"{self._done} of {self._count} parts, {line}", now=True)
+
+
+def _mended_by_trying(task: Any, run: Any, state: Any) -> bool:
+    return not isinstance(state.result(raise_on_failure=False), UserError)
+
+
+@task(name="cell", cache_policy=NO_CACHE, retries=1, retry_delay_seconds=1, retry_condition_fn=_mended_by_trying)
+def measure(job: Job, gpus: float, progress: Shares) -> Row:
+    """One cell, its parts in Ray's slots as far as they are not there; its row is in RUN when this returns."""
+    missing = [share for part in job.parts() if not (share := Share(job, part)).kept()]
+    for outcome in cluster.ray_map(measuring.found, missing, gpus=gpus):
+        outcome.item.keep(_value(outcome))
+        progress.done(outcome.item)
+    (outcome,) = cluster.ray_map(measuring.row, [job], here=True)
+    return _value(outcome)
+
+
 def _line(row: Row) -> str:
+    if "failed" in row:
+        return f"{row['method']} {label(row)} failed: {row['failed']}"
     measured = [f"{name} {distance_text(row, name)}" for name in distances([row])]
     bits = f"bits/dim {bits_text(row)}" if bits_text(row) else ""
     return ", ".join([f"{row['method']} {row['solver']} NFE {row['nfe']}", *measured, *([bits] if bits else [])])

@@ -5,33 +5,31 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fm.cells import Cell, tightest
 from fm.checkpoints import Saved, Store
 from fm.data import ShardedImages
 from fm.drawing import is_conditional
-from fm.errors import CheckpointError, Diverged, UserError
-from fm.evaluation import Cell, Evaluation, Reference, evaluate, measure_reference
-from fm.files import atomic, in_turn
-from fm.flow import Flow
+from fm.errors import Diverged, UserError
+from fm.files import atomic
 from fm.footprint import fitting
 from fm.leaving import told_to_leave
-from fm.metrics import Features, load_features
 from fm.mirror import LEAVE
 from fm.pairing import stream_of
 from fm.parallel import World
-from fm.progress import GRID, GRID_NFE, Progress, Started
-from fm.recipe import Recipe, facts_of, load, untrained
+from fm.pixels import to_pixels
+from fm.progress import GRID, Progress, Started
+from fm.recipe import Recipe, load
 from fm.records import Recorder
 from fm.report.figures import image_grid
-from fm.results import Row, write_row
-from fm.runs import here, pulled, working
+from fm.runs import working
 from fm.training import train
 from tasks import gauges
 
@@ -90,21 +88,26 @@ def record(events: Iterator[Any], store: Store, run: Path, speed: gauges.Speed |
                 facts = {"threads": torch.get_num_threads(), "device": _device()}
                 starts.write(time=time.time(), **asdict(event) | facts | {"restored": event.restored + lost})
             elif isinstance(event, Saved):
-                draw_samples(run, event)
+                draw_samples(run, event, tightest(Recipe.load(run).evaluation))
     except Diverged as error:
         last = {"checkpoint": store.images_seen, "indices": error.indices, "error": str(error)}
         Recorder(records, "diverged").write(error.images_seen, time.time(), **last)
         raise
 
 
-def draw_samples(run: Path, saved: Saved) -> None:
-    """RUN/samples/seen-N.png: 16 samples of the checkpoint's first average, from the same noise each time."""
+def draw_samples(run: Path, saved: Saved, cell: Cell) -> None:
+    """RUN/samples/seen-N.png: 16 samples of the checkpoint's first average, from the same noise each time, by this
+    solver; what they cost it is recorded as `solving`."""
     file = run / "samples" / f"seen-{saved.images_seen:012d}.png"
     if not file.exists() and saved.images_seen:
         try:
-            samples = load(run, _device()).sample(GRID, seed=0, method="midpoint", nfe=GRID_NFE)
+            drawn = load(run, _device()).draw(GRID, seed=0, batch=GRID, **cell.options())
             with atomic(file) as out:
-                out.write(image_grid(samples.cpu(), columns=4))
+                out.write(image_grid(to_pixels(drawn.x).cpu(), columns=4))
+            cost = {"nfe": drawn.nfe, "nfe_mean": drawn.nfe_mean, "samples": GRID}
+            Recorder(run / "records", "solving").write(
+                saved.images_seen, time.time(), solver=cell.solver, tolerance=cell.tolerance, **cost
+            )
         except (OSError, UserError, MemoryError, torch.OutOfMemoryError) as error:  # no picture is worth a training
             sys.stderr.write(f"no samples at {saved.images_seen:,} images seen: {error}\n")
 
@@ -119,56 +122,3 @@ def _peak_memory_mib() -> float:
 
 def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-@dataclass(frozen=True)
-class Job:
-    """One row to measure: picklable, complete in itself."""
-
-    key: str
-    run: Path | str  # folder, or address
-    settings: Evaluation
-    cell: Cell
-    weights: str  # SHA-256 of a checkpoint's EMA weights, or the name of the network before its first step
-
-    @property
-    def name(self) -> str:
-        return f"untrained, {self.cell}" if self.weights.startswith("untrained") else str(self.cell)
-
-
-def row(job: Job) -> Row:
-    """Measures one cell and keeps its row in RUN."""
-    flow = _untrained(job.run) if job.weights.startswith("untrained") else _trained(job.run, job.weights)
-    measured = evaluate(flow, job.cell, _features(job.settings.features), _reference((job.run, job.settings)))
-    write_row(here(job.run), measured)
-    return measured
-
-
-# A worker measures many cells: what they share is loaded once.
-@lru_cache(maxsize=1)
-def _trained(run: Path | str, weights: str) -> Flow:
-    flow = load(run)
-    if flow.lineage["weights"] != weights:
-        raise CheckpointError(
-            "holds newer weights than those to be measured", str(run), "evaluate again when it is still"
-        )
-    return flow
-
-
-@lru_cache(maxsize=1)
-def _untrained(run: Path | str) -> Flow:
-    return untrained(run)
-
-
-@lru_cache(maxsize=1)
-def _features(name: str) -> Features:
-    return load_features(name)
-
-
-@lru_cache(maxsize=1)
-def _reference(where: tuple[Path | str, Evaluation]) -> Reference:
-    run, settings = pulled(where[0]), where[1]
-    data = facts_of(run)["data"]
-    training, heldout = ShardedImages(data, "train"), ShardedImages(data, "test")
-    with in_turn(run / "evaluations"):  # the first worker measures it and leaves it there for the others
-        return measure_reference(training, heldout, _features(settings.features), settings, run / "evaluations")

@@ -8,10 +8,10 @@ import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from fm.cells import Cell, cells
 from fm.checkpoints import Saved
 from fm.data import ShardedImages
 from fm.data.addresses import is_address
-from fm.evaluation import Cell, cells
 from fm.flow import Flow
 from fm.lineage import code_digest, digest
 from fm.pixels import to_pixels

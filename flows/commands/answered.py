@@ -1,12 +1,14 @@
 """What the commands answer: values for people or as JSON, a table with what is worth trying next."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from fm.errors import UserError
+from flows.commands.asked import found
+from fm.errors import Unfinished, UserError
 
 
 def tell(values: dict[str, Any], as_json: bool) -> None:
@@ -15,6 +17,19 @@ def tell(values: dict[str, Any], as_json: bool) -> None:
     else:
         for key, value in values.items():
             typer.echo(f"{key:<12} {value}")
+
+
+def summarised(measure: Callable[[], str], run: str, as_json: bool) -> None:
+    """`summarise` of the page that the flow returns; of what stands, too, where a cell failed.
+
+    Raises: Unfinished if one did.
+    """
+    try:
+        page = Path(measure())
+    except Unfinished:
+        summarise(run, found(run) / "report.html", as_json)
+        raise
+    summarise(run, page, as_json)
 
 
 def summarise(run: str, page: Path, as_json: bool) -> None:

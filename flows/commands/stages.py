@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.commands.answered import estimate_pipeline, estimate_training, summarise, tell
+from flows.commands.answered import estimate_pipeline, estimate_training, summarised, tell
 from flows.commands.asked import (
     Address,
     AsJson,
@@ -25,7 +25,6 @@ from flows.commands.asked import (
     RunFolder,
     Source,
     Workers,
-    existing,
     look,
     place,
     recipe_of,
@@ -83,8 +82,7 @@ def pipeline(
     where = place(address, workers, fewest_workers=fewest_workers, gpus=gpus)
     recipe = recipe_of(preset, changes, workers, fewest_workers)
     with services(port_base, address):
-        page = flow("pipeline", "pipeline")(source, run, recipe, where)
-    summarise(run, Path(page), as_json)
+        summarised(lambda: flow("pipeline", "pipeline")(source, run, recipe, where), run, as_json)
 
 
 def prepare(
@@ -197,39 +195,6 @@ def train(
     tell({"run": run, "weights": weights}, as_json)
 
 
-def evaluate(
-    run: RunFolder,
-    data: Annotated[
-        str, typer.Argument(metavar="[DATA]", help="Its data, folder or address: if moved, or of an imported RUN.")
-    ] = "",
-    solvers: Annotated[
-        str, typer.Option(help="Solvers with fixed steps, e.g. euler,midpoint,rk4. Default: the recipe's.")
-    ] = "",
-    nfe: Annotated[str, typer.Option(help="Network evaluations for each of them, e.g. 4,8,16.")] = "",
-    samples: Annotated[int | None, typer.Option(min=20, help="Samples for each cell.")] = None,
-    nll_k: Annotated[int | None, typer.Option(min=1, help="Dequantisation draws for each image.")] = None,
-    changes: Changes = None,
-    address: Address = "",
-    workers: Workers = 2,
-    port_base: PortBase = None,
-    as_json: AsJson = False,
-) -> None:
-    """Measure a trained network at several solvers and budgets, in parallel, and write its report.
-
-    The report shows these cells; rows measured before stay in RUN/evaluations.
-    """
-    folder = existing(run)
-    look(port_base, run)
-    for change in changes or []:
-        if not change.startswith("evaluation."):
-            mend = "only evaluation.* may change after the training"
-            raise SettingsError("changes the training", f"--set {change}", mend)
-    recipe = recipe_of(folder, [*(changes or []), *measurements(solvers, nfe, samples, nll_k)])
-    with services(port_base, address):
-        page = flow("evaluate", "evaluate_run")(run, data, recipe.evaluation, place(address, workers))
-    summarise(run, Path(page), as_json)
-
-
 @contextmanager
 def services(port_base: int | None, address: str = "") -> Iterator[None]:
     """Prefect and MLflow for the length of a command; the flow's libraries are imported while they start.
@@ -260,21 +225,3 @@ def _preparation(**values: Any) -> Any:
 
     wanted = tomllib.loads(presets.file("demo").read_text())["data"] | values
     return parse(Preparation, {name: value for name, value in wanted.items() if value is not None})
-
-
-def measurements(solvers: str, nfe: str, samples: int | None, nll_k: int | None) -> list[str]:
-    """The options of `fm evaluate` as changes of its recipe."""
-    if bool(solvers) != bool(nfe):
-        raise SettingsError("go together", "--solvers and --nfe", "for example --solvers euler,midpoint --nfe 4,8,16")
-    changes = [f"evaluation.samples={samples}"] if samples else []
-    changes += [f"evaluation.nll_k={nll_k}"] if nll_k else []
-    if not all(n.strip().isdecimal() for n in nfe.split(",") if nfe):
-        raise SettingsError(f"{nfe!r} is not a list of whole numbers", "--nfe", "for example 4,8,16")
-    if solvers:
-        from fm.tableaux import tableau
-
-        for solver in solvers.split(","):
-            tableau(solver, "--solvers")
-        cells = [f"{{solver = {json.dumps(s)}, nfe = {int(n)}}}" for s in solvers.split(",") for n in nfe.split(",")]
-        changes.append(f"evaluation.grid=[{', '.join(cells)}]")
-    return changes

@@ -10,16 +10,16 @@ from typing import Any
 
 import torch
 
+from fm.cells import Cell, Evaluation, cells, tightest
 from fm.data import Manifest, Preparation, Source
 from fm.data.preparation import sample_bytes
 from fm.errors import DataError, several
 from fm.estimating.counting import Counted
 from fm.estimating.measuring import Data, Measured, measure, silent
 from fm.estimating.units import in_bytes, in_time, short
-from fm.evaluation import Cell, Evaluation, cells
 from fm.flow import Flow
 from fm.footprint import at_once, check_fits, footprint, free_bytes, workers_here
-from fm.progress import GRID, GRID_NFE
+from fm.progress import GRID
 from fm.recipe import Recipe
 from fm.tableaux import tableau
 
@@ -108,11 +108,12 @@ def estimate(
     check_fits(known.parameters, known.held, settings, workers, device, free_bytes(device, workers_here(workers)))
     held = footprint(known.parameters, settings, workers, known.held.of(settings))
     found = measure(recipe, data, workers, held, say)
-    training, images = _training(recipe, found, workers, found.step_s)
-    evaluation = _evaluation(recipe, found, data)
+    method = _method(recipe, data.shape)
+    training, images = _training(recipe, found, workers, found.step_s, method)
+    evaluation = _evaluation(recipe, found, data, method)
     totals = {"total": (training, evaluation[0])}
     if _disturbed(recipe, found):
-        idle, _ = _training(recipe, found, workers, found.step_cpu_s / settings.threads)
+        idle, _ = _training(recipe, found, workers, found.step_cpu_s / settings.threads, method)
         totals["on an idle machine"] = (idle, evaluation[0])
     free = free_bytes(device, workers_here(workers))
     parts = {name: getattr(held, name) for name in ("weights", "gradients", "optimiser", "averages")}
@@ -177,13 +178,14 @@ def of_source(source: Source, settings: Preparation) -> tuple[Data, tuple[int, s
     return Data("", images, settings.shape, len(labels)), (size, words)
 
 
-def _training(recipe: Recipe, found: Measured, workers: int, step_s: float) -> tuple[Part, int]:
+def _training(recipe: Recipe, found: Measured, workers: int, step_s: float, method: str) -> tuple[Part, int]:
     """The training by steps of so many seconds, and the images that it will see."""
     settings = recipe.training
     steps = math.ceil(settings.total_images / settings.batch_images)
     limit = settings.max_seconds or math.inf
     saves = math.ceil(settings.total_images / settings.save_images)
-    grid_s = 0.0 if _on_gpu(found) else GRID * GRID_NFE * found.sample_s  # on a GPU less than a step
+    nfe = expected_nfe(tightest(recipe.evaluation), method)
+    grid_s = 0.0 if _on_gpu(found) else GRID * nfe * found.sample_s  # on a GPU a few steps
     seconds = min(steps * step_s + saves * grid_s, limit)
     if seconds == limit:
         steps = math.ceil(limit / step_s)
@@ -204,9 +206,9 @@ def _disturbed(recipe: Recipe, found: Measured) -> bool:
     return found.step_s > BUSY * found.step_cpu_s / recipe.training.threads and not _on_gpu(found)
 
 
-def _evaluation(recipe: Recipe, found: Measured, data: Data) -> list[Part]:
+def _evaluation(recipe: Recipe, found: Measured, data: Data, method: str) -> list[Part]:
     """The whole, then its parts: the features that all cells share, and each cell, the untrained one last."""
-    settings, method = recipe.evaluation, _method(recipe, data.shape)
+    settings = recipe.evaluation
     reference = found.features_s * (settings.reference_images + min(data.images, settings.samples))
     grid = cells(settings)
     baseline = min(grid, key=lambda cell: cell.nfe or 1000)
@@ -230,6 +232,7 @@ def _cell(cell: Cell, settings: Evaluation, found: Measured, method: str, traine
     likelihood = 0.0
     if cell.nll_images and not tableau(cell.solver).one_way:
         likelihood = cell.nll_images * cell.nll_k * (nfe + finer) * found.likelihood_s
+        likelihood += cell.nll_training_images * cell.nll_k * nfe * found.likelihood_s
         words += f"; bits/dim: {cell.nll_images:,} images x K {cell.nll_k} x {assumed}{nfe} + {finer} of "
         words += in_time(found.likelihood_s)
     seconds = sampling + likelihood + found.distances_s

@@ -1,5 +1,6 @@
 """Frechet distance: of given Gaussians, of features, and of features with its bias in the samples' count taken off."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -18,10 +19,20 @@ def frechet_distance(mu_1: Any, cov_1: Any, mu_2: Any, cov_2: Any) -> float:
     The trace of (C_1 C_2)^(1/2) is the sum of the square roots of the eigenvalues of R^T C_2 R where C_1 = R R^T: a
     symmetric problem and no imaginary part to drop. Arrays or tensors, (d,) and (d, d).
     """
-    mean_1, c_1, mean_2, c_2 = (torch.as_tensor(a).to("cpu", torch.float64) for a in (mu_1, cov_1, mu_2, cov_2))
+    return distance_to(mu_1, cov_1)(mu_2, cov_2)
+
+
+def distance_to(mu_1: Any, cov_1: Any) -> Callable[[Any, Any], float]:
+    """`frechet_distance` from one Gaussian, whose root is taken once, to others."""
+    mean_1, c_1 = (torch.as_tensor(a).to("cpu", torch.float64) for a in (mu_1, cov_1))
     root = _root(c_1)
-    cross = torch.linalg.eigvalsh(root.T @ c_2 @ root).clamp(min=0).sqrt().sum()
-    return float((mean_1 - mean_2).square().sum() + c_1.trace() + c_2.trace() - 2 * cross)
+
+    def distance(mu_2: Any, cov_2: Any) -> float:
+        mean_2, c_2 = (torch.as_tensor(a).to("cpu", torch.float64) for a in (mu_2, cov_2))
+        cross = torch.linalg.eigvalsh(root.T @ c_2 @ root).clamp(min=0).sqrt().sum()
+        return float((mean_1 - mean_2).square().sum() + c_1.trace() + c_2.trace() - 2 * cross)
+
+    return distance
 
 
 def _root(covariance: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from fm.results import (
     in_order,
     label,
     number,
+    pooled,
     table,
     table_note,
     worse,
@@ -92,7 +93,8 @@ def write_report(
 
     `records` are training's rows, `links` name -> address, `settings` name -> value, `commands` (command, meaning).
     """
-    shown = _figures(rows, records, pictures)
+    measured = [row for row in pooled(rows) if "failed" not in row]
+    shown = _figures(measured, records, pictures)
     for name, (png, _) in shown.items():
         with atomic(run / "report" / f"{name}.png") as file:
             file.write(png)
@@ -139,11 +141,12 @@ def _page(
     settings: Mapping[str, Any],
     commands: Sequence[tuple[str, str]],
 ) -> str:
+    measured = [row for row in pooled(rows) if "failed" not in row]
     plots = [name for name in shown if name not in ("samples", "data", "trajectory")]
     body = [
         f"<h1>{escape(title)}</h1>",
         f"<p class=soft>{_what(rows)}</p>",
-        f"<div class=cards>{''.join(_cards(rows, records))}</div>",
+        f"<div class=cards>{''.join(_cards(measured, records))}</div>",
         "<div class=two>",
         figure(shown["samples"], f"Drawn by the model ({pictures.drawn_by}); the first ones, not the best ones."),
         figure(shown["data"], "Real pictures that the model was never trained on."),
@@ -159,7 +162,7 @@ def _page(
         *try_next(commands, links),
         "<h2>How it was made</h2>",
         details("Settings", settings),
-        details("Where each number comes from", _lineage(rows)),
+        details("Where each number comes from", _lineage(measured)),
     ]
     return document(title, body)
 

@@ -13,16 +13,18 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from fm.cells import cells
 from fm.checkpoints import Saved, Store
 from fm.data import ShardedImages, load_manifest, open_source, write_shards
 from fm.estimating.counting import count
 from fm.estimating.estimate import Estimate, estimate, of_folder
-from fm.evaluation import cells, evaluate, measure_reference
+from fm.evaluation import evaluate
 from fm.metrics import load_features
 from fm.pairing import stream_of
 from fm.parallel import World
 from fm.progress import Progress
 from fm.recipe import Recipe, load, on_data, opened, untrained
+from fm.reference import measure_reference
 from fm.training import train
 from tasks.on_workers import draw_samples
 from tests.benchmarks.timing import Row

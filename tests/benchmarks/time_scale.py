@@ -10,10 +10,10 @@ from statistics import fmean, stdev
 
 import torch
 
+from fm.cells import cells
 from fm.checkpoints import newest
 from fm.data import ShardedImages, open_source, write_shards
 from fm.data.manifest import load_manifest
-from fm.evaluation import cells
 from fm.metrics import load_features
 from fm.recipe import Recipe, load, on_data, opened
 from fm.records import read

@@ -10,15 +10,17 @@ import pytest
 import torch
 
 import fm
+from fm.cells import Cell, Evaluation
 from fm.checkpoints import load_weights
 from fm.errors import CheckpointError, SettingsError, UserError
-from fm.evaluation import Cell, Evaluation, evaluate, measure_reference
+from fm.evaluation import evaluate
 from fm.files import read_json
 from fm.importing import import_run
 from fm.metrics import load_features
 from fm.models import UNet
 from fm.peers.asking import decay
 from fm.recipe import Recipe, on_data
+from fm.reference import measure_reference
 
 SMALL = {"channels": 32, "multiples": (1, 2), "blocks": 1, "attention_resolutions": (8,), "head_channels": 32}
 HEADS = ["model.head_channels=32"]

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fm.cells import cells
 from fm.checkpoints import newest
 from fm.data import Preparation, load_manifest, open_source, write_shards
 from fm.errors import CheckpointError, Diverged
-from fm.evaluation import cells
 from fm.files import read_json
 from fm.recipe import Recipe, load, on_data, opened
 from fm.records import read

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from fm.cells import Cell, cells
 from fm.data import Preparation, load_manifest, open_source, write_shards
 from fm.errors import DataError
 from fm.estimating import estimate as module
 from fm.estimating.counting import count
 from fm.estimating.estimate import estimate, expected_nfe, makespan, of_folder, of_source
 from fm.estimating.measuring import Data, Measured
-from fm.evaluation import Cell, cells
 from fm.footprint import Activations, Footprint
 from fm.recipe import Recipe
 from fm.solvers import solve

@@ -1,0 +1,149 @@
+"""`fm evaluate`: what a trained network is measured by, as options; pictures alone; one row once more."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.commands.answered import summarised, tell
+from flows.commands.asked import Address, AsJson, Changes, Gpus, PortBase, Workers, existing, look, place, recipe_of
+from flows.commands.stages import flow, services
+from fm.errors import SettingsError
+
+ONE = "Of the three, RUN, --images FOLDER DATA and --rerun ROW, name one."
+
+
+def evaluate(
+    run: Annotated[
+        str, typer.Argument(metavar="[RUN]", help="A training, folder or address; of --images the prepared DATA.")
+    ] = "",
+    data: Annotated[
+        str, typer.Argument(metavar="[DATA]", help="Its data, folder or address: if moved, or of an imported RUN.")
+    ] = "",
+    solvers: Annotated[str, typer.Option(help="Solvers, e.g. euler,midpoint,rk4,dopri5. Default: the recipe's.")] = "",
+    nfe: Annotated[str, typer.Option(help="Network evaluations for each with fixed steps, e.g. 4,8,16.")] = "",
+    tolerances: Annotated[str, typer.Option(help="Tolerances for each adaptive one, e.g. 1e-3,1e-5.")] = "",
+    samples: Annotated[int | None, typer.Option(min=20, help="Samples for each cell.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Measure each cell so many times, from other noise.")] = None,
+    nll_k: Annotated[int | None, typer.Option(min=1, help="Dequantisation draws for each image.")] = None,
+    probe: Annotated[
+        str, typer.Option(help="per_image, or both: beside it bits/dim with a fresh probe for each draw.")
+    ] = "",
+    training_images: Annotated[
+        int | None, typer.Option(min=0, help="Training images for bits/dim: the generalisation gap.")
+    ] = None,
+    error_images: Annotated[
+        int | None, typer.Option(min=0, help="Samples to measure the solver's own error on, e.g. 64.")
+    ] = None,
+    images: Annotated[
+        str, typer.Option("--images", help="Score these pictures, a folder or archive, against DATA; no network.")
+    ] = "",
+    reference: Annotated[str, typer.Option(help="Of --images: heldout or training, what they are compared with.")] = "",
+    rerun: Annotated[
+        Path | None, typer.Option(help="A row, RUN/evaluations/KEY.json: measure it again and compare each number.")
+    ] = None,
+    changes: Changes = None,
+    address: Address = "",
+    workers: Workers = 2,
+    gpus: Gpus = "auto",
+    port_base: PortBase = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a trained network at several solvers and budgets, in parallel, and write its report.
+
+    The report shows these cells; rows measured before stay in RUN/evaluations. A failed cell is said, ends the command
+    with 1, and is all that the same command measures the next time.
+    """
+    for change in changes or []:
+        if not change.startswith("evaluation."):
+            mend = "only evaluation.* may change after the training"
+            raise SettingsError("changes the training", f"--set {change}", mend)
+    if sum(map(bool, (images, rerun, run if not images else ""))) != 1:
+        raise SettingsError("either is missing or one too many", "RUN, --images, --rerun", ONE)
+    if images:
+        return _score(images, run, reference, samples, changes, as_json)
+    if rerun:
+        return _again(rerun, place(address, workers, gpus=gpus), port_base, address, as_json)
+    folder = existing(run)
+    look(port_base, run)
+    wanted = {
+        "samples": samples,
+        "seeds": seeds,
+        "nll_k": nll_k,
+        "nll_probe": probe or None,
+        "nll_training_images": training_images,
+        "error_images": error_images,
+    }
+    recipe = recipe_of(folder, [*(changes or []), *measurements(solvers, nfe, tolerances, **wanted)])
+    with services(port_base, address):
+        where = place(address, workers, gpus=gpus)
+        summarised(lambda: flow("evaluate", "evaluate_run")(run, data, recipe.evaluation, where), run, as_json)
+
+
+def _score(
+    images: str, data: str, reference: str, samples: int | None, changes: list[str] | None, as_json: bool
+) -> None:
+    if not data:
+        mend = "for example: fm evaluate --images my-samples data/mine"
+        raise SettingsError("is missing", "DATA", mend)
+    splits = {"": "test", "heldout": "test", "training": "train"}
+    if reference not in splits:
+        raise SettingsError(f"{reference!r} is neither heldout nor training", "--reference")
+    from fm.data import load_manifest, open_source
+
+    load_manifest(data)
+    source = open_source(images)
+    from fm.metrics import load_features
+    from fm.presets import for_size
+    from fm.recipe import Recipe
+    from fm.results import table_note, text_table
+    from fm.scoring import score_pictures
+
+    settings = Recipe.load(for_size(32), changes or ()).evaluation
+    features = load_features(settings.features)
+    row = score_pictures(source, data, features, settings.distances, splits[reference], samples)
+    typer.echo(json.dumps(row) if as_json else f"{text_table([row])}\n{table_note([row])}")
+
+
+def _again(row: Path, where: object, port_base: int | None, address: str, as_json: bool) -> None:
+    run = str(row.resolve().parent.parent)
+    if not row.is_file():
+        raise SettingsError(
+            "is no row", str(row), "name a file of RUN/evaluations, as `--rerun runs/mine/evaluations/KEY.json`"
+        )
+    existing(run)
+    look(port_base, run)
+    with services(port_base, address):
+        tell(flow("evaluate", "rerun")(run, row.stem, where), as_json)
+
+
+def measurements(solvers: str, nfe: str, tolerances: str = "", **values: int | str | None) -> list[str]:
+    """The options of `fm evaluate` as changes of its recipe."""
+    changes = [f"evaluation.{name}={value}" for name, value in values.items() if value is not None]
+    if not solvers:
+        if nfe or tolerances:
+            raise SettingsError(
+                "go together", "--solvers and --nfe", "for example --solvers euler,midpoint --nfe 4,8,16"
+            )
+        return changes
+    from fm.tableaux import tableau
+
+    if not all(n.strip().isdecimal() for n in nfe.split(",") if nfe):
+        raise SettingsError(f"{nfe!r} is not a list of whole numbers", "--nfe", "for example 4,8,16")
+    budgets = {False: [f"nfe = {int(n)}" for n in nfe.split(",") if nfe], True: _tolerances(tolerances)}
+    points = []
+    for solver in solvers.split(","):
+        adaptive = bool(tableau(solver, "--solvers").error)
+        if not budgets[adaptive]:
+            option = "--tolerances 1e-3,1e-5" if adaptive else "--nfe 4,8,16"
+            raise SettingsError(f"{solver} needs a budget", "--solvers", f"add {option}, for example")
+        points += [f"{{solver = {json.dumps(solver)}, {budget}}}" for budget in budgets[adaptive]]
+    return [*changes, f"evaluation.grid=[{', '.join(points)}]"]
+
+
+def _tolerances(text: str) -> list[str]:
+    try:
+        return [f"tolerance = {float(value)}" for value in text.split(",") if text]
+    except ValueError:
+        raise SettingsError(f"{text!r} is not a list of numbers", "--tolerances", "for example 1e-3,1e-5") from None

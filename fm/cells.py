@@ -1,0 +1,187 @@
+"""What is measured on a trained network, and the cells it falls into: a solver, its budget, a seed.
+
+A cell is complete: with the weights, the data and the code it decides every digit of its Row.
+"""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from fm.errors import SettingsError, member
+from fm.metrics import DISTANCES, FEATURES
+from fm.settings import Settings
+from fm.solvers import steps
+from fm.tableaux import SOLVERS, tableau
+
+SEEDS = 100  # at most
+
+
+class Budget(Settings):
+    """One point of the solver grid: a fixed-step solver with its evaluations, or dopri5 with its tolerance."""
+
+    solver: str = Field(
+        title="Solver",
+        description=f"How the ODE is solved: {', '.join(sorted(SOLVERS))}.",
+        json_schema_extra={"enum": [*sorted(SOLVERS)]},
+    )
+    nfe: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        title="NFE",
+        description="Network evaluations a sample, for fixed steps: 1 to 10,000.",
+    )
+    tolerance: float | None = Field(
+        default=None, ge=1e-9, le=1.0, title="Tolerance", description="rtol = atol of an adaptive solver: 1e-9 to 1."
+    )
+    samples: int | None = Field(
+        default=None, ge=20, le=1_000_000, title="Samples", description="Samples of this point alone: 20 to 1,000,000."
+    )
+
+
+class Evaluation(Settings):
+    """What is measured on a trained network."""
+
+    grid: tuple[Budget, ...] = Field(
+        min_length=1, title="Solver grid", description="The solvers and budgets to compare."
+    )
+    samples: int = Field(ge=20, le=1_000_000, title="Samples", description="Samples for each point: 20 to 1,000,000.")
+    batch: int = Field(
+        ge=1,
+        le=4096,
+        title="Batch",
+        description="Samples solved together: 1 to 4,096. dopri5 shares its steps within it.",
+    )
+    seed: int = Field(ge=0, le=2**31 - 1, title="Seed", description="Of the initial noise: 0 to 2,147,483,647.")
+    seeds: int = Field(
+        default=1,
+        ge=1,
+        le=SEEDS,
+        title="Seeds",
+        description=f"Measures every point with seed, seed + 1, ...: so many times, 1 to {SEEDS}.",
+    )
+    precision: Literal["fp32", "tf32"] = Field(
+        default="fp32",
+        title="Precision",
+        description="Of drawing samples on a GPU: fp32 as written, or tf32, faster, factors rounded to 11 bits. "
+        "Features and bits/dim are always fp32.",
+    )
+    nonfinite: Literal["refuse", "drop"] = Field(
+        default="refuse",
+        title="Samples that are not finite",
+        description="refuse: a point with one has no distance; drop: they are left out and counted.",
+    )
+    features: str = Field(
+        title="Features",
+        description=f"The network that describes a picture: {', '.join(sorted(FEATURES))}.",
+        json_schema_extra={"enum": [*sorted(FEATURES)]},
+    )
+    distances: tuple[str, ...] = Field(
+        title="Distances", description=f"Distances on these features: {', '.join(sorted(DISTANCES))}."
+    )
+    reference_images: int = Field(
+        ge=20, le=10_000_000, title="Reference images", description="Held-out images, at most: 20 to 10,000,000."
+    )
+    nll_images: int = Field(
+        ge=0, le=100_000, title="NLL images", description="Held-out images for bits/dim: 0 (not measured) to 100,000."
+    )
+    nll_k: int = Field(
+        ge=1, le=1000, title="NLL draws", description="Dequantisation draws an image, K in the paper: 1 to 1,000."
+    )
+    nll_probe: Literal["per_image", "both"] = Field(
+        default="per_image",
+        title="NLL probe",
+        description="per_image: one Hutchinson probe an image; both: beside it the value with a probe for each draw, "
+        "which comes out lower by luck.",
+    )
+    nll_training_images: int = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        title="NLL training images",
+        description="Training images for bits/dim, whose distance to the held-out ones is the generalisation gap: "
+        "0 (not measured) to 100,000.",
+    )
+    error_images: int = Field(
+        default=0,
+        ge=0,
+        le=10_000,
+        title="Error images",
+        description="Samples whose numerical error is measured against a converged solution from the same noise: "
+        "0 (not measured) to 10,000.",
+    )
+
+
+class Cell(Settings):
+    """One measurement, complete: the budget and everything else that its numbers depend on besides weights and data."""
+
+    solver: str
+    nfe: int | None = None
+    tolerance: float | None = None
+    samples: int = 500
+    batch: int = 64
+    seed: int = 0
+    precision: str = "fp32"
+    nonfinite: str = "refuse"
+    distances: tuple[str, ...] = ("fd",)
+    nll_k: int = 1
+    nll_images: int = 50
+    nll_probe: str = "per_image"
+    nll_training_images: int = 0
+    error_images: int = 0
+    reference_images: int = 1000
+
+    def options(self, finer: bool = False) -> dict[str, Any]:
+        """The solver's arguments, or those of the finer solution it is compared with."""
+        if self.tolerance is None:
+            return {"method": self.solver, "nfe": self.nfe and self.nfe * (2 if finer else 1)}
+        tolerance = self.tolerance / 10 if finer else self.tolerance
+        return {"method": self.solver, "rtol": tolerance, "atol": tolerance}
+
+    def __str__(self) -> str:
+        return f"{self.solver} {self.nfe if self.tolerance is None else format(self.tolerance, 'g')}"
+
+
+SHARED = tuple(name for name in Cell.model_fields if name not in Budget.model_fields)
+
+
+def cells(settings: Evaluation) -> list[Cell]:
+    """The cells of an evaluation, in the order of its grid, each with all its seeds.
+
+    Raises: SettingsError for an unknown solver or distance, and for a budget that does not fit its solver.
+    """
+    for name in settings.distances:
+        member(name, DISTANCES, "distance", where="evaluation.distances")
+    member(settings.features, FEATURES, "features", where="evaluation.features")
+    found = [_cell(budget, settings, where=f"evaluation.grid.{i}") for i, budget in enumerate(settings.grid)]
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    return [cell.model_copy(update={"seed": seed}) for cell in found for seed in seeds]
+
+
+def _cell(budget: Budget, settings: Evaluation, where: str) -> Cell:
+    adaptive = bool(tableau(budget.solver, where).error)
+    if adaptive != (budget.nfe is None) or adaptive != (budget.tolerance is not None):
+        due = "a tolerance and no nfe" if adaptive else "an nfe and no tolerance"
+        raise SettingsError(f"{budget.solver} takes {due}", where=where)
+    if not adaptive:
+        _check_steps(budget, where)
+    return Cell(
+        solver=budget.solver,
+        nfe=budget.nfe,
+        tolerance=budget.tolerance,
+        samples=budget.samples or settings.samples,
+        **{name: getattr(settings, name) for name in SHARED},
+    )
+
+
+def _check_steps(budget: Budget, where: str) -> None:
+    try:
+        steps(budget.solver, budget.nfe)
+    except SettingsError as error:
+        raise SettingsError(error.what, where, error.mend) from None
+
+
+def tightest(settings: Evaluation) -> Cell:
+    """dopri5 at the finest tolerance of the grid, or at 1e-3: what is drawn with while a network is trained."""
+    tolerances = [budget.tolerance for budget in settings.grid if budget.tolerance is not None]
+    return Cell(solver="dopri5", tolerance=min(tolerances, default=1e-3))

@@ -1,0 +1,203 @@
+"""What runs inside Ray's workers for an evaluation: parts of cells, features of real pictures, rows. No Prefect either.
+
+Parts may be measured on any machine; what they give lies with the driver, in RUN/.parts, until their row is there.
+"""
+
+import shutil
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fm.cells import Cell, Evaluation
+from fm.data import ShardedImages
+from fm.errors import CheckpointError
+from fm.evaluation import SAMPLES, TRAINING_BITS, Found, Part, check, converge, failed_row, parts, row_of, sample, score
+from fm.files import atomic
+from fm.flow import Flow
+from fm.lineage import code_digest, digest
+from fm.metrics import Features, load_features
+from fm.recipe import facts_of, load, untrained
+from fm.reference import HELDOUT, TRAINING, label_law, measure_reference, pictures
+from fm.results import Row, write_row
+from fm.runs import pulled
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row to measure: picklable, complete in itself."""
+
+    key: str
+    run: str  # as every machine finds it: folder, or address
+    folder: Path  # RUN on the driver's machine
+    settings: Evaluation
+    cell: Cell
+    weights: str  # SHA-256 of a checkpoint's EMA weights, or the name of the network before its first step
+    device: str = "cpu"
+    reference: Path | None = None  # where the driver keeps features of real pictures
+    keep: bool = True  # the row, in RUN
+
+    @property
+    def name(self) -> str:
+        seed = f", seed {self.cell.seed}" if self.settings.seeds > 1 else ""
+        return ("untrained, " if self.untrained else "") + str(self.cell) + seed
+
+    @property
+    def untrained(self) -> bool:
+        return self.weights.startswith("untrained")
+
+    def parts(self) -> list[Part]:
+        return parts(self.cell, len(_images(self.run, HELDOUT)), len(_images(self.run, TRAINING)))
+
+    @property
+    def scratch(self) -> Path:
+        """Where its parts lie until its row is there."""
+        return self.folder / ".parts" / (self.key if self.keep else f"{self.key}-again")
+
+    def file(self, part: Part) -> Path:
+        return self.scratch / f"{part.kind}-{part.start}.safetensors"
+
+
+@dataclass(frozen=True)
+class Share:
+    """One part of a job."""
+
+    job: Job
+    part: Part
+
+    @property
+    def name(self) -> str:
+        return f"{self.job.name}, {self.part}"
+
+    def kept(self) -> bool:
+        """Whether it was measured, and is as it was written."""
+        return self.job.file(self.part).exists() and bool(_read(self.job.file(self.part)))
+
+    def keep(self, found: Found) -> None:
+        write(self.job.file(self.part), found)
+
+
+@dataclass(frozen=True)
+class Real:
+    """Real pictures to be described: these places of a split's order."""
+
+    run: str
+    features: str
+    device: str
+    split: str
+    places: range
+
+
+@dataclass(frozen=True)
+class Solutions:
+    """Samples to be solved with next to no numerical error."""
+
+    job: Job
+    places: range
+
+
+def found(share: Share) -> Found:
+    """Measures one part of a cell."""
+    job, part, settings = share.job, share.part, share.job.settings
+    flow = _flow(job.run, job.weights, job.device)
+    if part.kind == SAMPLES:
+        labels = label_law(_images(job.run, HELDOUT), settings)
+        return sample(flow, job.cell, part, _features(settings.features, job.device), labels)
+    split = TRAINING if part.kind == TRAINING_BITS else HELDOUT
+    return score(flow, job.cell, part, *pictures(_images(job.run, split), part.start, part.stop))
+
+
+def described(real: Real) -> Tensor:
+    """Features (n, d) of real pictures."""
+    images, _ = pictures(_images(real.run, real.split), real.places.start, real.places.stop)
+    return _features(real.features, real.device)(images)
+
+
+def converged(of: Solutions) -> Tensor:
+    """The states (n, *shape) of these samples."""
+    job = of.job
+    labels = label_law(_images(job.run, HELDOUT), job.settings)
+    flow = _flow(job.run, job.weights, job.device)
+    return converge(flow, job.cell.seed, of.places.start, of.places.stop, labels)
+
+
+def row(job: Job) -> Row:
+    """Makes the row of a job whose parts lie on this machine, keeps it in RUN, and drops the parts.
+
+    Raises: NumericalError for samples that are not finite, unless the cell drops them.
+    """
+    flow = _flow(str(job.folder), job.weights, "cpu")
+    features = replace(load_features(job.settings.features), device=job.device)  # that the parts were described on
+    # The images for bits/dim were with the parts.
+    settings = job.settings.model_copy(update={"nll_images": 0, "nll_training_images": 0})
+    sets = _images(job.run, TRAINING), _images(job.run, HELDOUT)
+    reference = measure_reference(*sets, features, settings, job.reference)
+    check(flow, features, reference)
+    whole = [(part, _read(job.file(part))) for part in job.parts()]
+    exact = _read(solutions_file(job)).get("states") if job.cell.error_images else None
+    made = row_of(flow, job.cell, whole, features, reference, exact)
+    if job.keep:
+        write_row(job.folder, made)
+    shutil.rmtree(job.scratch, ignore_errors=True)
+    return made
+
+
+def failed(job: Job, why: str) -> Row:
+    """The row that stands for a cell which could not be measured."""
+    features = load_features(job.settings.features).weights
+    return failed_row(
+        _flow(str(job.folder), job.weights, "cpu"), job.cell, features, facts_of(job.folder)["digest"], why
+    )
+
+
+def solutions_file(job: Job) -> Path:
+    """Where the converged solutions from a job's noise are kept."""
+    made_by = digest(job.weights, job.cell.seed, job.cell.error_images, code_digest(), torch.__version__)
+    return job.folder / ".parts" / f"converged-{made_by}.safetensors"
+
+
+def write(file: Path, found: Found) -> None:
+    from safetensors.torch import save
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(file) as out:
+        out.write(save({name: value.contiguous() for name, value in found.items()}))
+
+
+def _read(file: Path) -> Found:
+    """What a part gave; nothing if the file is not there or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError):
+        return {}
+
+
+# A worker measures many parts: what they share is loaded once.
+@lru_cache(maxsize=2)
+def _flow(run: str, weights: str, device: str) -> Flow:
+    if weights.startswith("untrained"):
+        return untrained(run, _there(device))
+    flow = load(run, _there(device))
+    if flow.lineage["weights"] != weights:
+        raise CheckpointError("holds newer weights than those to be measured", run, "evaluate again when it is still")
+    return flow
+
+
+@lru_cache(maxsize=1)
+def _features(name: str, device: str) -> Features:
+    return load_features(name, _there(device))
+
+
+def _there(device: str) -> str:
+    """The device asked for; a slot's GPU may be one in name alone."""
+    return device if torch.cuda.is_available() else "cpu"
+
+
+@lru_cache(maxsize=4)
+def _images(run: str, split: str) -> ShardedImages:
+    return ShardedImages(facts_of(pulled(run))["data"], split)

@@ -78,6 +78,8 @@ def evaluate(run: Path, recipe: Recipe, saved: Saved, tracking: Tracking) -> lis
             watching.say(f"evaluate: unchanged ({why})")
         rows = [existing_row(run, job.key) for job in jobs]
         measured = [row for row in rows if "failed" not in row]
+        if not any(row["weights"] == saved.weights for row in measured):
+            raise UserError(f"every cell failed, the first one so: {rows[0]['failed']}", str(run))
         tracking.rows(measured)
         keep_if_best(run, recipe, saved, measured)
         return rows

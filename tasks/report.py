@@ -8,10 +8,11 @@ import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from fm.cells import Cell, cells
+from fm.cells import Cell
 from fm.checkpoints import Saved
 from fm.data import ShardedImages
 from fm.data.addresses import is_address
+from fm.evaluation import cell_of
 from fm.flow import Flow
 from fm.lineage import code_digest, digest
 from fm.pixels import to_pixels
@@ -39,7 +40,7 @@ def report(run: Path, recipe: Recipe, saved: Saved, rows: list[Row], tracking: T
             watching.say(f"report: unchanged (same rows, records and weights; {page} verified by hash)")
         else:
             links = {"MLflow": tracking.url, "Prefect flow run": watching.flow_run_url()}
-            pictures = _pictures(load(run), facts_of(run)["data"], finest(recipe))
+            pictures = _pictures(load(run), facts_of(run)["data"], finest(rows, saved.weights))
             shown = {"images seen": f"{saved.images_seen:,}", "weights": saved.weights, **_settings(recipe)}
             write_report(
                 run, _title(run, recipe), rows, records, pictures, links, shown, next_commands(of(run), recipe)
@@ -53,9 +54,10 @@ def report(run: Path, recipe: Recipe, saved: Saved, rows: list[Row], tracking: T
     return page
 
 
-def finest(recipe: Recipe) -> Cell:
-    """The cell of the grid that integrates best: the pictures show what its row in the table measures."""
-    return max(cells(recipe.evaluation), key=lambda cell: (cell.nfe is not None, cell.nfe, tableau(cell.solver).order))
+def finest(rows: list[Row], weights: str) -> Cell:
+    """The cell of these weights that integrates best: the pictures show what its row in the table measures."""
+    measured = [cell_of(row) for row in rows if row["weights"] == weights and "failed" not in row]
+    return max(measured, key=lambda cell: (cell.nfe is not None, cell.nfe, tableau(cell.solver).order))
 
 
 def _pictures(flow: Flow, data: str, cell: Cell) -> Pictures:

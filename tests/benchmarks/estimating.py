@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from fm.cells import cells
+from fm.cells import cells, tightest
 from fm.checkpoints import Saved, Store
 from fm.data import ShardedImages, load_manifest, open_source, write_shards
 from fm.estimating.counting import count
@@ -95,7 +95,7 @@ def training(rank: int, recipe: Recipe, data: Path, run: Path) -> None:
             marks.append((event.images_seen, time.process_time()))
         elif isinstance(event, Saved) and rank == 0:
             saved, before = event, (time.monotonic(), time.process_time())
-            draw_samples(run, event)
+            draw_samples(run, event, tightest(recipe.evaluation))
             grid = time.monotonic() - before[0], time.process_time() - before[1]
     if rank == 0 and saved:  # the clock stopped before the last grid
         (first, start), *_, (last, end) = marks

@@ -14,11 +14,13 @@ from fm.cells import cells
 from fm.checkpoints import newest
 from fm.data import ShardedImages, open_source, write_shards
 from fm.data.manifest import load_manifest
+from fm.evaluation import evaluate
 from fm.metrics import load_features
 from fm.recipe import Recipe, load, on_data, opened
 from fm.records import read
-from fm.results import Row, read_rows
-from tasks.on_workers import Job, row, training
+from fm.reference import measure_reference
+from fm.results import Row, read_rows, write_row
+from tasks.on_workers import training
 
 SCALES = (1.0, 10.0, 30.0, 100.0, 1000.0)
 CHANGES = {
@@ -55,8 +57,11 @@ def measured(folder: Path, scale: float, seed: int) -> dict[str, float]:
             if str(cell) not in rows:
                 bits = 0 if cell.tolerance != 1e-5 else cell.nll_images
                 cell = cell.model_copy(update={"nll_images": bits})
-                job = Job("", run, recipe.evaluation, cell, load(run).lineage["weights"])
-                rows[str(cell)] = row(job)
+                flow, features = load(run), load_features(recipe.evaluation.features)
+                sets = ShardedImages(data, "train"), ShardedImages(data, "test")
+                reference = measure_reference(*sets, features, recipe.evaluation)
+                rows[str(cell)] = evaluate(flow, cell, features, reference)
+                write_row(run, rows[str(cell)])
         return _columns(run, rows, recipe)
 
 

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import math
 
@@ -8,10 +9,10 @@ from torch import nn
 
 from fm.cells import Cell, Evaluation, cells
 from fm.errors import NumericalError, SettingsError, UserError
-from fm.evaluation import evaluate, row_key
-from fm.flow import Flow
+from fm.evaluation import cell_of, converge, evaluate, failed_row, parts, row_key, row_of, sample, score
+from fm.flow import NOISE, Flow
 from fm.likelihood import Likelihood
-from fm.metrics import load_features
+from fm.metrics import DISTANCES, load_features
 from fm.noise import draws
 from fm.objectives import FlowMatching
 from fm.paths import OTPath
@@ -209,7 +210,7 @@ def test_reference_is_read_back_as_it_was(features, reference, tmp_path):
 
 
 def test_reference_takes_a_fair_share_of_sorted_data(features):
-    heldout = Pictures(2, 600)
+    heldout = Pictures(2, 600, "sorted")
     heldout.labels = np.arange(600) // 200
     taken = measure_reference(Pictures(1, 60), heldout, features, settings(reference_images=90))
     assert np.bincount(taken.labels).min() > 15
@@ -220,7 +221,8 @@ def test_key_follows_what_the_numbers_depend_on(features, reference):
     key = row_key("w", cell, features.weights, "data set")
     assert key == evaluate(flow(), cell, features, reference)["key"]
     other = dict.fromkeys(("nfe", "samples", "batch", "seed", "nll_images", "reference_images"), 1)
-    other |= {"solver": "rk4", "tolerance": 0.5, "distances": ("kid",), "nll_k": 2}
+    other |= {"solver": "rk4", "tolerance": 0.5, "distances": ("kid",), "nll_k": 2, "nll_probe": "both"}
+    other |= {"precision": "tf32", "nonfinite": "drop", "nll_training_images": 3, "error_images": 4}
     others = [
         row_key("v", cell, features.weights, "data set"),
         row_key("w", cell, "other features", "data set"),
@@ -243,7 +245,106 @@ def test_what_does_not_belong_together_is_refused(features, reference):
         measure_reference(Pictures(1, 60), Pictures(2, 19), features, settings())
 
 
-def test_samples_that_are_not_finite_are_counted(features, reference):
-    huge = flow(-300.0)
-    with pytest.raises(NumericalError):
-        evaluate(huge, Cell(solver="euler", nfe=64, samples=20), features, reference)
+class Brittle(Scaling):
+    """Has no answer for samples whose first value is above 1."""
+
+    def forward(self, x, t, y=None):
+        return super().forward(x, t) + torch.where(x[:, :1, :1, :1] > 1, math.nan, 0.0) * (t.view(-1, 1, 1, 1) == 0)
+
+
+def test_samples_that_are_not_finite_are_counted_and_named_or_left_out(features, reference):
+    brittle = Flow(Brittle(), FlowMatching(OTPath()), (3, 8, 8), None, {"weights": "w"})
+    first = draws(0, NOISE, torch.arange(40), (3, 8, 8))[:, 0, 0, 0]
+    bad = (first > 1).nonzero().flatten().tolist()
+    cell = Cell(solver="euler", nfe=4, samples=40, batch=16, nll_images=0)
+    with pytest.raises(NumericalError, match=rf"{len(bad)} of 40 samples are not finite \(number {bad[0]}, {bad[1]}, "):
+        evaluate(brittle, cell, features, reference)
+    row = evaluate(brittle, cell.model_copy(update={"nonfinite": "drop"}), features, reference)
+    assert row["samples_not_finite"] == len(bad) and row["nfe"] == 4
+    whole = flow().sample(40, method="euler", nfe=4)[first <= 1]
+    assert row[FD] == DISTANCES["fd"](features(whole), reference.heldout)
+
+
+@pytest.mark.parametrize("batch", [32, 50])
+def test_parts_measured_in_any_order_make_the_same_row(features, reference, batch):
+    """Whole batches in each part: whoever measures them, and when, changes no bit; the noise is that of any batch."""
+    cell = Cell(solver="rk4", nfe=80, samples=700, batch=batch, nll_images=20, nll_training_images=7)
+    of = parts(cell, 20, 60)
+    assert [(p.start, p.stop) for p in of if p.kind == "samples"] == (
+        [(0, 256), (256, 512), (512, 700)] if batch == 32 else [(0, 300), (300, 600), (600, 700)]
+    )
+    whole = evaluate(flow(), cell, features, with_training(features))
+    found = [(part, sample(flow(), cell, part, features, reference.labels)) for part in reversed(of[:3])]
+    for part in of[3:]:
+        images = with_training(features).training_images if "train" in part.kind else reference.images
+        images = images[part.start : part.stop]
+        found.append((part, score(flow(), cell, part, images, reference.labels[: len(images)])))
+    timings = ("seconds", "nll_seconds")
+    again = row_of(flow(), cell, found, features, reference)
+    assert {k: v for k, v in whole.items() if k not in timings} == {k: v for k, v in again.items() if k not in timings}
+    assert whole["noise_digest"] == noise_of(700) and whole["bits_per_dim_train"] is not None
+
+
+def noise_of(samples):
+    rows = draws(0, NOISE, torch.arange(samples), (3, 8, 8))
+    return hashlib.sha256(b"".join(hashlib.sha256(row.numpy().tobytes()).digest() for row in rows)).hexdigest()[:16]
+
+
+def with_training(features):
+    return measure_reference(Pictures(1, 60), Pictures(2, 50), features, settings(nll_training_images=7))
+
+
+def test_the_generalisation_gap_is_that_of_held_out_and_training_images(features):
+    cell = Cell(solver="rk4", nfe=80, samples=20, nll_images=20, nll_training_images=7)
+    row = evaluate(flow(), cell, features, with_training(features))
+    own = flow().bits_per_dim(with_training(features).training_images, method="rk4", nfe=80).bpd.double()
+    assert row["bits_per_dim_train"] == pytest.approx(float(own.mean()), abs=1e-6)
+    assert row["generalisation_gap"] == pytest.approx(row["bits_per_dim"] - row["bits_per_dim_train"])
+    expected = math.hypot(row["bits_per_dim_stderr"], row["bits_per_dim_train_stderr"])
+    assert row["generalisation_gap_stderr"] == pytest.approx(expected)
+
+
+def test_both_probe_rules_stand_side_by_side(features, reference):
+    cell = Cell(solver="rk4", nfe=80, samples=20, nll_images=20, nll_k=4)
+    one, both = (
+        evaluate(flow(), cell.model_copy(update={"nll_probe": probe}), features, reference)
+        for probe in ("per_image", "both")
+    )
+    assert both["bits_per_dim"] == pytest.approx(one["bits_per_dim"], abs=1e-6)
+    expected = flow().bits_per_dim(reference.images, 4, method="rk4", nfe=80, probe="per_draw").bpd.double().mean()
+    assert both["bits_per_dim_per_draw"] == pytest.approx(float(expected)) and "bits_per_dim_per_draw" not in one
+
+
+def test_a_solvers_error_is_the_distance_to_the_converged_solution(features, reference):
+    """Against the closed form x_0 s(1)/s(0) of the Gaussian flow; four times the steps, a quarter of Euler's error."""
+    exact = converge(flow(), 0, 0, 24, reference.labels)
+    errors = {}
+    for nfe in (16, 64):
+        cell = Cell(solver="euler", nfe=nfe, samples=20, batch=16, error_images=24, nll_images=0)
+        row = evaluate(flow(), cell, features, reference, exact)
+        truth = 0.3 * draws(0, NOISE, torch.arange(20), (3, 8, 8))
+        states = flow().draw(20, method="euler", nfe=nfe).x
+        assert row["solution_error"] == pytest.approx(float((states - truth).square().mean().sqrt()), rel=0.01)
+        assert row["solution_error_images"] == 20 and row["solution_error_stderr"] > 0
+        errors[nfe] = row["solution_error"]
+    assert errors[16] / errors[64] == pytest.approx(4, rel=0.3)
+
+
+def test_the_values_without_each_group_give_the_interval(features, reference):
+    row = evaluate(flow(), Cell(solver="rk4", nfe=40, samples=60, batch=16), features, reference)
+    for name, value in ((FD, row[FD]), ("bits_per_dim", row["bits_per_dim"])):
+        without = torch.tensor(row[f"{name}_without"], dtype=torch.float64)
+        assert len(without) == 10 and float(without.min()) < value < float(without.max())
+    without = torch.tensor(row[f"{FD}_without"], dtype=torch.float64)
+    half = 1.96 * float((without - without.mean()).square().sum() * 9 / 10) ** 0.5
+    assert (row[f"{FD}_high"] - row[f"{FD}_low"]) / 2 == pytest.approx(half)
+    samples = features(flow().sample(60, method="rk4", nfe=40, batch=16))
+    left = samples[torch.arange(60) % 10 != 3]
+    assert row[f"{FD}_without"][3] == pytest.approx(DISTANCES["fd"](left, reference.heldout), rel=1e-9)
+
+
+def test_a_failed_cell_has_a_row_that_says_so_under_the_key_it_would_have(features, reference):
+    cell = cells(settings())[0]
+    row = failed_row(flow(data="data set"), cell, features.weights, "data set", "no memory")
+    assert row["failed"] == "no memory" and row["key"] == evaluate(flow(), cell, features, reference)["key"]
+    assert cell_of(row) == cell and json.loads(json.dumps(row)) == row

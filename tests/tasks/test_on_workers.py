@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fm.cells import cells
 from fm.checkpoints import newest
 from fm.data import Preparation, load_manifest, open_source, write_shards
-from fm.errors import CheckpointError, Diverged
+from fm.errors import Diverged
 from fm.files import read_json
 from fm.recipe import Recipe, load, on_data, opened
 from fm.records import read
@@ -19,7 +18,7 @@ from tasks import on_workers
 from tests.drills import ranks
 
 
-def prepared(tmp_path: Path, *changes: str) -> dict[str, Any]:
+def prepared(tmp_path: Path, *changes: str, holdout: float = 0.1) -> dict[str, Any]:
     """What a worker is told, of a training on forty pictures."""
     generator = np.random.default_rng(0)
     for i in range(40):
@@ -28,7 +27,7 @@ def prepared(tmp_path: Path, *changes: str) -> dict[str, Any]:
         picture.save(tmp_path / "pictures" / f"class-{i % 2}" / f"{i}.png")
     recipe = Recipe.load("tiny", ["training.total_images=192", "training.save_images=64", *changes])
     data = tmp_path / "data"
-    manifest = write_shards(open_source(str(tmp_path / "pictures")), data, Preparation(size=16))
+    manifest = write_shards(open_source(str(tmp_path / "pictures")), data, Preparation(size=16, holdout=holdout))
     with opened(tmp_path / "run", recipe) as folder:
         on_data(folder, data, manifest)
     return {"recipe": recipe.model_dump(mode="json"), "data": str(data), "run": str(folder)}
@@ -42,15 +41,13 @@ def run(tmp_path: Path) -> Path:
     return Path(config["run"])
 
 
-def test_a_training_leaves_records_and_a_checkpoint_and_is_judged_by_its_own_weights_only(run: Path) -> None:
+def test_a_training_leaves_records_a_checkpoint_and_what_its_samples_cost(run: Path) -> None:
     assert [row["images_seen"] for row in read(run / "records")] == [64, 128, 192]
     saved = newest(run)
     assert saved is not None and saved.images_seen == 192
-    settings = Recipe.load(run).evaluation
-    other = on_workers.Job("key", run, settings, cells(settings)[0], "0" * 64)
-    with pytest.raises(CheckpointError, match="newer weights than those to be measured"):
-        on_workers.row(other)
-    assert not list((run / "evaluations").glob("*.json"))
+    cost = read(run / "records", name="solving")
+    assert [row["images_seen"] for row in cost] == [64, 128, 192]
+    assert all(row["nfe"] >= 8 and (row["solver"], row["tolerance"]) == ("dopri5", 1e-3) for row in cost)
 
 
 def test_a_file_tells_to_leave_and_the_next_start_goes_on_without_gap_or_double(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
+from fm.cells import cells
 from fm.recipe import Recipe
+from fm.results import Row
 from tasks.report import finest, next_commands
 
 
@@ -8,7 +10,13 @@ def test_three_commands_to_go_on_with() -> None:
     assert "runs/demo" in commands[0][0]
 
 
-def test_the_pictures_are_drawn_as_the_finest_row_of_the_table() -> None:
-    assert str(finest(Recipe.load("demo"))) == "midpoint 16"
-    adaptive = [{"solver": "dopri5", "tolerance": 1e-3, "samples": 20}]
-    assert str(finest(Recipe.load("demo", {"evaluation.grid": adaptive}))) == "dopri5 0.001"
+def test_the_pictures_are_drawn_as_the_finest_row_of_the_table_that_was_measured() -> None:
+    def rows(*changes: str) -> list[Row]:
+        found = cells(Recipe.load("demo", changes).evaluation)
+        return [{"weights": "w", "cell": cell.model_dump_json()} for cell in found]
+
+    measured = rows()
+    assert str(finest(measured, "w")) == "midpoint 16"
+    failed = [row | {"failed": "why"} if '"midpoint","nfe":16' in row["cell"] else row for row in measured]
+    assert str(finest(failed, "w")) == "euler 16"
+    assert str(finest(rows("evaluation.grid=[{solver='dopri5', tolerance=1e-3}]"), "w")) == "dopri5 0.001"

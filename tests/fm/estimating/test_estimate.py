@@ -20,7 +20,7 @@ from fm.solvers import solve
 
 DATA = Data("", 500, (3, 16, 16), 0)
 CHANGES = ["training.total_images=6400", "evaluation.nll_k=2"]
-TRAINING_S = 100 * 0.5 + 7 * 16 * 16 * 0.01  # steps, and a grid of samples at each of seven checkpoints
+TRAINING_S = 100 * 0.5 + 7 * 16 * 53 * 0.01  # steps, and a grid of samples at each of seven checkpoints
 
 
 def found(need: Footprint, **changes) -> Measured:

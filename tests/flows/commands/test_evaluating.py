@@ -1,0 +1,52 @@
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.commands.evaluating import measurements
+from fm.errors import SettingsError
+from fm.recipe import Recipe
+
+
+def test_the_options_of_evaluate_are_changes_of_its_recipe() -> None:
+    changes = measurements("euler,midpoint,dopri5", "4,8", "1e-3", samples=30, nll_k=2, nll_probe="both", seeds=None)
+    asked = Recipe.load("tiny", changes).evaluation
+    assert (asked.samples, asked.nll_k, asked.nll_probe, asked.seeds) == (30, 2, "both", 1)
+    grid = [("euler", 4), ("euler", 8), ("midpoint", 4), ("midpoint", 8), ("dopri5", None)]
+    assert [(c.solver, c.nfe) for c in asked.grid] == grid and asked.grid[-1].tolerance == 1e-3
+    assert measurements("", "") == []
+
+
+@pytest.mark.parametrize(
+    ("solvers", "nfe", "tolerances", "says"),
+    [
+        ("euler", "", "", "euler needs a budget; add --nfe"),
+        ("dopri5", "4", "", "dopri5 needs a budget; add --tolerances"),
+        ("", "4", "", "--solvers and --nfe: go together"),
+        ("euler", "4,x", "", "not a list of whole numbers"),
+        ("dopri5", "", "fine", "'fine' is not a list of numbers"),
+        ("eulr", "4", "", "'euler'"),
+    ],
+)
+def test_options_of_evaluate_that_cannot_be_meant(solvers: str, nfe: str, tolerances: str, says: str) -> None:
+    with pytest.raises(SettingsError, match=says):
+        measurements(solvers, nfe, tolerances)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "name one"),
+        (["run", "--rerun", "row.json"], "name one"),
+        (["--images", "photos:"], "DATA: is missing"),
+        (["data", "--images", "photos:", "--reference", "all"], "neither heldout nor training"),
+        (["data", "--images", "photos:"], "no prepared data set here"),
+        (["--rerun", "row.json"], "row.json: is no row"),
+        (["run", "--set", "training.seed=1"], "only evaluation"),
+    ],
+)
+def test_what_evaluate_refuses_before_it_starts(tmp_path: Path, command: Any, words: list[str], says: str) -> None:
+    done = command("evaluate", *words, cwd=tmp_path)
+    assert done.returncode == 2 and re.search(says, done.stderr), done.stderr
+    assert not list(tmp_path.iterdir())

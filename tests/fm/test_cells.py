@@ -1,0 +1,42 @@
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from fm.cells import Cell, Evaluation, cells, tightest
+
+GRID = [{"solver": "euler", "nfe": 2}, {"solver": "dopri5", "tolerance": 1e-3, "samples": 20}]
+
+
+def settings(**changes: Any) -> Evaluation:
+    values = {"grid": GRID, "samples": 40, "batch": 16, "seed": 5, "features": "random_conv", "distances": ("fd",)}
+    return Evaluation(**(values | {"reference_images": 100, "nll_images": 20, "nll_k": 1} | changes))
+
+
+def test_each_point_has_all_its_seeds_and_nothing_else_differs() -> None:
+    found = cells(settings(seeds=3))
+    assert [(cell.solver, cell.seed) for cell in found] == [(s, n) for s in ("euler", "dopri5") for n in (5, 6, 7)]
+    assert len({cell.model_copy(update={"seed": 0}) for cell in found}) == 2
+    with pytest.raises(ValidationError, match="seeds"):
+        settings(seeds=0)
+
+
+def test_a_cell_holds_everything_that_is_asked_for_but_the_features() -> None:
+    values = {
+        "precision": "tf32",
+        "nonfinite": "drop",
+        "nll_probe": "both",
+        "nll_training_images": 3,
+        "error_images": 4,
+    }
+    cell = cells(settings(**values))[0]
+    assert {name: getattr(cell, name) for name in values} == values
+    assert set(Evaluation.model_fields) - set(Cell.model_fields) == {"grid", "seeds", "features"}
+
+
+def test_what_is_drawn_with_meanwhile_is_the_finest_adaptive_solver_of_the_grid() -> None:
+    finer = [*GRID, {"solver": "dopri5", "tolerance": 1e-5}]
+    assert (
+        str(tightest(settings(grid=finer))) == "dopri5 1e-05"
+        and str(tightest(settings(grid=GRID[:1]))) == "dopri5 0.001"
+    )

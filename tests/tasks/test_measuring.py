@@ -1,0 +1,102 @@
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from fm.cells import cells
+from fm.checkpoints import newest
+from fm.data import ShardedImages
+from fm.errors import CheckpointError
+from fm.evaluation import evaluate, row_key
+from fm.metrics import load_features
+from fm.recipe import Recipe, facts_of, load, untrained
+from fm.reference import measure_reference
+from fm.results import read_rows
+from tasks import measuring, on_workers
+from tasks.measuring import Job, Real, Share, Solutions
+from tests.tasks.test_on_workers import prepared
+
+CHANGES = [
+    "evaluation.features=random_conv",
+    "evaluation.grid=[{solver = 'euler', nfe = 4}]",
+    "evaluation.nll_images=4",
+    "evaluation.nll_training_images=4",
+    "evaluation.error_images=6",
+    "evaluation.samples=20",
+    "evaluation.batch=8",
+    "evaluation.reference_images=20",
+    "data.holdout=0.6",
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """RUN after a training without Ray."""
+    config = prepared(tmp_path_factory.mktemp("measured"), "training.total_images=64", *CHANGES[:-1], holdout=0.6)
+    on_workers.training(config)
+    return Path(config["run"])
+
+
+def job_of(run: Path, weights: str = "") -> Job:
+    recipe = Recipe.load(run)
+    settings, saved = recipe.evaluation, newest(run)
+    assert saved is not None
+    cell, weights = cells(settings)[0], weights or saved.weights
+    key = row_key(weights, cell, load_features("random_conv").weights, facts_of(run)["digest"])
+    return Job(key, str(run), run, settings, cell, weights)
+
+
+def measured(job: Job) -> None:
+    states = measuring.converged(Solutions(job, range(job.cell.error_images)))
+    measuring.write(measuring.solutions_file(job), {"states": states})
+    for part in job.parts():
+        Share(job, part).keep(measuring.found(Share(job, part)))
+
+
+@pytest.mark.parametrize("weights", ["", "untrained-x"])
+def test_parts_make_the_row_that_one_process_makes(run: Path, weights: str) -> None:
+    job = job_of(run, weights or untrained(run).lineage["weights"] if weights else "")
+    measured(job)
+    assert all(Share(job, part).kept() for part in job.parts())
+    made = measuring.row(job)
+    assert not job.scratch.exists() and made in read_rows(run)
+    flow = untrained(run) if weights else load(run)
+    sets = ShardedImages(facts_of(run)["data"], "train"), ShardedImages(facts_of(run)["data"], "test")
+    features = load_features("random_conv")
+    exact = measuring.converged(Solutions(job, range(6)))
+    whole = evaluate(flow, job.cell, features, measure_reference(*sets, features, job.settings), exact)
+    timed = ("seconds", "nll_seconds")
+    assert {k: v for k, v in whole.items() if k not in timed} == {k: v for k, v in made.items() if k not in timed}
+    assert made["solution_error"] > 0 or weights
+
+
+def test_a_damaged_part_is_measured_again(run: Path) -> None:
+    job = job_of(run)
+    share = Share(job, job.parts()[0])
+    share.keep(measuring.found(share))
+    assert share.kept()
+    file = job.file(share.part)
+    file.write_bytes(file.read_bytes()[:-9])
+    assert not share.kept()
+    shutil.rmtree(job.scratch)
+
+
+def test_a_row_is_of_the_weights_that_were_asked_for(run: Path) -> None:
+    job = job_of(run, "0" * 64)
+    with pytest.raises(CheckpointError, match="newer weights than those to be measured"):
+        measuring.found(Share(job, job.parts()[0]))
+
+
+def test_a_failed_cell_leaves_a_row_with_the_reason(run: Path) -> None:
+    job = job_of(run)
+    row = measuring.failed(job, "no memory")
+    assert (row["key"], row["failed"], row["weights"]) == (job.key, "no memory", job.weights)
+
+
+def test_real_pictures_are_described_by_their_places(run: Path) -> None:
+    real = Real(str(run), "random_conv", "cuda", "test", range(3, 7))  # a GPU in name alone
+    assert measuring.described(real).shape == (4, 64)
+    with torch.inference_mode():
+        whole = measuring.described(Real(str(run), "random_conv", "cpu", "test", range(8)))
+    assert torch.allclose(measuring.described(real), whole[3:7], atol=1e-6)

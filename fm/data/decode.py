@@ -93,6 +93,10 @@ def decode_with_traits(data: bytes, exif: str = "ignore", alpha: str = "drop") -
         raise Rejected("too-large")
     if data.startswith(b"\x93NUMPY"):
         return _array(data), frozenset()
+    if plain := _plain_jpeg(data):
+        pixels = np.empty((*reversed(plain.size), 4), np.uint8)
+        if _flawless(data, "RGBA", pixels):
+            return _rgb_over(pixels), plain.traits
     image = _open(data)
     traits = _traits(image)
     with _rejecting():
@@ -130,6 +134,8 @@ def header_of(data: bytes) -> Header:
     """
     if data.startswith(b"\x93NUMPY"):
         return Header(_array(data).size, frozenset())
+    if plain := _plain_jpeg(data):
+        return plain
     image = _open(data)
     return Header(image.size, _traits(image))
 
@@ -177,6 +183,46 @@ DAMAGE = {
 }
 SEGMENT = re.compile(rb"\xff+([\xc0-\xcf\xda-\xfe])(..)", re.DOTALL)  # a marker and the length of what follows
 SCAN, METADATA = 0xDA, (*range(0xE0, 0xF0), 0xFE)
+FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
+QUANTIZATION, PASSED_OVER = 0xDB, (0xC4, 0xDD, 0xFE)  # Huffman tables, restart interval, comment
+APPLICATIONS = (0xE0, *range(0xE3, 0xED), 0xEE, 0xEF)  # but EXIF, XMP, profiles, further pictures and Photoshop's
+
+
+def _plain_jpeg(data: bytes) -> Header | None:
+    """The header of a JPEG as most are, in a quarter of Pillow's time: one or three channels, no EXIF or profile, whole
+    and nothing odd. None for any other: Pillow says what it is."""
+    if not data.startswith(b"\xff\xd8\xff"):
+        return None
+    at, header = 2, None
+    while segment := SEGMENT.match(data, at):
+        marker, start, at = segment[1][0], segment.end(), segment.start(2) + int.from_bytes(segment[2])
+        if not start <= at <= len(data):
+            return None
+        if marker == SCAN:
+            return header
+        if marker in FRAMES and not header:
+            if not (header := _frame(data[start:at])):
+                return None
+        elif not _silent(marker, data[start:at]):
+            return None
+    return None
+
+
+def _frame(body: bytes) -> Header | None:
+    """What the segment of a frame says, if Pillow has nothing against it."""
+    if len(body) not in (9, 15) or len(body) != 6 + 3 * body[5] or body[0] != 8:
+        return None
+    height, width = int.from_bytes(body[1:3]), int.from_bytes(body[3:5])
+    if not 0 < width * height <= MAX_PIXELS:
+        return None
+    return Header((width, height), frozenset({"grey"} if body[5] == 1 else ()))
+
+
+def _silent(marker: int, body: bytes) -> bool:
+    """Whether Pillow reads nothing of ours in a segment, and nothing that it would refuse."""
+    if marker == QUANTIZATION:
+        return len(body) % 65 == 0 and all(first < 16 for first in body[::65])  # tables of 8 bits
+    return marker in PASSED_OVER or (marker in APPLICATIONS and len(body) >= 7)  # what it reads of JFIF's and Adobe's
 
 
 def _jpeg(image: Image.Image, data: bytes) -> Image.Image:

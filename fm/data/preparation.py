@@ -114,9 +114,14 @@ def prepare(data: bytes, settings: Preparation) -> Sample:
 def _sample(data: bytes, settings: Preparation) -> Sample:
     picture, traits = decode_with_traits(data, settings.exif, settings.alpha)
     if settings.low_size is None:
-        return Sample(np.asarray(RESIZE[settings.method](picture, settings.size)), None, picture.size, traits)
+        return Sample(_pixels(RESIZE[settings.method](picture, settings.size)), None, picture.size, traits)
     large, low = pair(picture, settings.method, settings.size, settings.low_size)
-    return Sample(np.asarray(large), np.asarray(low), picture.size, traits)
+    return Sample(_pixels(large), _pixels(low), picture.size, traits)
+
+
+def _pixels(image: Image.Image) -> NDArray[np.uint8]:
+    """As `np.asarray`, which asks for more than the bytes."""
+    return np.frombuffer(image.tobytes(), np.uint8).reshape(image.height, image.width, 3)
 
 
 def sample_bytes(settings: Preparation) -> int:

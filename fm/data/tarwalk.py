@@ -11,6 +11,7 @@ from typing import IO, NamedTuple
 
 BLOCK = tarfile.BLOCKSIZE
 END = bytes(BLOCK)
+BLANKS = sum(b" " * 8)  # what a header's checksum counts for its own field
 MAX_EXTENSION_BYTES = 1024**2  # of a long name or a PAX header
 
 
@@ -84,8 +85,9 @@ def _plain(header: bytes) -> tarfile.TarInfo | None:
     regular = header[156:157] == tarfile.REGTYPE and not header[345]  # where a prefix would begin
     if not regular or not (length + checksum).isdigit() or header[135] not in b" \0" or header[154]:
         return None
+    total = sum(header.translate(None, b"\0")) - sum(header[148:156]) + BLANKS  # most of it is zeros
     with suppress(ValueError):  # an 8 or a 9
-        if sum(header) - sum(header[148:156]) + sum(b" " * 8) == int(checksum, 8):
+        if total == int(checksum, 8):
             info = tarfile.TarInfo(header[:100].partition(b"\0")[0].decode("utf-8", "surrogateescape"))
             info.size = int(length, 8)
             return info

@@ -31,19 +31,19 @@ class Folder(Source):
         return (_item(path, splits) for path in self._pictures())
 
     def read(self, item: Item) -> bytes:
-        path = self.root / _path(item)
+        path = os.path.join(self.root, _path(item))  # a path's own methods take a quarter of the reading's time
         try:
-            info = path.stat()
+            info = os.stat(path)
             if not stat.S_ISREG(info.st_mode):  # reading a pipe or a device may never end
                 raise Rejected("not-a-file")
             if info.st_size > MAX_BYTES:
                 raise Rejected("too-large")
-            with path.open("rb") as file:
+            with open(path, "rb") as file:
                 return file.read(info.st_size)  # and no more, should it grow meanwhile
         except OSError as error:
             if error.errno in FOR_EVERYBODY:
                 raise Rejected("unreadable") from None
-            raise MachineError(f"cannot be read ({error.strerror})", where=readable(str(path))) from None
+            raise MachineError(f"cannot be read ({error.strerror})", where=readable(path)) from None
 
     def digest(self) -> str:
         running = hashlib.sha256()  # over a listing that no memory holds whole

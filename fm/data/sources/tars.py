@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from pathlib import PurePosixPath
 from typing import IO
@@ -117,6 +118,7 @@ def _sample(
             yield Item(key, label, split, at=(number, image.offset, image.length), fault=image.fault)
 
 
+@lru_cache(2)  # asked twice for each member
 def _split_name(name: str) -> tuple[str, str]:
     """Key and ending as WebDataset cuts them: at the first dot of the last part."""
     path = PurePosixPath(readable(name))

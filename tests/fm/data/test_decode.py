@@ -4,7 +4,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
@@ -264,6 +264,87 @@ def test_harmless_oddities_of_jpegs_stay(odd):
 def test_an_odd_header_hides_no_damage(odd):
     whole = photograph()
     assert reason(odd(whole[: len(whole) // 2] + END)) == "corrupt"
+
+
+NOISE = Image.effect_noise((19, 17), 80)
+BODIES = (
+    [b"", bytes(65), b"\x10" + bytes(128)]
+    + [bytes([bits, 0, 5, 0, width, 1, 1, 0x11, 0]) for bits, width in ((8, 5), (12, 5), (8, 0))]
+    + [b"Exif\0\0", b"ICC_PROFILE\0\1\1x", b"MPF\0"]
+    + [b"JFIF\0\1\2"[:length] for length in (4, 6, 7)]
+    + [b"Adobe\0\1"[:length] for length in (5, 6, 7)]
+    + [b"Photoshop 3.0\0", b"Photoshop 3.0\x008BIM\0\0"]
+)
+SEGMENTS = [segment(marker, body) for marker in range(0xC0, 0xFF) for body in BODIES]
+PLAIN = {
+    "colour": file_of(NOISE.convert("RGB"), "JPEG"),
+    "grey": file_of(NOISE, "JPEG", comment=b"one"),
+    "progressive": file_of(NOISE.convert("RGB"), "JPEG", progressive=True, subsampling=0, restart_marker_rows=1),
+    "RGB": file_of(NOISE.convert("RGB"), "JPEG", keep_rgb=True, dpi=(72, 72)),
+}
+UNUSUAL = {
+    "CMYK": file_of(NOISE.convert("CMYK"), "JPEG"),
+    "EXIF": turned("JPEG"),
+    "profile": file_of(NOISE, "JPEG", icc_profile=b"x" * 200),
+    "two pictures": file_of(NOISE, "MPO", save_all=True, append_images=[NOISE]),
+    "PNG": file_of(NOISE),
+}
+
+
+def both_ways(data, monkeypatch):
+    """What becomes of a file with and without our own reading of plain headers."""
+
+    def outcomes():
+        for attempt in (decode_with_traits, lambda data: decode_with_traits(data, "apply", "white"), header_of):
+            try:
+                picture, traits = attempt(data)
+            except Rejected as rejected:
+                yield rejected.reason
+            else:
+                yield np.shape(picture), np.asarray(picture).tobytes(), traits
+
+    ours = list(outcomes())
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding, "_plain_jpeg", lambda data: None)
+        return ours, list(outcomes())
+
+
+def test_plain_headers_are_ours_to_read_and_no_others():
+    assert all(map(decoding._plain_jpeg, PLAIN.values())) and not any(map(decoding._plain_jpeg, UNUSUAL.values()))
+
+
+@pytest.mark.parametrize("options", JPEGS, ids=str)
+def test_photographs_come_out_alike_both_ways(options, monkeypatch):
+    ours, pillows = both_ways(photograph(**options), monkeypatch)
+    assert ours == pillows
+
+
+@pytest.mark.parametrize("whole", [*PLAIN.values(), *UNUSUAL.values()], ids=[*PLAIN, *UNUSUAL])
+def test_headers_that_end_early_come_out_alike_both_ways(whole, monkeypatch):
+    for length in range(min(len(whole), 700)):
+        ours, pillows = both_ways(whole[:length], monkeypatch)
+        assert ours == pillows, length
+
+
+@pytest.mark.parametrize("whole", PLAIN.values(), ids=PLAIN)
+def test_segments_of_every_kind_come_out_alike_both_ways(whole, monkeypatch):
+    places = [2, *(found.start() for found in decoding.SEGMENT.finditer(whole[: scan(whole)]))]
+    for number, more in enumerate(SEGMENTS):
+        at = places[number % len(places)]
+        ours, pillows = both_ways(whole[:at] + more + whole[at:], monkeypatch)
+        assert ours == pillows, more
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from([*PLAIN.values(), *UNUSUAL.values()]), st.data())
+def test_damaged_headers_come_out_alike_both_ways(monkeypatch, whole, data):
+    damaged = bytearray(whole)
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, min(len(damaged), 700) - 1))
+        patch = data.draw(st.one_of(st.binary(max_size=4), st.sampled_from(SEGMENTS)))
+        damaged[at : at + data.draw(st.integers(0, 20))] = patch
+    ours, pillows = both_ways(bytes(damaged), monkeypatch)
+    assert ours == pillows
 
 
 def test_sampling_factors_that_have_no_name_are_left_to_pillow():

@@ -276,6 +276,7 @@ def fit(
     ray = _connect()
     place = _place
     gpus = _slots(ray, place, say)
+    config = config | {"gpus": gpus}  # a worker without one sees the machine's all the same
     scratch = (run / ".ray").resolve()
 
     def look() -> None:

@@ -38,20 +38,21 @@ def training(config: dict[str, Any]) -> None:
     """One rank's training, until it is done or told to leave by SIGTERM or RUN/.ray/leave; rank 0 keeps records."""
     recipe, world = Recipe.parse(config["recipe"]), World.current()
     settings, dataset = recipe.training, ShardedImages(config["data"], "train", cache=os.environ.get("FM_CACHE"))
+    device = "cuda" if torch.cuda.is_available() and config.get("gpus", True) else "cpu"
     build = partial(recipe.build, dataset.shape, len(dataset.classes) or None)
-    model, objective = fitting(build, dataset.shape, settings, world.size, _device())
+    model, objective = fitting(build, dataset.shape, settings, world.size, device)
     order = settings.order(dataset.sizes).fingerprint()  # found here too: other versions must not mean another order
     identity = recipe.training_values(), dataset.digest
-    batches_from = stream_of(dataset, settings, world, is_conditional(model), _device())
+    batches_from = stream_of(dataset, settings, world, is_conditional(model), device)
     speed = None
-    if world.first and torch.cuda.is_available():
+    if world.first and device == "cuda":
         gpu = torch.cuda.get_device_name()
         speed = gauges.Speed(recipe, dataset.shape, len(dataset.classes) or None, world.size, gpu)
     with working(config["run"], world.first, config.get("driver", "")) as run, told_to_leave(run / LEAVE) as stop:
         store = Store(run, *identity, settings.keep, order, settings.keep_every_images)
-        events = watched(train(model, objective, settings, batches_from, store, world, stop, _device()), run)
+        events = watched(train(model, objective, settings, batches_from, store, world, stop, device), run)
         if world.first:
-            record(events, store, run, speed)
+            record(events, store, run, device, speed)
         else:
             for _ in events:
                 pass
@@ -72,7 +73,9 @@ def watched(events: Iterator[Any], run: Path) -> Iterator[Any]:
         yield event
 
 
-def record(events: Iterator[Any], store: Store, run: Path, speed: gauges.Speed | None = None) -> None:
+def record(
+    events: Iterator[Any], store: Store, run: Path, device: str = "cpu", speed: gauges.Speed | None = None
+) -> None:
     """Keeps what a training tells: reports as `train`, each start as `starts`, and what ended it as `diverged`; and
     draws a grid at every checkpoint."""
     records = run / "records"
@@ -82,26 +85,28 @@ def record(events: Iterator[Any], store: Store, run: Path, speed: gauges.Speed |
     try:
         for event in events:
             if isinstance(event, Progress):
-                measured = {"peak_memory_mib": _peak_memory_mib()} | (speed.values(event.images_per_s) if speed else {})
+                measured = {"peak_memory_mib": _peak_memory_mib(device)} | (
+                    speed.values(event.images_per_s) if speed else {}
+                )
                 reports.write(time=time.time(), **event.values() | measured)
             elif isinstance(event, Started):
-                facts = {"threads": torch.get_num_threads(), "device": _device()}
+                facts = {"threads": torch.get_num_threads(), "device": device}
                 starts.write(time=time.time(), **asdict(event) | facts | {"restored": event.restored + lost})
             elif isinstance(event, Saved):
-                draw_samples(run, event, tightest(Recipe.load(run).evaluation))
+                draw_samples(run, event, tightest(Recipe.load(run).evaluation), device)
     except Diverged as error:
         last = {"checkpoint": store.images_seen, "indices": error.indices, "error": str(error)}
         Recorder(records, "diverged").write(error.images_seen, time.time(), **last)
         raise
 
 
-def draw_samples(run: Path, saved: Saved, cell: Cell) -> None:
+def draw_samples(run: Path, saved: Saved, cell: Cell, device: str = "cpu") -> None:
     """RUN/samples/seen-N.png: 16 samples of the checkpoint's first average, from the same noise each time, by this
     solver; what they cost it is recorded as `solving`."""
     file = run / "samples" / f"seen-{saved.images_seen:012d}.png"
     if not file.exists() and saved.images_seen:
         try:
-            drawn = load(run, _device()).draw(GRID, seed=0, batch=GRID, **cell.options())
+            drawn = load(run, device).draw(GRID, seed=0, batch=GRID, **cell.options())
             with atomic(file) as out:
                 out.write(image_grid(to_pixels(drawn.x).cpu(), columns=4))
             cost = {"nfe": drawn.nfe, "nfe_mean": drawn.nfe_mean, "samples": GRID}
@@ -112,13 +117,9 @@ def draw_samples(run: Path, saved: Saved, cell: Cell) -> None:
             sys.stderr.write(f"no samples at {saved.images_seen:,} images seen: {error}\n")
 
 
-def _peak_memory_mib() -> float:
+def _peak_memory_mib(device: str) -> float:
     """Of this process: on its GPU, else its resident memory."""
-    if torch.cuda.is_available():
+    if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return resident / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -33,8 +33,11 @@ def sample(
     weights: Annotated[
         str, typer.Option(help="ema: the first average; ema_50kimg: that of this half-life; best; model: no average.")
     ] = "ema",
+    device: Annotated[str, typer.Option(help="auto: a GPU where there is one; cpu; cuda.")] = "auto",
 ) -> None:
     """Draw pictures from a trained network."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise SettingsError(f"{device!r} is no device", "--device", "take auto, cpu or cuda")
     existing(run)
     if out.is_dir() or not os.access(out.resolve().parent, os.W_OK):
         raise UserError("no picture can be written here", str(out), "name a file in a folder you may write")
@@ -49,14 +52,15 @@ def sample(
     from fm.recipe import load
     from fm.report import picture
 
-    flow, weaker = load(run, weights=weights), load(guide) if guide else None
+    where = _there(device)
+    flow, weaker = load(run, where, weights), load(guide, where) if guide else None
     y = flow.labels_of(class_name, n) if class_name else None
     guided = {"guidance": guidance, "interval": between, "guide": weaker}
     images = flow.sample(n, seed, y=y, method=solver, nfe=nfe or (32 if fixed else None), **guided)
     with atomic(out) as file:
-        file.write(picture(images))
+        file.write(picture(images.cpu()))
     what = "pictures" if flow.of_images else "points"
-    typer.echo(f"{n} {what} in {out} ({solver}, {nfe or (32 if fixed else 'adaptive')} NFE, seed {seed})")
+    typer.echo(f"{n} {what} in {out} ({solver}, {nfe or (32 if fixed else 'adaptive')} NFE, seed {seed}, on {where})")
 
 
 def import_(
@@ -111,6 +115,15 @@ def import_(
 
     of_file = (peer, weights, size, schedule, heads, new_attention_order, images_seen, preset, changes or ())
     tell({"run": run} | import_run(checkpoint, Path(run), *of_file), as_json)
+
+
+def _there(device: str) -> str:
+    import torch
+
+    there = torch.cuda.is_available()
+    if device == "cuda" and not there:
+        raise SettingsError("this machine has no GPU that torch can use", "--device cuda", "take --device cpu")
+    return device if device != "auto" else "cuda" if there else "cpu"
 
 
 def _interval(text: str) -> tuple[float, float]:

@@ -60,7 +60,7 @@ def test_a_failed_cell_is_said_and_is_all_that_the_next_start_measures(
     marker = tmp_path / "marker"
     marker.touch()
     (tmp_path / "frail.py").write_text(FRAIL.format(marker=str(marker)))
-    options = ["--solvers", "frail:SOLVER,euler", "--nfe", "2", "--samples", "24", "--seeds", "2", "--json"]
+    options = ["--solvers", "euler,frail:SOLVER", "--nfe", "2", "--samples", "24", "--seeds", "2", "--json"]
     sweep = [*options, "--set", "evaluation.nll_images=0"]
     failed = command("evaluate", str(run), *sweep, cwd=tmp_path)
     assert failed.returncode == 1, failed.stderr

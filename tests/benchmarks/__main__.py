@@ -20,6 +20,7 @@ from tests.benchmarks.packing import memory, packing
 from tests.benchmarks.readers import elastic, mixing, readers, resuming
 from tests.benchmarks.sampling import likelihood, sampling
 from tests.benchmarks.scaling import scaling
+from tests.benchmarks.sweeping import sweeping
 from tests.benchmarks.timing import Row
 from tests.benchmarks.training import training
 
@@ -37,6 +38,7 @@ def main(names: list[str]) -> None:
             "estimating": lambda: estimating(Path(folder)),
             "networks": networks,
             "metrics": lambda: metrics(Path(folder)),
+            "sweeping": lambda: sweeping(Path(folder)),
             "packing": lambda: packing(Path(folder)),
             "memory": lambda: memory(Path(folder)),
             "randomness": randomness,

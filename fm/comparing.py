@@ -4,6 +4,7 @@ Two runs that were measured alike from the same noise are compared paired: sampl
 by the values without each of ten groups of samples that their rows carry. Pictures and pages are made elsewhere.
 """
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +30,9 @@ SAME = {  # what one measurement has to share with another, and what it is calle
     "batch": "batch",
     "grid": "step control",
     "guidance": "guidance",
+    "precision": "precision",
 }
+ADAPTIVE = "adaptive, joint within the batch"
 NOISE = ("noise", "noise_digest")
 LIKELIHOOD = ("nll_images", "nll_k", "nll_probe")
 
@@ -48,6 +51,7 @@ class Cell(NamedTuple):
     batch: int | None = None
     grid: str | None = None
     guidance: float = 0.0
+    precision: str = "fp32"
 
     @property
     def budget(self) -> tuple[str, int | None, float | None]:
@@ -59,12 +63,14 @@ class Cell(NamedTuple):
 
 def cell_of(row: Row) -> Cell:
     """The cell of a row."""
-    adaptive = row.get("tolerance") is not None
-    shared = {name: row.get(name) for name in SAME if name not in ("batch", "grid", "guidance")}
-    if adaptive:
-        shared |= {"batch": row.get("batch"), "grid": row.get("control") or row.get("grid")}
-    nfe = None if adaptive else row.get("nfe")
-    return Cell(row["solver"], nfe, row.get("tolerance"), **shared, guidance=row.get("guidance") or 0.0)
+    shared: dict[str, Any] = {
+        name: row.get(name) for name in ("data", "features", "features_weights", "samples", "reference_images")
+    }
+    shared |= {"guidance": row.get("guidance") or 0.0, "precision": row.get("precision") or "fp32"}
+    if row.get("tolerance") is None:
+        return Cell(row["solver"], row.get("nfe"), None, **shared)
+    control = row.get("control") or row.get("grid") or ADAPTIVE
+    return Cell(row["solver"], None, row["tolerance"], **shared, batch=row.get("batch"), grid=control)
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,8 @@ class Run:
 def run_of(name: str, where: str, rows: Sequence[Row]) -> Run:
     """The rows of a RUN's newest measured weights; of a cell that was measured twice, this code's row counts.
 
+    Where one code measured a cell in several rows, each of them other distances, they are taken together.
+
     Raises: UserError if there are none of trained weights.
     """
     trained = [row for row in rows if row.get("method") != UNTRAINED]
@@ -96,20 +104,32 @@ def run_of(name: str, where: str, rows: Sequence[Row]) -> Run:
     cells: dict[Cell, dict[int, Row]] = {}
     for row in sorted(newest, key=_standing):
         whole = _completed(row, newest) if row.get("failed") else row
-        cells.setdefault(cell_of(whole), {})[row.get("seed") or 0] = whole
+        seeds, seed = cells.setdefault(cell_of(whole), {}), row.get("seed") or 0
+        seeds[seed] = seeds[seed] | whole if _same_code(seeds.get(seed), whole) else whole
     ordered = {cell: [seeds[seed] for seed in sorted(seeds)] for cell, seeds in sorted(cells.items(), key=_place)}
     return Run(name, where, ordered, weights or "", len(trained) - len(newest))
 
 
 def _completed(row: Row, rows: Sequence[Row]) -> Row:
-    """A failed row with what the others of its kind of solver say of how it was to be measured."""
-    alike = [other for other in rows if (other.get("tolerance") is None) == (row.get("tolerance") is None)]
-    return {key: other[key] for other in alike for key in SAME if other.get(key) is not None} | row
+    """A failed row with what it was asked to be and the other rows say of how it was to be measured."""
+    asked = json.loads(row["cell"]) if "cell" in row else {}
+    keys = [key for key in SAME if key not in ("grid", "guidance")]
+    found = {key: other[key] for other in [asked, *rows] for key in keys if other.get(key) is not None}
+    return found | {key: asked[key] for key in ("batch", "precision") if key in asked} | row
 
 
-def _standing(row: Row) -> tuple[bool, bool, bool]:
+def _standing(row: Row) -> tuple[Any, ...]:
     """A later one of the same cell and seed takes its place."""
-    return not row.get("failed"), any(key.endswith("_without") for key in row), row.get("code") == code_digest()
+    paired = any(key.endswith("_without") for key in row)
+    return not row.get("failed"), paired, row.get("code") == code_digest(), row.get("nll_images") or 0
+
+
+def _same_code(one: Row | None, other: Row) -> bool:
+    return one is not None and not one.get("failed") and _version(one) == _version(other)
+
+
+def _version(row: Row) -> tuple[Any, ...]:
+    return row.get("code"), row.get("torch"), any(key.endswith("_without") for key in row)
 
 
 def _place(item: tuple[Cell, Any]) -> tuple[Any, ...]:
@@ -229,7 +249,11 @@ def _lacking(quantity: str, runs: tuple[Run, Run], pair: tuple[Row, Row]) -> str
         if row.get(quantity) is None:
             return f"{run.name} has {'not converged' if row.get('nll_converged') is False else 'no value'}"
         if len(row.get(f"{quantity}_without") or ()) != GROUPS:
-            return OLDER
+            return f"too few images for {GROUPS} groups" if f"{quantity}_without" in row else OLDER
+        if quantity != BITS and row.get("samples_not_finite"):
+            return (
+                f"{several(row['samples_not_finite'], 'sample')} of {run.name} not finite: the others have no partners"
+            )
     one, other = pair
     if any(one.get(key) != other.get(key) for key in (LIKELIHOOD if quantity == BITS else NOISE)):
         return "of other images or draws: evaluate both alike" if quantity == BITS else "drawn from other noise"

@@ -1,4 +1,4 @@
-"""How near samples lie to training images, measured by how near held-out images do: what a network has learned by heart.
+"""How near samples lie to training images, beside how near held-out images do: what was learned by heart.
 
 Euclidean distances in the space of features, in float64.
 """

@@ -106,6 +106,7 @@ def test_seeds_are_averaged_and_their_variances_too():
         (a_row(), a_row(without=None), OLDER),
         (a_row(), a_row(noise_digest="m"), "drawn from other noise"),
         (a_row(), a_row(seed=1), "drawn with other seeds"),
+        (a_row(), a_row(samples_not_finite=3), "3 samples of vp not finite"),
         (a_row(None, None, failed="3 of 300 samples are not finite"), a_row(), "ot failed: 3 of 300 samples"),
     ],
 )
@@ -119,6 +120,8 @@ def test_bits_are_paired_by_held_out_images():
     a, b = a_row(**bits | {BITS: 4.2}), a_row(noise_digest="m", **bits | {BITS: 4.1})
     assert one_pair([a], [b], BITS).verdict == "vp is better by 0.1"
     assert one_pair([a], [b | {"nll_k": 2}], BITS).verdict.startswith("of other images")
+    few = b | {f"{BITS}_without": None}
+    assert one_pair([a], [few], BITS).verdict == "too few images for 10 groups"
     unconverged = b | {BITS: None, "nll_converged": False}
     assert one_pair([a], [unconverged], BITS).verdict == "vp has not converged"
 
@@ -186,6 +189,17 @@ def test_a_failed_row_finds_its_cell_by_what_the_others_say():
     runs = two([a_row(nfe=60, **adaptive)], [bare, a_row(nfe=9, **adaptive | {"tolerance": 1e-2})])
     (pair,) = compare(runs).paired
     assert pair.verdict == "vp failed: ended"
+    asked = bare | {"cell": '{"batch": 20, "reference_images": 900}', "data": "d", "features_weights": "w"}
+    (run,) = (run_of("vp", "runs/vp", [asked, a_row()]),)
+    assert any(cell == cell_of(a_row(nfe=60, **adaptive | {"batch": 20})) for cell in run.cells)
+
+
+def test_rows_of_one_cell_and_code_with_other_distances_are_taken_together():
+    kid = {"kid_x": 1.0, "kid_x_low": 0.0, "kid_x_high": 2.0, "kid_x_without": LEVELS}
+    (row,) = run_of("ot", "runs/ot", [a_row(code="c"), a_row(None, None, code="c", **kid)]).rows
+    assert (row[FD], row["kid_x"]) == (400.0, 1.0)
+    (row,) = run_of("ot", "runs/ot", [a_row(code="b"), a_row(None, None, code=code_digest(), **kid)]).rows
+    assert FD not in row
 
 
 def test_the_best_of_a_cell_is_better_than_each_other():

@@ -1,0 +1,182 @@
+"""Two RUNs or more -> their comparison and its page: reads the rows, loads the networks, draws from the same noise.
+
+The numbers are `fm/comparing.py`'s, the page is `fm/report/comparison_page.py`'s.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fm.comparing import Comparison, compare, names_of, run_of
+from fm.data import ShardedImages
+from fm.errors import UserError, several
+from fm.files import check_writable
+from fm.flow import Flow
+from fm.metrics import Features, load_features
+from fm.metrics.memorisation import memorisation
+from fm.noise import uniforms
+from fm.pixels import to_pixels
+from fm.recipe import facts_of, load
+from fm.records import read
+from fm.report.comparison_page import Drawn, Nearest, Pictures, write_page
+from fm.results import read_rows
+from fm.runs import pulled
+from fm.tableaux import tableau
+
+SAMPLES, TRACED = 200, 4  # samples of each run for the pictures, and trajectories
+TIMES = (0.0, 0.25, 0.5, 0.75, 1.0)
+TRAINING_IMAGES, HELDOUT_IMAGES = 10_000, 1_000  # at most, to find the nearest ones among
+FEATURES = "efficientnet_lite0_b7"
+PART = 1_000  # images whose features are computed between two lines of progress
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A comparison and its page."""
+
+    comparison: Comparison
+    page: Path
+    notes: list[str]
+
+
+def side_by_side(places: Sequence[str], out: Path, samples: int = SAMPLES, say: Say = print) -> Made:
+    """Compares RUNs (folders or addresses), the first with each other, and writes OUT/report.html.
+
+    `samples` are drawn of each for pictures and nearest training images, 0 for none; `say` is told what takes time.
+
+    Raises: UserError if there is nothing to compare, or OUT cannot be written or is a RUN.
+    """
+    names = names_of(places)
+    if (out / "recipe.json").exists():
+        raise UserError("is a RUN, whose report would be lost", str(out), "choose another folder for the comparison")
+    check_writable(out)
+    folders = {place: pulled(place) for place in places}
+    runs = [run_of(name, place, read_rows(folders[place])) for name, place in zip(names, places, strict=True)]
+    comparison = compare(runs)
+    solving = {run.name: read(folders[run.where] / "records", name="solving") for run in runs}
+    with torch.inference_mode():
+        pictures = _pictures(comparison, folders, samples, say) if samples else Pictures({}, TIMES, "")
+    page = write_page(out, comparison, solving, pictures)
+    return Made(comparison, page, [*comparison.notes, *pictures.notes])
+
+
+def _pictures(comparison: Comparison, folders: dict[str, Path], samples: int, say: Say) -> Pictures:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    solver, words = _solver(comparison)
+    drawn: dict[str, Drawn] = {}
+    notes: list[str] = []
+    library = _Library(comparison, device, say)
+    for run in comparison.runs:
+        try:
+            flow = load(run.where, device)
+            if drawn and tuple(flow.shape) != next(iter(drawn.values())).samples.shape[1:]:
+                raise UserError("draws images of another size")
+            say(f"compare: {run.name} draws {samples} samples and {TRACED} trajectories on {device} ({words})")
+            one = _draw(flow, samples, solver)
+        except UserError as error:
+            notes.append(f"{run.where}: no pictures of it ({error.what})")
+            continue
+        if run.weights and flow.lineage.get("weights") != run.weights:
+            notes.append(f"{run.where}: its pictures are of other weights than its rows; evaluate it again")
+        try:
+            one = replace(one, nearest=library.nearest(facts_of(folders[run.where]), one.samples))
+        except UserError as error:
+            notes.append(f"{run.where}: no nearest training images of it ({error})")
+        drawn[run.name] = one
+    return Pictures(drawn, TIMES, f"{words}, seed 0", notes)
+
+
+def _solver(comparison: Comparison) -> tuple[dict[str, Any], str]:
+    """The finest fixed budget that all runs were measured with, else midpoint with 32 evaluations; and in words."""
+    common = [cell for cell in comparison.cells if cell.nfe and all(cell in run.cells for run in comparison.runs)]
+    finest = max(common, key=lambda cell: (cell.nfe, tableau(cell.solver).order), default=None)
+    method, nfe = (finest.solver, finest.nfe) if finest else ("midpoint", 32)
+    return {"method": method, "nfe": nfe}, f"{method}, NFE {nfe}"
+
+
+def _draw(flow: Flow, samples: int, solver: dict[str, Any]) -> Drawn:
+    """From noise positions 0, 1, ... of seed 0, whatever the run; labels in turn, where it has classes."""
+    y = torch.arange(samples) % len(flow.classes) if flow.classes else None
+    states = flow.trajectory(TRACED, TIMES, y=None if y is None else y[:TRACED], **solver)
+    images = flow.sample(samples, seed=0, y=y, **solver).cpu()
+    return Drawn(images, to_pixels(states.flatten(0, 1)).view(states.shape).cpu())
+
+
+class _Known(NamedTuple):
+    """A data set whose features are known: images of the training split by their indices, and held-out ones."""
+
+    training: ShardedImages
+    indices: Tensor
+    features: Tensor
+    heldout: Tensor
+
+
+class _Library:
+    """Features of training and held-out images of each data set, computed once, and what lies nearest among them."""
+
+    def __init__(self, comparison: Comparison, device: str, say: Say) -> None:
+        self.wanted = next((cell.features for cell in comparison.cells if cell.features), FEATURES)
+        self.device, self.say = device, say
+        self.known = cache(self._known)
+        self.network = cache(self._network)
+
+    def nearest(self, facts: dict[str, Any], samples: Tensor) -> Nearest:
+        """The samples nearest to training images of the data that these facts of a RUN name.
+
+        Raises: UserError if the data are gone or are others now, or no features can be loaded.
+        """
+        known, features = self.known(facts["data"], facts["digest"]), self.network()
+        found = memorisation(features(samples), known.features, known.heldout)
+        neighbours = _images(known.training, known.indices[found.neighbours.flatten()])
+        return Nearest(
+            found=found,
+            samples=samples[found.samples],
+            neighbours=neighbours.unflatten(0, found.neighbours.shape),
+            drawn=len(samples),
+            training=len(known.indices),
+            training_total=len(known.training),
+            heldout=len(known.heldout),
+            features=features.name,
+        )
+
+    def _network(self) -> Features:
+        try:
+            return load_features(self.wanted, self.device)
+        except UserError:
+            return load_features(FEATURES, self.device)
+
+    def _known(self, data: str, digest: str) -> _Known:
+        training, heldout = ShardedImages(data, "train"), ShardedImages(data, "test")
+        if training.digest != digest:
+            raise UserError("holds other data now than those it was measured on", data)
+        indices = _some(training, TRAINING_IMAGES)
+        mine, others = self._features(training, indices), self._features(heldout, _some(heldout, HELDOUT_IMAGES))
+        return _Known(training, indices, mine, others)
+
+    def _features(self, dataset: ShardedImages, indices: Tensor) -> Tensor:
+        return torch.cat([*self._parts(dataset, indices)])
+
+    def _parts(self, dataset: ShardedImages, indices: Tensor) -> Iterator[Tensor]:
+        features, done = self.network(), 0
+        kind = "training" if dataset.split == "train" else "held-out"
+        for part in indices.split(PART):
+            self.say(f"compare: {features.name} of {several(len(indices), f'{kind} image')}, {done:,} done")
+            yield features(_images(dataset, part))
+            done += len(part)
+
+
+def _some(dataset: ShardedImages, most: int) -> Tensor:
+    """Indices of at most so many images, a fixed random choice."""
+    order = uniforms(0, "memorisation", torch.arange(len(dataset)), ()).argsort(stable=True)
+    return order[:most].sort().values
+
+
+def _images(dataset: ShardedImages, indices: Tensor) -> Tensor:
+    return torch.from_numpy(dataset.gather(indices)).permute(0, 3, 1, 2).contiguous()

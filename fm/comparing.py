@@ -243,17 +243,21 @@ def _variance(without_a: Sequence[float], without_b: Sequence[float]) -> float:
 
 def _lacking(quantity: str, runs: tuple[Run, Run], pair: tuple[Row, Row]) -> str:
     """Why two rows cannot be paired, or nothing."""
-    for run, row in zip(runs, pair, strict=True):
+    sides = list(zip(runs, pair, strict=True))
+    for run, row in sides:
         if row.get("failed"):
             return f"{run.name} failed: {row['failed']}"
+    for run, row in sides:
         if row.get(quantity) is None:
             return f"{run.name} has {'not converged' if row.get('nll_converged') is False else 'no value'}"
-        if len(row.get(f"{quantity}_without") or ()) != GROUPS:
-            return f"too few images for {GROUPS} groups" if f"{quantity}_without" in row else OLDER
         if quantity != BITS and row.get("samples_not_finite"):
             return (
                 f"{several(row['samples_not_finite'], 'sample')} of {run.name} not finite: the others have no partners"
             )
+    without = f"{quantity}_without"
+    for row in pair:
+        if len(row.get(without) or ()) != GROUPS:
+            return f"too few images for {GROUPS} groups" if without in row else OLDER
     one, other = pair
     if any(one.get(key) != other.get(key) for key in (LIKELIHOOD if quantity == BITS else NOISE)):
         return "of other images or draws: evaluate both alike" if quantity == BITS else "drawn from other noise"

@@ -193,7 +193,7 @@ def floor(rows: Sequence[Row], name: str) -> float | None:
 class Paired:
     """`other` minus `baseline` in one cell: means over the seeds that both have, half of the paired 95 % interval.
 
-    `better` names the run that is, if they can be told apart; without a value the verdict says why.
+    `better` names the run that is, if they can be told apart; without a difference the verdict says why.
     """
 
     quantity: str
@@ -222,7 +222,9 @@ def paired(quantity: str, cell: Cell, baseline: Run, other: Run) -> Paired:
     names = baseline.name, other.name
     if not usable:
         why = next(iter(lacking.values()), "drawn with other seeds: evaluate both with the same")
-        return Paired(quantity, cell, *names, verdict=why)
+        known = [summary(run.cells[cell], quantity) for run in both]
+        alone = (known[0].value, known[1].value) if known[0] and known[1] else None
+        return Paired(quantity, cell, *names, why, alone)
     values = fmean(a[quantity] for a, _ in usable.values()), fmean(b[quantity] for _, b in usable.values())
     variances = [_variance(a[f"{quantity}_without"], b[f"{quantity}_without"]) for a, b in usable.values()]
     difference, half = values[1] - values[0], STUDENT_T * math.sqrt(sum(variances)) / len(variances)
@@ -257,7 +259,7 @@ def _lacking(quantity: str, runs: tuple[Run, Run], pair: tuple[Row, Row]) -> str
     without = f"{quantity}_without"
     for row in pair:
         if len(row.get(without) or ()) != GROUPS:
-            return f"too few images for {GROUPS} groups" if without in row else OLDER
+            return f"too few images for {GROUPS} groups" if without in row and quantity == BITS else OLDER
     one, other = pair
     if any(one.get(key) != other.get(key) for key in (LIKELIHOOD if quantity == BITS else NOISE)):
         return "of other images or draws: evaluate both alike" if quantity == BITS else "drawn from other noise"

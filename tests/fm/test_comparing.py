@@ -113,6 +113,7 @@ def test_seeds_are_averaged_and_their_variances_too():
 def test_what_cannot_be_paired_says_why(a, b, says):
     found = one_pair([a], [b])
     assert found.verdict.startswith(says) and found.difference is None and found.better == ""
+    assert found.values == (None if "failed" in a else (400.0, 400.0))
 
 
 def test_bits_are_paired_by_held_out_images():

@@ -81,7 +81,7 @@ class Run:
     where: str
     cells: dict[Cell, list[Row]]
     weights: str = ""
-    left_out: int = 0  # rows of earlier weights
+    left_out: int = 0  # rows of other weights
 
     @property
     def rows(self) -> list[Row]:
@@ -318,7 +318,7 @@ def compare(runs: Sequence[Run]) -> Comparison:
 
 
 def _left_out(count: int) -> str:
-    return f"{several(count, 'row')} of earlier weights {'is' if count == 1 else 'are'} left out"
+    return f"{several(count, 'row')} of other weights {'is' if count == 1 else 'are'} left out"
 
 
 def unmatched(baseline: Run, other: Run) -> list[UserError]:

@@ -32,6 +32,7 @@ SAMPLES, TRACED = 200, 4  # samples of each run for the pictures, and trajectori
 TIMES = (0.0, 0.25, 0.5, 0.75, 1.0)
 TRAINING_IMAGES, HELDOUT_IMAGES = 10_000, 1_000  # at most, to find the nearest ones among
 FEATURES = "efficientnet_lite0_b7"
+BATCH = 64  # samples drawn between two lines of progress
 PART = 1_000  # images whose features are computed between two lines of progress
 
 Say = Callable[[str], None]
@@ -60,11 +61,17 @@ def side_by_side(places: Sequence[str], out: Path, samples: int = SAMPLES, say: 
     folders = {place: pulled(place) for place in places}
     runs = [run_of(name, place, read_rows(folders[place])) for name, place in zip(names, places, strict=True)]
     comparison = compare(runs)
-    solving = {run.name: read(folders[run.where] / "records", name="solving") for run in runs}
+    solving = {run.name: _solving(folders[run.where]) for run in runs}
     with torch.inference_mode():
         pictures = _pictures(comparison, folders, samples, say) if samples else Pictures({}, TIMES, "")
     page = write_page(out, comparison, solving, pictures)
     return Made(comparison, page, [*comparison.notes, *pictures.notes])
+
+
+def _solving(run: Path) -> list[dict[str, Any]]:
+    """What an adaptive solver took at each checkpoint of a RUN, where that was recorded."""
+    rows = read(run / "records", name="solving")
+    return [row for row in rows if row.get("nfe") is not None and row.get("tolerance") is not None]
 
 
 def _pictures(comparison: Comparison, folders: dict[str, Path], samples: int, say: Say) -> Pictures:
@@ -78,15 +85,19 @@ def _pictures(comparison: Comparison, folders: dict[str, Path], samples: int, sa
             flow = load(run.where, device)
             if drawn and tuple(flow.shape) != next(iter(drawn.values())).samples.shape[1:]:
                 raise UserError("draws images of another size")
-            say(f"compare: {run.name} draws {samples} samples and {TRACED} trajectories on {device} ({words})")
-            one = _draw(flow, samples, solver)
+            one = _draw(flow, samples, solver, say, f"compare: {run.name}, {words}, {device}")
         except UserError as error:
             notes.append(f"{run.where}: no pictures of it ({error.what})")
             continue
         if run.weights and flow.lineage.get("weights") != run.weights:
             notes.append(f"{run.where}: its pictures are of other weights than its rows; evaluate it again")
         try:
-            one = replace(one, nearest=library.nearest(facts_of(folders[run.where]), one.samples))
+            facts = facts_of(folders[run.where])
+            one = replace(one, nearest=library.nearest(facts, one.samples))
+            if "imported" in facts:
+                notes.append(
+                    f"{run.where}: was trained elsewhere; its nearest images are of the DATA it was measured on"
+                )
         except UserError as error:
             notes.append(f"{run.where}: no nearest training images of it ({error})")
         drawn[run.name] = one
@@ -101,12 +112,18 @@ def _solver(comparison: Comparison) -> tuple[dict[str, Any], str]:
     return {"method": method, "nfe": nfe}, f"{method}, NFE {nfe}"
 
 
-def _draw(flow: Flow, samples: int, solver: dict[str, Any]) -> Drawn:
+def _draw(flow: Flow, samples: int, solver: dict[str, Any], say: Say, who: str) -> Drawn:
     """From noise positions 0, 1, ... of seed 0, whatever the run; labels in turn, where it has classes."""
-    y = torch.arange(samples) % len(flow.classes) if flow.classes else None
+    y = torch.arange(max(samples, TRACED)) % len(flow.classes) if flow.classes else None
+    say(f"{who}: {TRACED} trajectories")
     states = flow.trajectory(TRACED, TIMES, y=None if y is None else y[:TRACED], **solver)
-    images = flow.sample(samples, seed=0, y=y, **solver).cpu()
-    return Drawn(images, to_pixels(states.flatten(0, 1)).view(states.shape).cpu())
+    images = []
+    for start in range(0, samples, BATCH):
+        count = min(BATCH, samples - start)
+        say(f"{who}: {start + count} of {samples} samples")
+        labels = None if y is None else y[start : start + count]
+        images.append(flow.sample(count, seed=0, start=start, y=labels, batch=count, **solver).cpu())
+    return Drawn(torch.cat(images), to_pixels(states.flatten(0, 1)).view(states.shape).cpu())
 
 
 class _Known(NamedTuple):

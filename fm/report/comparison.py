@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fm.comparing import BITS, STUDENT_T, Cell, Comparison, Paired, Run, floor, summary
+from fm.comparing import ADAPTIVE, BITS, STUDENT_T, Cell, Comparison, Paired, Run, floor, summary
 from fm.results import SIMILARITIES, Row, csv_table, label, number
 
 GAP = "generalisation gap"
@@ -28,10 +28,6 @@ def columns(comparison: Comparison) -> list[Column]:
     found = [
         Column("run", lambda run, rows: run.name, paper=True),
         Column("method", _word("method"), paper=True),
-        Column("path", _word("path")),
-        Column("images seen", lambda run, rows: f"{rows[0]['images_seen']:,}" if rows[0].get("images_seen") else ""),
-        Column("weights", lambda run, rows: (rows[0].get("weights") or "")[:8]),
-        Column("precision", _word("precision")),
         Column("solver", lambda run, rows: _solver(rows[0]), paper=True),
         Column("NFE", lambda run, rows: _nfe(rows), paper=True),
         Column("samples", _word("samples")),
@@ -44,7 +40,7 @@ def columns(comparison: Comparison) -> list[Column]:
             found.append(Column(best, lambda run, rows, name=name: _over_seeds(rows, name, "best")))  # type: ignore[misc]
         if name != BITS:
             found.append(Column("floor", lambda run, rows, name=name: _floor(rows, name), paper=True))  # type: ignore[misc]
-            found.append(Column("x floor", lambda run, rows, name=name: _ratio(rows, name)))  # type: ignore[misc]
+            found.append(Column("ratio to floor", lambda run, rows, name=name: _ratio(rows, name)))  # type: ignore[misc]
     found.append(Column(GAP, lambda run, rows: _gap(rows)))
     lines = list(_lines(comparison))
     return [column for column in found if any(column.text(run, rows) for _, run, rows in lines)]
@@ -61,7 +57,19 @@ def lines_of(comparison: Comparison, shown: Sequence[Column]) -> list[tuple[Cell
 
 
 def runs_table(comparison: Comparison) -> list[list[str]]:
-    """The table of all runs as text: the headings, then cell by cell a line for each run."""
+    """A line for each run: what it is."""
+    lines = [["run", "method", "path", "images seen", "weights", "precision", "where"]]
+    for run in comparison.runs:
+        told = {key: [row[key] for row in run.rows if row.get(key)] for key in ("method", "path", "images_seen")}
+        first = {key: values[0] if values else "" for key, values in told.items()}
+        seen = f"{first['images_seen']:,}" if first["images_seen"] else "not told"
+        precision = ", ".join(sorted({cell.precision for cell in run.cells}))
+        lines.append([run.name, first["method"], first["path"], seen, run.weights[:8], precision, run.where])
+    return lines
+
+
+def cells_table(comparison: Comparison) -> list[list[str]]:
+    """The table of all measurements as text: the headings, then cell by cell a line for each run."""
     shown = columns(comparison)
     return [[column.heading for column in shown], *(texts for *_, texts in lines_of(comparison, shown))]
 
@@ -75,11 +83,11 @@ def _heading(name: str) -> str:
 
 
 def _solver(row: Row) -> str:
-    """`euler`, or `dopri5 at 0.001 (batch 64, joint within the batch)`: what an adaptive solver's NFE depends on."""
+    """`euler`, or `dopri5 at 0.001 (batch 64, joint)`: what an adaptive solver's NFE depends on."""
     if row.get("tolerance") is None:
         return str(row["solver"])
-    control = row.get("control") or str(row.get("grid") or "").removeprefix("adaptive, ")
-    return f"{label(row)} (batch {row.get('batch')}{', ' * bool(control)}{control})"
+    control = row.get("control") or str(row.get("grid") or ADAPTIVE).removeprefix("adaptive, ").partition(" ")[0]
+    return f"{label(row)} (batch {row.get('batch')}, {control})"
 
 
 def _nfe(rows: Sequence[Row]) -> str:
@@ -135,13 +143,16 @@ def _gap(rows: Sequence[Row]) -> str:
 
 def paired_table(comparison: Comparison) -> list[list[str]]:
     """The first run against each other, cell by cell, with verdicts."""
-    several = any(len(pair.seeds) > 1 for pair in comparison.paired)
-    baseline = comparison.runs[0].name
-    lines = [["quantity", "solver", "run", baseline, "run's", "difference", *["seeds"] * several, "verdict"]]
+    names = [run.name for run in comparison.runs]
+    two, several = len(names) == 2, any(len(pair.seeds) > 1 for pair in comparison.paired)
+    others = names[1:] if two else ["other run", "its value"]
+    lines = [
+        ["quantity", "solver", *others[: not two], names[0], others[-1], "difference", *["seeds"] * several, "verdict"]
+    ]
     for pair in comparison.paired:
         values = [_number(value, pair.quantity) for value in pair.values] if pair.values else ["", ""]
         seeds = [str(len(pair.seeds) or "")] * several
-        words = [_heading(pair.quantity), str(pair.cell), pair.other]
+        words = [_heading(pair.quantity), str(pair.cell), *[pair.other] * (not two)]
         lines.append([*words, *values, difference_text(pair), *seeds, pair.verdict])
     return lines
 

@@ -110,12 +110,11 @@ def nfe_over_training(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> byt
     """What an adaptive solver costs while the networks train: a line for each run and tolerance."""
     figure, grid = _panels(1)
     for i, (name, rows) in enumerate(records.items()):
-        tolerances = sorted({row["tolerance"] for row in rows})
-        for j, tolerance in enumerate(tolerances):
+        for j, tolerance in enumerate(sorted({row["tolerance"] for row in rows}, reverse=True)):
             points = [(row["images_seen"] / 1000, row["nfe"]) for row in rows if row["tolerance"] == tolerance]
-            look = style(i) | {"linestyle": LINES[j % len(LINES)]}
-            look.pop("capsize")
-            grid[0].plot(*zip(*points, strict=True), label=f"{name}, tolerance {tolerance:g}", **look)
+            look = {key: value for key, value in style(i).items() if key != "capsize"}
+            look |= {"linestyle": LINES[j % len(LINES)], "label": f"{name}, tolerance {tolerance:g}"}
+            grid[0].plot(*zip(*points, strict=True), **look)
     grid[0].set(xlabel="thousand images seen", ylabel="network evaluations a sample (NFE)")
     grid[0].set_ylim(bottom=0)
     _legend(figure, grid)

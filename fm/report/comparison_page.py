@@ -17,7 +17,7 @@ from fm.files import atomic, write_text
 from fm.metrics.memorisation import Memorisation
 from fm.report import comparison_figures as figures
 from fm.report import page
-from fm.report.comparison import csv_of, paired_csv, paired_table, runs_table, table_note
+from fm.report.comparison import cells_table, csv_of, paired_csv, paired_table, runs_table, table_note
 from fm.report.latex import latex_table
 from fm.results import SIMILARITIES, distances, number
 from fm.results import table_note as rows_note
@@ -160,6 +160,8 @@ def _page(comparison: Comparison, pictures: Pictures, shown: Shown) -> str:
         *(f"<p class=soft>{escape(note)}.</p>" for note in notes),
         "<h2>All runs</h2>",
         page.html_table(runs_table(comparison)),
+        "<h2>All numbers</h2>",
+        page.html_table(cells_table(comparison)),
         f"<p class=soft>{escape(' '.join([table_note(), rows_note(rows)]))}</p>",
         "<h2>What evaluations buy</h2>",
         *(figure(name) for name in shown if name.startswith("nfe-") or name == "error"),

@@ -181,7 +181,7 @@ def test_the_newest_weights_count_and_what_was_measured_last_by_this_code():
     rows += [a_row(4.0, method="untrained", images_seen=0, weights="untrained-1"), a_row(None, None, failed="no")]
     run = run_of("ot", "runs/ot", rows)
     assert ([row[FD] for row in run.rows], run.left_out, run.weights) == ([2.0], 1, "abc")
-    assert compare([run, run_of("vp", "runs/vp", [a_row()])]).notes == ["runs/ot: 1 row of earlier weights is left out"]
+    assert compare([run, run_of("vp", "runs/vp", [a_row()])]).notes == ["runs/ot: 1 row of other weights is left out"]
 
 
 def test_a_failed_row_finds_its_cell_by_what_the_others_say():

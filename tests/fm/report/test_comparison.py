@@ -1,13 +1,30 @@
 import csv
 import io
+from dataclasses import replace
 
 import pytest
 
-from fm.report.comparison import columns, csv_of, pair_values, paired_csv, paired_table, runs_table, table_note
+from fm.report.comparison import (
+    cells_table,
+    columns,
+    csv_of,
+    pair_values,
+    paired_csv,
+    paired_table,
+    runs_table,
+    table_note,
+)
 
 
-def test_the_table_of_runs_goes_cell_by_cell_with_seeds_floors_and_what_failed(comparison):
-    head, *lines = runs_table(comparison)
+def test_the_table_of_runs_says_what_each_is(comparison):
+    assert runs_table(comparison)[1:] == [
+        ["ot", "FM w/ OT", "ot", "19,200", "abcdef01", "fp32", "runs/ot"],
+        ["v_p", "FM w/ Diffusion", "ot", "19,200", "fedcba98", "fp32", "runs/v_p"],
+    ]
+
+
+def test_the_table_of_numbers_goes_cell_by_cell_with_seeds_floors_and_what_failed(comparison):
+    head, *lines = cells_table(comparison)
     table = [dict(zip(head, line, strict=True)) for line in lines]
     assert [(line["run"], line["solver"], line["NFE"]) for line in table] == [
         ("ot", "euler", "4"),
@@ -15,12 +32,11 @@ def test_the_table_of_runs_goes_cell_by_cell_with_seeds_floors_and_what_failed(c
         ("ot", "euler", "8"),
         ("v_p", "euler", "8"),
         ("ot", "euler", "16"),
-        ("ot", "dopri5 at 0.001 (batch 50, joint within the batch)", "62, mean 58.2"),
-        ("v_p", "dopri5 at 0.001 (batch 50, joint within the batch)", "70"),
+        ("ot", "dopri5 at 0.001 (batch 50, joint)", "62, mean 58.2"),
+        ("v_p", "dopri5 at 0.001 (batch 50, joint)", "70"),
     ]
-    assert (table[0]["weights"], table[1]["images seen"], table[1]["precision"]) == ("abcdef01", "19,200", "fp32")
     assert (table[2]["fd_x"], table[2]["s.d."], table[2]["minimum"]) == ("402 ± 6.36", "2.83", "400")
-    assert (table[0]["fd_x"], table[0]["s.d."], table[0]["x floor"]) == ("500 ± 9", "", "25.00")
+    assert (table[0]["fd_x"], table[0]["s.d."], table[0]["ratio to floor"]) == ("500 ± 9", "", "25.00")
     assert (table[-1]["fd_x"], table[-1]["bits/dim"], table[-2]["bits/dim"]) == ("failed", "failed", "4.250 ± 0.196")
     assert table[-2]["generalisation gap"] == "+0.250 ± 0.277"
 
@@ -29,21 +45,23 @@ def test_columns_without_a_value_are_left_out(comparison):
     headings = [column.heading for column in columns(comparison)]
     for run in comparison.runs:
         for row in run.rows:
-            row |= {"precision": None, "bits_per_dim_train": None}
-    assert set(headings) - {c.heading for c in columns(comparison)} == {"precision", "generalisation gap"}
+            row |= {"fd_x_floor": None, "bits_per_dim_train": None}
+    assert set(headings) - {c.heading for c in columns(comparison)} == {"floor", "ratio to floor", "generalisation gap"}
 
 
 def test_the_paired_table_says_what_is_better_and_what_is_not_known(comparison):
     head, *lines = paired_table(comparison)
-    assert head == ["quantity", "solver", "run", "ot", "run's", "difference", "seeds", "verdict"]
+    assert head == ["quantity", "solver", "ot", "v_p", "difference", "seeds", "verdict"]
     assert [line[-1] for line in lines] == [
         "not distinguishable at this sample size",
         "ot is better by 58",
         "v_p failed: 3 of 300 samples are not finite",
         "v_p failed: 3 of 300 samples are not finite",
     ]
-    assert lines[1][3:5] == ["402", "460"] and lines[1][5].startswith("+58 ± ") and lines[1][6] == "2"
-    assert lines[2][3:7] == ["", "", "", ""]
+    assert lines[1][2:4] == ["402", "460"] and lines[1][4].startswith("+58 ± ") and lines[1][5] == "2"
+    assert lines[2][2:6] == ["", "", "", ""]
+    three = replace(comparison, runs=[*comparison.runs, comparison.runs[0]])
+    assert paired_table(three)[0][2:5] == ["other run", "ot", "its value"] and paired_table(three)[1][2] == "v_p"
 
 
 def test_csv_and_values_keep_every_digit(comparison):

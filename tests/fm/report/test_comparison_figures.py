@@ -64,7 +64,7 @@ def test_evaluations_over_the_training(panels):
     rows = [{"images_seen": 1000 * i, "nfe": 40 + i, "tolerance": t} for i in range(1, 4) for t in (1e-2, 1e-3)]
     figures.nfe_over_training({"ot": rows, "vp": rows[:2]})
     labels = [line.get_label() for line in panels()[0].lines]
-    assert labels == ["ot, tolerance 0.001", "ot, tolerance 0.01", "vp, tolerance 0.001", "vp, tolerance 0.01"]
+    assert labels == ["ot, tolerance 0.01", "ot, tolerance 0.001", "vp, tolerance 0.01", "vp, tolerance 0.001"]
     assert panels()[0].lines[0].get_ydata().tolist() == [41, 42, 43]
 
 

@@ -120,7 +120,7 @@ def _draw(flow: Flow, samples: int, solver: dict[str, Any], say: Say, who: str) 
     images = []
     for start in range(0, samples, BATCH):
         count = min(BATCH, samples - start)
-        say(f"{who}: {start + count} of {samples} samples")
+        say(f"{who}: {samples} samples, {start} done")
         labels = None if y is None else y[start : start + count]
         images.append(flow.sample(count, seed=0, start=start, y=labels, batch=count, **solver).cpu())
     return Drawn(torch.cat(images), to_pixels(states.flatten(0, 1)).view(states.shape).cpu())

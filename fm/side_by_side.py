@@ -3,7 +3,7 @@
 The numbers are `fm/comparing.py`'s, the page is `fm/report/comparison_page.py`'s.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -14,15 +14,15 @@ from torch import Tensor
 
 from fm.comparing import Comparison, compare, names_of, run_of
 from fm.data import ShardedImages
-from fm.errors import UserError, several
+from fm.errors import UserError
 from fm.files import check_writable
 from fm.flow import Flow
 from fm.metrics import Features, load_features
 from fm.metrics.memorisation import memorisation
-from fm.noise import uniforms
 from fm.pixels import to_pixels
 from fm.recipe import facts_of, load
 from fm.records import read
+from fm.reference import HELDOUT, TRAINING, described_by, order
 from fm.report.comparison_page import Drawn, Nearest, Pictures, write_page
 from fm.results import read_rows
 from fm.runs import pulled
@@ -127,16 +127,15 @@ def _draw(flow: Flow, samples: int, solver: dict[str, Any], say: Say, who: str) 
 
 
 class _Known(NamedTuple):
-    """A data set whose features are known: images of the training split by their indices, and held-out ones."""
+    """A data set whose features are known: of the beginning of its training split's order, and of held-out images."""
 
     training: ShardedImages
-    indices: Tensor
     features: Tensor
     heldout: Tensor
 
 
 class _Library:
-    """Features of training and held-out images of each data set, computed once, and what lies nearest among them."""
+    """Features of training and held-out images of each data set, found once, and what lies nearest among them."""
 
     def __init__(self, comparison: Comparison, device: str, say: Say) -> None:
         self.wanted = next((cell.features for cell in comparison.cells if cell.features), FEATURES)
@@ -151,13 +150,14 @@ class _Library:
         """
         known, features = self.known(facts["data"], facts["digest"]), self.network()
         found = memorisation(features(samples), known.features, known.heldout)
-        neighbours = _images(known.training, known.indices[found.neighbours.flatten()])
+        indices = order(len(known.training))[found.neighbours.flatten()]
+        neighbours = torch.from_numpy(known.training.gather(indices)).permute(0, 3, 1, 2).contiguous()
         return Nearest(
             found=found,
             samples=samples[found.samples],
             neighbours=neighbours.unflatten(0, found.neighbours.shape),
             drawn=len(samples),
-            training=len(known.indices),
+            training=len(known.features),
             training_total=len(known.training),
             heldout=len(known.heldout),
             features=features.name,
@@ -170,30 +170,21 @@ class _Library:
             return load_features(FEATURES, self.device)
 
     def _known(self, data: str, digest: str) -> _Known:
-        training, heldout = ShardedImages(data, "train"), ShardedImages(data, "test")
+        training, heldout = ShardedImages(data, TRAINING), ShardedImages(data, HELDOUT)
         if training.digest != digest:
             raise UserError("holds other data now than those it was measured on", data)
-        indices = _some(training, TRAINING_IMAGES)
-        mine, others = self._features(training, indices), self._features(heldout, _some(heldout, HELDOUT_IMAGES))
-        return _Known(training, indices, mine, others)
+        mine = self._described(training, TRAINING, TRAINING_IMAGES)
+        return _Known(training, mine, self._described(heldout, HELDOUT, HELDOUT_IMAGES))
 
-    def _features(self, dataset: ShardedImages, indices: Tensor) -> Tensor:
-        return torch.cat([*self._parts(dataset, indices)])
+    def _described(self, dataset: ShardedImages, split: str, most: int) -> Tensor:
+        """Features of the split's first images, kept for the next time, with a line of progress now and then."""
+        features, count, done = self.network(), min(most, len(dataset)), 0
 
-    def _parts(self, dataset: ShardedImages, indices: Tensor) -> Iterator[Tensor]:
-        features, done = self.network(), 0
-        kind = "training" if dataset.split == "train" else "held-out"
-        for part in indices.split(PART):
-            self.say(f"compare: {features.name} of {several(len(indices), f'{kind} image')}, {done:,} done")
-            yield features(_images(dataset, part))
-            done += len(part)
+        def network(images: Tensor) -> Tensor:
+            nonlocal done
+            if done % PART < features.batch:
+                self.say(f"compare: {features.name} of up to {count:,} images (split {split}), {done:,} done")
+            done += len(images)
+            return features.network(images)
 
-
-def _some(dataset: ShardedImages, most: int) -> Tensor:
-    """Indices of at most so many images, a fixed random choice."""
-    order = uniforms(0, "memorisation", torch.arange(len(dataset)), ()).argsort(stable=True)
-    return order[:most].sort().values
-
-
-def _images(dataset: ShardedImages, indices: Tensor) -> Tensor:
-    return torch.from_numpy(dataset.gather(indices)).permute(0, 3, 1, 2).contiguous()
+        return described_by(replace(features, network=network), dataset, split, count)

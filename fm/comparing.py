@@ -308,9 +308,9 @@ def compare(runs: Sequence[Run]) -> Comparison:
     found, notes = [], [f"{run.where}: {_left_out(run.left_out)}" for run in runs if run.left_out]
     for other in others:
         both = [cell for cell in baseline.cells if cell in other.cells]
-        for cell in both:
-            names = quantities([*baseline.cells[cell], *other.cells[cell]])
-            found += [paired(name, cell, baseline, other) for name in names]
+        held = {cell: quantities([*baseline.cells[cell], *other.cells[cell]]) for cell in both}
+        for name in quantities([*baseline.rows, *other.rows]):
+            found += [paired(name, cell, baseline, other) for cell in both if name in held[cell]]
         notes += [str(note) for note in unmatched(baseline, other)]
     if not any(cell in other.cells for other in others for cell in baseline.cells):
         raise unmatched(baseline, others[0])[0]

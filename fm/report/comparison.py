@@ -33,7 +33,7 @@ def columns(comparison: Comparison) -> list[Column]:
         Column("samples", _word("samples")),
     ]
     for name in comparison.quantities:
-        found.append(Column(_heading(name), lambda run, rows, name=name: value_text(rows, name), name, True))  # type: ignore[misc]
+        found.append(Column(heading(name), lambda run, rows, name=name: value_text(rows, name), name, True))  # type: ignore[misc]
         if several:
             found.append(Column("s.d.", lambda run, rows, name=name: _over_seeds(rows, name, "deviation")))  # type: ignore[misc]
             best = "maximum" if name.startswith(SIMILARITIES) else "minimum"
@@ -78,7 +78,8 @@ def _word(key: str) -> Callable[[Run, Sequence[Row]], str]:
     return lambda run, rows: str(rows[0].get(key) or "")
 
 
-def _heading(name: str) -> str:
+def heading(name: str) -> str:
+    """What a quantity is called in a table."""
     return "bits/dim" if name == BITS else name
 
 
@@ -152,7 +153,7 @@ def paired_table(comparison: Comparison) -> list[list[str]]:
     for pair in comparison.paired:
         values = [_number(value, pair.quantity) for value in pair.values] if pair.values else ["", ""]
         seeds = [str(len(pair.seeds) or "")] * several
-        words = [_heading(pair.quantity), str(pair.cell), *[pair.other] * (not two)]
+        words = [heading(pair.quantity), str(pair.cell), *[pair.other] * (not two)]
         lines.append([*words, *values, difference_text(pair), *seeds, pair.verdict])
     return lines
 

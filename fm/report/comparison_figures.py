@@ -126,8 +126,7 @@ def _panels(count: int) -> tuple[Any, list["Axes"]]:
 
     across = min(count, ACROSS)
     down = -(-count // across)
-    width = {1: 7.2, 2: 9.6}.get(across, 11.4)
-    figure = Figure(figsize=(width, 3.6 * down + 0.5), dpi=130, layout="constrained")
+    figure = Figure(figsize=(11.4 if across > 2 else 9.6, 3.6 * down + 0.5), dpi=130, layout="constrained")
     grid = list(figure.subplots(down, across, sharey=True, squeeze=False).flat)
     for axes in grid[count:]:
         axes.remove()

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fm.comparing import Comparison, Run
+from fm.comparing import Comparison
 from fm.files import atomic, write_text
 from fm.metrics.memorisation import Memorisation
 from fm.report import comparison_figures as figures
 from fm.report import page
-from fm.report.comparison import cells_table, csv_of, paired_csv, paired_table, runs_table, table_note
+from fm.report.comparison import cells_table, csv_of, heading, paired_csv, paired_table, runs_table, table_note
 from fm.report.latex import latex_table
 from fm.results import SIMILARITIES, distances, number
 from fm.results import table_note as rows_note
@@ -178,21 +178,22 @@ def _page(comparison: Comparison, pictures: Pictures, shown: Shown) -> str:
 
 def _cards(comparison: Comparison) -> list[str]:
     """How often each run was better than the first, by each quantity."""
-    return [_card(comparison, run, quantity) for run in comparison.runs[1:] for quantity in comparison.quantities]
+    kinds = dict.fromkeys((pair.other, pair.quantity) for pair in comparison.paired)
+    return [_card(comparison, *kind) for kind in kinds]
 
 
-def _card(comparison: Comparison, run: Run, quantity: str) -> str:
-    pairs = [pair for pair in comparison.paired if (pair.other, pair.quantity) == (run.name, quantity)]
+def _card(comparison: Comparison, other: str, quantity: str) -> str:
+    baseline = comparison.runs[0].name
+    pairs = [pair for pair in comparison.paired if (pair.other, pair.quantity) == (other, quantity)]
     known = [pair for pair in pairs if pair.difference is not None]
-    wins = {name: sum(pair.better == name for pair in known) for name in (run.name, comparison.runs[0].name)}
-    alike = len(known) - sum(wins.values())
-    name, other = sorted(wins, key=lambda name: -wins[name])
-    value = f"{name} better in {wins[name]} of {len(known)}" if wins[name] else "not distinguishable"
-    notes = [f"{other} better in {wins[other]}", f"not distinguishable {alike}"]
+    wins = {name: sum(pair.better == name for pair in known) for name in (other, baseline)}
+    first, second = sorted(wins, key=lambda name: -wins[name])
+    value = f"{first} better in {wins[first]} of {len(known)}" if wins[first] else "not distinguishable"
+    notes = [f"{second} better in {wins[second]}", f"not distinguishable {len(known) - sum(wins.values())}"]
     notes += [f"not compared {len(pairs) - len(known)}"] * (len(pairs) > len(known))
     if not known:
         value, notes = "not compared", ["see the table"]
-    return page.card(value, f"{quantity}: {comparison.runs[0].name} and {run.name}", "; ".join(notes))
+    return page.card(value, f"{heading(quantity)}: {baseline} and {other}", "; ".join(notes))
 
 
 def _memorisation(pictures: Pictures, shown: Sequence[str]) -> list[str]:

@@ -7,37 +7,40 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
+from fm.cells import cells
+from fm.comparing import BITS
 from fm.data import Preparation, ShardedImages, open_source, write_shards
 from fm.errors import UserError
+from fm.evaluation import converge, evaluate
 from fm.files import read_json, write_json
-from fm.metrics import estimate, load_features
-from fm.metrics.distances import DISTANCES
-from fm.pixels import to_pixels
+from fm.metrics import load_features
 from fm.recipe import Recipe, load, on_data, opened
 from fm.records import Recorder
+from fm.reference import measure_reference
 from fm.results import read_rows, write_row
 from fm.side_by_side import side_by_side
 from tasks import on_workers
 
 FD = "fd_random_conv"
-SAMPLES = 40
+GRID = "[{solver = 'euler', nfe = 4}, {solver = 'midpoint', nfe = 8}]"
+MEASURED = ("samples=20", "seeds=2", "nll_images=10", "error_images=2", "features=random_conv")
+CHANGES = ["training.total_images=192", *(f"evaluation.{change}" for change in (f"grid={GRID}", *MEASURED))]
 
 
 def pictures(folder: Path) -> Path:
     """Smooth pictures, no two alike."""
     generator = np.random.default_rng(0)
     (folder / "one").mkdir(parents=True)
-    for i in range(60):
+    for i in range(80):
         coarse = Image.fromarray(generator.integers(0, 256, (4, 4, 3), dtype=np.uint8))
         coarse.resize((16, 16), Image.Resampling.BICUBIC).save(folder / "one" / f"{i}.png")
     return folder
 
 
 def trained(run: Path, data: Path, path: str) -> Path:
-    recipe = Recipe.load("tiny", ["training.total_images=192", f"path={path}"])
+    recipe = Recipe.load("tiny", [*CHANGES, f"path={path}"])
     with opened(run, recipe) as folder:
         on_data(folder, data, ShardedImages(data).manifest)
     on_workers.training({"recipe": recipe.model_dump(mode="json"), "data": str(data), "run": str(run)})
@@ -45,20 +48,13 @@ def trained(run: Path, data: Path, path: str) -> Path:
 
 
 def measured(run: Path, data: Path) -> None:
-    """Rows with what a comparison asks of them, and what dopri5 took at each checkpoint."""
-    flow, features = load(run), load_features("random_conv")
-    images = ShardedImages(data, "test")
-    heldout = features(torch.from_numpy(images.gather(range(len(images)))).permute(0, 3, 1, 2))
-    for solver, nfe in (("euler", 4), ("midpoint", 8)):
-        drawn = features(to_pixels(flow.draw(SAMPLES, method=solver, nfe=nfe).x))
-        group = torch.arange(SAMPLES) % 10
-        value, low, high = estimate("fd", drawn, heldout)[:3]
-        row = {"key": f"{solver}{nfe}", "method": flow.method, "path": flow.path.kind, "solver": solver, "nfe": nfe}
-        row |= {"tolerance": None, "samples": SAMPLES, "seed": 0, "seconds": 1.0, "noise": "positions"}
-        row |= {FD: value, f"{FD}_low": low, f"{FD}_high": high, f"{FD}_floor": 1.0, "nll_converged": None}
-        row[f"{FD}_without"] = [DISTANCES["fd"](drawn[group != g], heldout) for g in range(10)]
-        row |= flow.lineage | {"features": "random_conv", "features_weights": features.weights}
-        write_row(run, row | {"reference_images": len(heldout)})
+    """Rows of every kind, two seeds each; and what dopri5 took at each checkpoint, as a training records it."""
+    flow, features, settings = load(run), load_features("random_conv"), Recipe.load(run).evaluation
+    training, heldout = (ShardedImages(data, split) for split in ("train", "test"))
+    reference = measure_reference(training, heldout, features, settings, run.parent / "reference")
+    converged = {seed: converge(flow, seed, 0, settings.error_images, reference.labels) for seed in (0, 1)}
+    for cell in cells(settings):
+        write_row(run, evaluate(flow, cell, features, reference, converged[cell.seed]))
     recorder = Recorder(run / "records", "solving")
     for seen in (64, 128, 192):
         recorder.write(seen, 1.0, nfe=40 + seen // 64, tolerance=1e-3)
@@ -81,12 +77,16 @@ def test_two_runs_become_tables_pictures_and_one_page(runs: Any, tmp_path: Path)
     training = len(ShardedImages(runs.data, "train"))
     made = side_by_side([runs.ot, runs.vp], tmp_path / "out", samples=30, say=said.append)
     assert made.notes == [] and [run.name for run in made.comparison.runs] == ["ot", "vp"]
-    assert [(pair.quantity, str(pair.cell)) for pair in made.comparison.paired] == [(FD, "euler 4"), (FD, "midpoint 8")]
+    found = made.comparison.paired
+    assert [(pair.quantity, str(pair.cell)) for pair in found] == [
+        (quantity, cell) for quantity in (FD, BITS) for cell in ("euler 4", "midpoint 8")
+    ]
+    assert all(pair.seeds == (0, 1) and pair.half for pair in found[:2])
     names = {file.name for file in (tmp_path / "out" / "report").iterdir()}
-    pictures = {"samples", "trajectories", "nearest-ot", "nearest-vp", f"nfe-{FD}", "nfe-over-training"}
+    pictures = {"samples", "trajectories", "nearest-ot", "nearest-vp", f"nfe-{FD}", "error", "nfe-over-training"}
     assert names == {*(f"{name}.png" for name in pictures), "table.csv", "paired.csv", "table.tex"}
     text = made.page.read_text()
-    assert text.count("data:image/png;base64,") == 6 and "http" not in text
+    assert text.count("data:image/png;base64,") == 7 and "http" not in text
     assert "midpoint, NFE 8, seed 0" in text and f"{training} of {training}" in text
     assert "compare: ot, midpoint, NFE 8, cpu: 30 samples, 0 done" in said
     assert f"compare: random_conv of up to {training} images (split train), 0 done" in said
@@ -123,7 +123,7 @@ def test_what_is_gone_is_left_out_with_a_sentence(runs: Any, tmp_path: Path) -> 
     first, second = made.notes
     assert first.startswith(f"{homeless}: no nearest training images of it") and "nowhere" in first
     assert second.startswith(f"{bare}: no pictures of it")
-    assert len(made.comparison.paired) == 4
+    assert {pair.other for pair in made.comparison.paired} == {"homeless", "bare"}
     assert not (tmp_path / "out" / "report" / "nearest-homeless.png").exists()
 
 
@@ -141,3 +141,12 @@ def test_runs_that_cannot_be_compared_are_refused_before_anything_is_drawn(runs:
     with pytest.raises(UserError, match=r"was measured with features inception_clean, .* with random_conv"):
         side_by_side([runs.ot, str(other)], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_imported_network_takes_part_and_whose_images_are_shown_is_said(runs: Any, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    shutil.copytree(runs.vp, theirs)
+    write_json(theirs / "data.json", read_json(theirs / "data.json") | {"imported": {"peer": "torchcfm"}})
+    made = side_by_side([runs.ot, str(theirs)], tmp_path / "out", samples=24)
+    assert made.notes == [f"{theirs}: was trained elsewhere; its nearest images are of the DATA it was measured on"]
+    assert (tmp_path / "out" / "report" / "nearest-theirs.png").exists()

@@ -23,13 +23,13 @@ UNTRAINED = "untrained"
 
 def image_grid(images: Tensor, columns: int = 8, tile: int = 96) -> bytes:
     """A PNG of uint8 images (n, c, h, w), row by row, each enlarged by a whole factor to about `tile` pixels."""
-    tiles = [_enlarged(image, tile) for image in images]
+    tiles = [enlarged(image, tile) for image in images]
     width, height = tiles[0].size
     rows = -(-len(tiles) // columns)
     sheet = Image.new("RGB", (columns * (width + GAP) - GAP, rows * (height + GAP) - GAP), "white")
     for i, picture in enumerate(tiles):
         sheet.paste(picture, (i % columns * (width + GAP), i // columns * (height + GAP)))
-    return _png(sheet)
+    return picture_png(sheet)
 
 
 def trajectory_strip(states: Tensor, times: Sequence[float], tile: int = 96) -> bytes:
@@ -42,7 +42,7 @@ def trajectory_strip(states: Tensor, times: Sequence[float], tile: int = 96) -> 
     for i, t in enumerate(times):
         words = {0: "t = 0, noise", len(times) - 1: "t = 1, image"}.get(i, f"t = {t:.2g}")
         pen.text(((i + 0.5) * step, head / 2), words, fill="black", anchor="mm", font=ImageFont.load_default(14))
-    return _png(sheet)
+    return picture_png(sheet)
 
 
 def loss_curve(records: Sequence[Mapping[str, Any]], name: str = "loss") -> bytes:
@@ -66,10 +66,10 @@ def distance_by_nfe(rows: Sequence[Row], name: str) -> bytes:
         y = [r[name] for r in group]
         bars = [[r[name] - r[f"{name}_low"] for r in group], [r[f"{name}_high"] - r[name] for r in group]]
         axes.errorbar([r["nfe"] for r in group], y, yerr=bars, capsize=4, linewidth=1.8, markersize=7, **style)
-    _level(axes, untrained(rows, name), "untrained network")
+    level(axes, untrained(rows, name), "untrained network")
     for count in sorted({r["samples"] for r in rows if r.get(f"{name}_floor") is not None}, reverse=True):
         floor = next(r[f"{name}_floor"] for r in rows if r["samples"] == count)
-        _level(axes, floor, f"floor: {count} real training images")
+        level(axes, floor, f"floor: {count} real training images")
     similarity = name.startswith(SIMILARITIES)
     if not similarity and all(r[name] > 0 for r in rows if r.get(name) is not None):
         axes.set_yscale("log")
@@ -100,8 +100,8 @@ def bits_by_nfe(rows: Sequence[Row]) -> bytes:
         )
         top += unit
     axes.set_ylim(low - 2 * unit, top)
-    _level(axes, UNIFORM_BITS, "uniform noise: 8 bits/dim")
-    _level(axes, untrained(rows, "bits_per_dim"), "untrained network")
+    level(axes, UNIFORM_BITS, "uniform noise: 8 bits/dim")
+    level(axes, untrained(rows, "bits_per_dim"), "untrained network")
     axes.set_ylabel("bits/dim of held-out images\n(lower is better)")
     _nfe_axis(axes, measured)
     return png_of(figure)
@@ -129,7 +129,7 @@ def untrained(rows: Sequence[Row], name: str) -> float | None:
     return min((r[name] for r in rows if r["method"] == UNTRAINED and r.get(name) is not None), default=None)
 
 
-def _level(axes: "Axes", value: float | None, words: str) -> None:
+def level(axes: "Axes", value: float | None, words: str) -> None:
     """A dashed line across the plot with its name on it."""
     if value is None:
         return
@@ -141,14 +141,18 @@ def _level(axes: "Axes", value: float | None, words: str) -> None:
 
 
 def _nfe_axis(axes: "Axes", rows: Sequence[Row]) -> None:
-    ticks = sorted({r["nfe"] for r in rows if r["method"] != UNTRAINED})
+    nfe_ticks(axes, sorted({r["nfe"] for r in rows if r["method"] != UNTRAINED}))
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncol=3)
+
+
+def nfe_ticks(axes: "Axes", ticks: Sequence[int]) -> None:
+    """A logarithmic axis of evaluations with these budgets on it."""
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [str(t) for t in ticks])
     axes.minorticks_off()
     if ticks:
         axes.set_xlim(ticks[0] / 1.3, ticks[-1] * 1.3)
     axes.set_xlabel("network evaluations a sample (NFE)")
-    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncol=3)
 
 
 def plain_log(axis: Any) -> None:
@@ -166,10 +170,15 @@ def _figure() -> tuple[Any, "Axes"]:
 
     figure = Figure(figsize=(7.2, 4.6), dpi=130, layout="constrained")
     axes = figure.add_subplot()
+    plain(axes)
+    return figure, axes
+
+
+def plain(axes: "Axes") -> None:
+    """Two spines and faint levels: no ink that says nothing."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
-    return figure, axes
 
 
 def png_of(figure: Any) -> bytes:
@@ -184,7 +193,7 @@ def _smoothed(values: Sequence[float]) -> list[float]:
     return [sum(part) / len(part) for i in range(len(values)) for part in [values[max(0, i + 1 - window) : i + 1]]]
 
 
-def _enlarged(image: Tensor, tile: int) -> Image.Image:
+def enlarged(image: Tensor, tile: int) -> Image.Image:
     """The exact pixels, each as a square: smoothing would flatter the samples."""
     pixels = image.expand(3, -1, -1).permute(1, 2, 0).contiguous().to("cpu", torch.uint8)
     picture = Image.fromarray(pixels.numpy(), "RGB")
@@ -192,7 +201,8 @@ def _enlarged(image: Tensor, tile: int) -> Image.Image:
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
-def _png(picture: Image.Image) -> bytes:
+def picture_png(picture: Image.Image) -> bytes:
+    """A picture as PNG."""
     out = io.BytesIO()
     picture.save(out, format="PNG", optimize=True)
     return out.getvalue()

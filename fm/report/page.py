@@ -162,7 +162,7 @@ def _page(
         *try_next(commands, links),
         "<h2>How it was made</h2>",
         details("Settings", settings),
-        details("Where each number comes from", _lineage(measured)),
+        details("Where each number comes from", lineage(measured)),
     ]
     return document(title, body)
 
@@ -271,7 +271,7 @@ def details(summary: str, values: Mapping[str, Any]) -> str:
     return f"<details><summary>{escape(summary)}</summary><table class=plain>{lines}</table></details>"
 
 
-def _lineage(rows: Sequence[Row]) -> dict[str, Any]:
+def lineage(rows: Sequence[Row]) -> dict[str, Any]:
     """What the trained rows agree on, of the keys that say where a number comes from."""
     trained = [row for row in rows if row["method"] != figures.UNTRAINED]
     return {k: trained[0][k] for k in LINEAGE if trained and all(r.get(k) == trained[0].get(k, r) for r in trained)}

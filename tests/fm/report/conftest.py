@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from fm.comparing import Comparison, compare, run_of
 from fm.noise import draws
 from fm.paths import OTPath, VPPath
 from fm.report.plane import Section, Trained
@@ -33,3 +34,31 @@ def section() -> Section:
     """VP is lower at NFE 4, OT at NFE 8; VP's likelihood has not converged."""
     runs = [trained("OT", OTPath(), (0.02, 0.01), 0.125), trained("VP", VPPath(), (0.01, 0.02), None)]
     return Section("two_moons", draws(0, "true", torch.arange(500), (2,)), TIMES, runs)
+
+
+def compared_row(nfe: int, value: float | None, without: float = 0.0, **values):
+    """A row of a run to compare; `without` moves what leaving out a group gives against that of others."""
+    row = {"key": f"{nfe}{value}", "method": "FM w/ OT", "path": "ot", "solver": "euler", "nfe": nfe, "tolerance": None}
+    row |= {"samples": 300, "seed": 0, "data": "d", "features": "x", "features_weights": "w", "reference_images": 900}
+    row |= {"weights": "abcdef0123", "images_seen": 19200, "noise": "positions", "noise_digest": "n", "batch": 50}
+    row |= {"seconds": 1.0, "nfe_mean": None, "precision": "fp32", "nll_converged": None}
+    if value is not None:
+        row |= {"fd_x": value, "fd_x_low": value - 9, "fd_x_high": value + 9, "fd_x_floor": 20.0}
+        row |= {"fd_x_without": [g + without * g % 3 for g in range(10)]}
+        row |= {"solution_error": value / 1000, "solution_error_stderr": 0.01}
+    return row | values
+
+
+@pytest.fixture
+def comparison() -> Comparison:
+    """`ot` is better at NFE 8 and alone at 16, at 4 nobody is; `v_p` failed in dopri5 and has a second seed at 8."""
+    adaptive = {"solver": "dopri5", "tolerance": 1e-3, "grid": "adaptive, joint within the batch"}
+    bits = {"nll_converged": True, "nll_images": 20, "nll_k": 1, "bits_per_dim_stderr": 0.1}
+    bits |= {"bits_per_dim_train_stderr": 0.1}
+    ot = [compared_row(4, 500.0), compared_row(8, 400.0), compared_row(8, 404.0, seed=1), compared_row(16, 300.0)]
+    ot.append(compared_row(62, 210.0, nfe_mean=58.25, bits_per_dim=4.25, bits_per_dim_train=4.0, **adaptive, **bits))
+    vp = [compared_row(4, 501.0, 2.0), compared_row(8, 450.0, 0.5), compared_row(8, 470.0, 0.5, seed=1)]
+    failed = {"failed": "3 of 300 samples are not finite", "weights": "fedcba9876"}
+    vp = [row | {"method": "FM w/ Diffusion", "weights": "fedcba9876"} for row in vp]
+    vp.append(compared_row(0, None, method="FM w/ Diffusion", **adaptive | failed) | {"nfe": 70})
+    return compare([run_of("ot", "runs/ot", ot), run_of("v_p", "runs/v_p", vp)])

@@ -2,8 +2,8 @@
 torch-fidelity and torchmetrics; features and the distance's total.
 
 clean-fid's `legacy_pytorch` and pytorch-fid resize as `inception_legacy_pytorch` does: they get the same PNGs, of any
-size. torch-fidelity and torchmetrics resize otherwise and map levels by (k - 128)/128: they, and our network behind that
-map, get the same pictures of 299 px, which nobody resizes.
+size. torch-fidelity and torchmetrics resize otherwise and map levels by (k - 128)/128: they, and our network behind
+that map, get the same pictures of 299 px, which nobody resizes.
 """
 
 from collections.abc import Iterator
@@ -51,12 +51,10 @@ def ours(weights, sets) -> list[Tensor]:
     return [load_features("inception_legacy_pytorch")(batch(images)) for images in sets]
 
 
-@pytest.fixture(scope="module")
-def shifted(weights, sets) -> list[Tensor]:
+def shifted(weights: Published) -> Features:
     """Our network behind torch-fidelity's map of levels."""
     network = pytorch_fid(weights.state)
-    features = Features("shifted", "", "", lambda x: network((x.float() - 128) / 128))
-    return [features(batch(images)) for images in sets]
+    return Features("shifted", "", "", lambda x: network((x.float() - 128) / 128))
 
 
 def batch(images: np.ndarray) -> Tensor:
@@ -117,6 +115,7 @@ def test_features_of_the_same_pngs(weights, tmp_path, peer, of, shape):
     assert apart(mine, of(peer(weights), folder(tmp_path / "pngs", images))) < 1e-6
 
 
+@pytest.mark.slow
 def test_the_total_of_clean_fid(weights, sets, ours, tmp_path):
     from cleanfid import fid
 
@@ -127,6 +126,7 @@ def test_the_total_of_clean_fid(weights, sets, ours, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_total_of_pytorch_fid(weights, sets, ours, tmp_path):
     network = pytorch_fids(weights)
     from pytorch_fid.fid_score import calculate_frechet_distance
@@ -138,14 +138,21 @@ def test_the_total_of_pytorch_fid(weights, sets, ours, tmp_path):
     assert total(ours) == pytest.approx(calculate_frechet_distance(*moments), abs=0, rel=1e-4)
 
 
-def test_features_and_total_of_torch_fidelity(weights, sets, shifted):
+@pytest.mark.parametrize("peer", [torch_fidelitys, torchmetricss])
+def test_features_of_the_same_levels_at_299_px(weights, sets, peer):
+    two = batch(sets[0][:2])
+    found = peer(weights)(two)
+    assert apart(shifted(weights)(two), found[0] if isinstance(found, tuple) else found) < 1e-6
+
+
+@pytest.mark.slow
+def test_the_total_of_torch_fidelity(weights, sets):
     network = torch_fidelitys(weights)
     from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 
-    theirs = [torch.cat([network(part)[0] for part in batch(images).split(4)]) for images in sets]
-    assert max(map(apart, shifted, theirs)) < 1e-6
-    found = fid_statistics_to_metric(*(fid_features_to_statistics(x[:, SOME]) for x in theirs), verbose=False)
-    assert total(shifted) == pytest.approx(found[KEY_METRIC_FID], abs=0, rel=1e-4)
+    statistics = [fid_features_to_statistics(network(batch(images))[0][:, SOME]) for images in sets]
+    found = fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID]
+    assert total([shifted(weights)(batch(images)) for images in sets]) == pytest.approx(found, abs=0, rel=1e-4)
 
 
 class Some(nn.Module):
@@ -161,17 +168,16 @@ class Some(nn.Module):
         return self.network(images)[:, SOME]
 
 
-def test_features_and_total_of_torchmetrics(weights, sets, shifted):
+@pytest.mark.slow
+def test_the_total_of_torchmetrics(weights, sets):
     network = torchmetricss(weights)
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    theirs = network(batch(sets[0])[:2])
-    assert apart(shifted[0][:2], theirs) < 1e-6
     metric = FrechetInceptionDistance(Some(network))
     for images, real in zip(sets, (False, True), strict=True):
-        for part in batch(images).split(4):
-            metric.update(part, real=real)
-    assert total(shifted) == pytest.approx(float(metric.compute()), abs=0, rel=1e-4)
+        metric.update(batch(images), real=real)
+    found = float(metric.compute())
+    assert total([shifted(weights)(batch(images)) for images in sets]) == pytest.approx(found, abs=0, rel=1e-4)
 
 
 def total(sets: list[Tensor]) -> float:

@@ -21,6 +21,10 @@ from fm.files import atomic, sha256, writable_folder
 VARIABLE = "FM_FEATURES"  # a folder that holds the files under their published names, or one file
 
 
+class Missing(UserError):
+    """Weights that are nowhere on this machine."""
+
+
 class Source(Protocol):
     """Where a network's weights come from."""
 
@@ -101,7 +105,7 @@ class Weights:
     def _found(self) -> Path:
         file = self._place()
         if file is None:
-            raise UserError(f"{self.name} is not on this machine", mend=self.mend())
+            raise Missing(f"{self.name} is not on this machine", mend=self.mend())
         return file
 
     def _place(self) -> Path | None:
@@ -176,7 +180,7 @@ class Packaged:
         try:
             found = import_module(self.module)
         except ImportError as error:
-            raise UserError(f"the feature network needs the package {error.name!r}", self.name, self.mend()) from None
+            raise Missing(f"the feature network needs the package {error.name!r}", self.name, self.mend()) from None
         owner, function = self.locate.split(".")
         return Path(getattr(getattr(found, owner), function)())
 

@@ -19,6 +19,7 @@ from fm.errors import UserError
 from fm.files import atomic, sha256, writable_folder
 
 VARIABLE = "FM_FEATURES"  # a folder that holds the files under their published names, or one file
+NAMES: set[str] = set()  # of all published files: one file, named for another network, is not this one's
 
 
 class Missing(UserError):
@@ -62,6 +63,9 @@ class Weights:
     sha256: str
     size_bytes: int
     elsewhere: Path
+
+    def __post_init__(self) -> None:
+        NAMES.add(self.name)
 
     def read(self) -> bytes:
         """The file's bytes: from this user's cache, else from FM_FEATURES, else from where other tools leave it.
@@ -120,7 +124,9 @@ class Weights:
         if named := os.environ.get(VARIABLE):
             place = Path(named).expanduser()
             with _reading(place):
-                yield place / self.name if place.is_dir() else place
+                whole = place.is_dir()
+            if whole or place.name == self.name or place.name not in NAMES:
+                yield place / self.name if whole else place
         else:
             yield self.elsewhere / self.name
 

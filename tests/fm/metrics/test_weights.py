@@ -80,6 +80,14 @@ def test_nothing_is_looked_for_elsewhere_when_a_place_is_named(published, tmp_pa
     both(published, "is not on this machine")
 
 
+def test_one_file_under_another_networks_name_is_not_this_networks(published, tmp_path, monkeypatch):
+    other = Weights("other.pth", "", 1, tmp_path)
+    (tmp_path / other.name).write_bytes(b"x")
+    monkeypatch.setenv("FM_FEATURES", str(tmp_path / other.name))
+    assert not published.there() and other.there()
+    both(published, "net.pt is not on this machine")
+
+
 @contextmanager
 def nobody():
     """As a user without rights, if this one has them all."""

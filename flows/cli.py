@@ -31,6 +31,7 @@ for command, example in (
     (machine.down, "fm down"),
     (machine.status, "fm status, or: fm status runs/demo"),
     (machine.logs, "fm logs prefect --lines 50"),
+    (machine.doctor, "fm doctor --metrics"),
 ):
     app.command(command.__name__.rstrip("_"), epilog=f"Example: {example}")(command)
 

@@ -32,6 +32,27 @@ def summarised(measure: Callable[[], str], run: str, as_json: bool) -> None:
     summarise(run, page, as_json)
 
 
+def tell_network(network: dict[str, Any]) -> None:
+    """A feature network for people, from `fm.metrics.readiness`."""
+    state = f"ready, SHA-256 {network['sha256'][:12]}" if network["state"] == "ready" else network["state"]
+    typer.echo(f"\n{network['features']}: {state}")
+    lines = {
+        "file": network["file"],
+        "mend": network["mend"],
+        "pictures": network["preprocessing"],
+        "dimensions": network["dimensions"],
+    }
+    for key, value in lines.items():
+        if value:
+            typer.echo(f"  {key:<10} {value}")
+    if not network["published"]:
+        typer.echo("  must show  no published value of it is known")
+    for one in network["published"]:
+        typer.echo(f"  must show  {one['column']} {one['value']:g} (+- {one['apart']:g}), {one['source']}")
+        typer.echo(f"             FOLDER: {one['pictures']}; DATA: {one['reference']}")
+        typer.echo(f"             {one['command']}")
+
+
 def summarise(run: str, page: Path, as_json: bool) -> None:
     """The rows that a flow measured, from the folder of its page, and what is worth trying next with RUN."""
     from fm.files import read_json

@@ -1,4 +1,4 @@
-"""The commands for the services of this machine: `fm up`, `down`, `status`, `logs`."""
+"""The commands for this machine and its services: `fm up`, `down`, `status`, `logs`, `doctor`."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.commands.answered import tell
+from flows.commands.answered import tell, tell_network
 from flows.commands.asked import AsJson, PortBase, existing, is_address, state
 from fm.errors import UserError
 from infra import local
@@ -128,6 +128,30 @@ def logs(
     """The last lines of a service's log."""
     path = local.log(state(), name)
     typer.echo("\n".join(path.read_text(errors="replace").splitlines()[-lines:]))
+
+
+def doctor(
+    metrics: Annotated[
+        bool, typer.Option("--metrics", help="The feature networks of evaluations, file by file.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What works on this machine: Python, PyTorch, GPUs; with --metrics, which feature networks can be loaded."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    told: dict[str, Any] = {"python": sys.version.split()[0], "torch": torch.__version__, "gpus": gpus}
+    if metrics:
+        from fm.metrics.readiness import peers, readiness
+
+        told |= {"features": readiness(), "peers": peers()}
+    if as_json:
+        return tell(told, True)
+    tell(
+        told | {"gpus": ", ".join(gpus) or "none", "features": len(told.get("features", ())) or "see --metrics"}, False
+    )
+    for network in told.get("features", ()):
+        tell_network(network)
 
 
 def _print_status(as_json: bool = False) -> None:

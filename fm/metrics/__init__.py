@@ -1,7 +1,7 @@
 """How far samples are from real pictures: features, their statistics, distances. Knows no sampler and no data set."""
 
-from fm.metrics.distances import DISTANCES, Estimate, energy_estimate, estimate, jackknife
-from fm.metrics.features import FEATURES, load_features
+from fm.metrics.distances import DISTANCES, Estimate, energy_estimate, estimate, jackknife, of_reference
+from fm.metrics.features import FEATURES, check_features, load_features
 from fm.metrics.frechet import fd_extrapolated, frechet_distance
 from fm.metrics.network import Features
 from fm.metrics.score import inception_score
@@ -13,6 +13,7 @@ __all__ = [
     "Estimate",
     "FeatureStatistics",
     "Features",
+    "check_features",
     "energy_estimate",
     "estimate",
     "fd_extrapolated",
@@ -20,4 +21,5 @@ __all__ = [
     "inception_score",
     "jackknife",
     "load_features",
+    "of_reference",
 ]

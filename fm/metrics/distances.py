@@ -1,21 +1,25 @@
 """Distances between two sets of features, and how sure they are.
 
 A distance is named with its features (`fd_efficientnet_lite0_b7`); FID is the name of `fd` on an Inception protocol.
+Sums over pairs of rows run on a GPU where this process may use one, `fd` and `mind` on the CPU; all are float64.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fm.errors import ValueUserError
+from fm.errors import ValueUserError, member
 from fm.metrics.frechet import distance_to, fd, fd_infinity, rank_deficient
-from fm.metrics.neighbours import precision, recall
+from fm.metrics.neighbours import among, among_without, precision, radii, radii_without, recall
+from fm.metrics.pairs import across, inside
 from fm.metrics.sliced import mind
 from fm.metrics.statistics import FeatureStatistics
 
 Distance = Callable[[Tensor, Tensor], float]  # samples (n, d), reference (m, d) -> distance
+
+GROUPS = 10  # of samples, each of which the jackknife leaves out once
 
 
 class Estimate(NamedTuple):
@@ -32,28 +36,26 @@ def kid(samples: Tensor, reference: Tensor) -> float:
 
     Raises: ValueUserError below two rows.
     """
-    x, y = samples.to(torch.float64), reference.to(torch.float64)
-    within = sum(_mean_of_pairs(_kernels(z, z).sum() - _self_kernels(z).sum(), len(z)) for z in (x, y))
-    return float(within - 2 * _kernels(x, y).mean() / len(y))
+    between = float(across(_cubes, samples, reference).sum()) / (len(samples) * len(reference))
+    return float(kid_within(samples) + kid_within(reference)) - 2 * between
 
 
-def _mean_of_pairs(total: Tensor, n: int) -> Tensor:
-    if n < 2:
-        raise ValueUserError(f"a kernel distance of {n} samples is not defined", mend="give at least 2")
-    return total / (n * (n - 1))
+def kid_within(rows: Tensor) -> Tensor:
+    """The mean kernel of two different rows."""
+    if len(rows) < 2:
+        raise ValueUserError(f"a kernel distance of {len(rows)} samples is not defined", mend="give at least 2")
+    return (inside(_cubes, rows).sum() - _self_kernels(rows).sum()) / (len(rows) * (len(rows) - 1))
 
 
-def _kernels(x: Tensor, y: Tensor) -> Tensor:
-    """The summed kernels of each row of x with all rows of y, (n,)."""
-    return torch.cat([_cube(rows @ y.T / x.shape[1] + 1).sum(1) for rows in x.split(1024)])
+def _cubes(x: Tensor, y: Tensor) -> Tensor:
+    dot = (x @ y.T).div_(x.shape[1]).add_(1)
+    return dot * dot * dot  # twenty times faster than pow(3)
 
 
 def _self_kernels(x: Tensor) -> Tensor:
-    return _cube(x.square().sum(1) / x.shape[1] + 1)
-
-
-def _cube(x: Tensor) -> Tensor:
-    return x * x * x  # twenty times faster than pow(3)
+    """The kernel of each row with itself, (n,)."""
+    dot = torch.cat([rows.double().square().sum(1) for rows in x.split(2048)]) / x.shape[1] + 1
+    return (dot * dot * dot).cpu()
 
 
 def energy(samples: Tensor, reference: Tensor) -> float:
@@ -61,95 +63,112 @@ def energy(samples: Tensor, reference: Tensor) -> float:
 
     Two sets of one law do not get 0 but about E|x - x'| (1/n + 1/m): compare equal counts only, with a floor.
     """
-    x, y = samples.to(torch.float64), reference.to(torch.float64)
-    return 2 * _mean_length(x, y) - _mean_length(x, x) - _mean_length(y, y)
+    between = float(across(torch.cdist, samples, reference).sum()) / (len(samples) * len(reference))
+    return 2 * between - float(energy_within(samples)) - float(energy_within(reference))
 
 
-def _mean_length(x: Tensor, y: Tensor) -> float:
-    return float(_lengths(x, y).sum()) / (len(x) * len(y))
+def energy_within(rows: Tensor) -> Tensor:
+    """The mean distance of two rows, each with itself too."""
+    return inside(torch.cdist, rows).sum() / len(rows) ** 2
 
 
-def _lengths(x: Tensor, y: Tensor) -> Tensor:
-    """The summed distances from each row of x to all rows of y, (n,)."""
-    return torch.cat([torch.cdist(rows, y).sum(1) for rows in x.split(1024)])
+def of_reference(name: str, reference: Tensor) -> Tensor | None:
+    """What the distance of that name needs of the reference alone, for `estimate` to take again and again.
+
+    `kid` and `energy`: the mean over its pairs; `precision_k3`: the radius of each row; others have nothing to keep.
+    """
+    work = ALONE.get(name)
+    return work(reference) if work else None
 
 
-def estimate(name: str, samples: Tensor, reference: Tensor) -> Estimate:
-    """The distance of that name with its interval, by the fastest way to the same jackknife."""
-    fast = FAST.get(name)
-    return fast(samples, reference) if fast else jackknife(DISTANCES[name], samples, reference)
+def estimate(name: str, samples: Tensor, reference: Tensor, alone: Tensor | None = None) -> Estimate:
+    """The distance of that name with its interval, by the fastest way to the same jackknife.
+
+    `alone` is what `of_reference` gave for this name and reference.
+
+    Raises: SettingsError for an unknown name.
+    """
+    distance = member(name, DISTANCES, "distance")
+    if name in FAST:
+        return FAST[name](samples, reference, alone)
+    return jackknife(distance, samples, reference)
 
 
-def jackknife(distance: Distance, samples: Tensor, reference: Tensor, groups: int = 10) -> Estimate:
+def jackknife(distance: Distance, samples: Tensor, reference: Tensor, groups: int = GROUPS) -> Estimate:
     """The distance with a 95 % interval from leaving out each of ten groups of samples in turn; nothing is random.
 
     Sample i belongs to group i modulo ten. The interval holds the chance in the samples; the reference is given.
     """
     value = distance(samples, reference)
     group = torch.arange(len(samples)) % groups
-    without = torch.tensor([distance(samples[group != g], reference) for g in range(groups)], dtype=torch.float64)
-    return _interval(value, without)
+    return _interval(value, [distance(samples[group != g], reference) for g in range(groups)])
 
 
-def energy_estimate(samples: Tensor, reference: Tensor, groups: int = 10) -> Estimate:
+def energy_estimate(samples: Tensor, reference: Tensor, alone: Tensor | None = None) -> Estimate:
     """What `jackknife` makes of `energy`, at the cost of one evaluation: a group's sums leave with the group."""
-    x, y = samples.to(torch.float64), reference.to(torch.float64)
-    within, sums = _mean_length(y, y), _Grouped.of(_lengths, x, y, groups)
-    left = len(x) - sums.sizes
-    without = 2 * sums.across_without / (left * len(y)) - sums.inside_without / left**2 - within
-    value = 2 * float(sums.across.sum()) / (len(x) * len(y)) - float(sums.inside.sum()) / len(x) ** 2 - within
-    return _interval(value, without)
+    within = energy_within(reference) if alone is None else alone
+    sums = _Grouped(across(torch.cdist, samples, reference, GROUPS), inside(torch.cdist, samples, GROUPS))
+    left = len(samples) - _sizes(samples)
+    without = 2 * sums.across_without / (left * len(reference)) - sums.inside_without / left**2 - within
+    between = 2 * sums.across.sum() / (len(samples) * len(reference))
+    return _interval(float(between - sums.inside.sum() / len(samples) ** 2 - within), without)
 
 
-def kid_estimate(samples: Tensor, reference: Tensor, groups: int = 10) -> Estimate:
-    """What `jackknife` makes of `kid`, at the cost of one evaluation."""
-    x, y = samples.to(torch.float64), reference.to(torch.float64)
-    sums, own = _Grouped.of(_kernels, x, y, groups), _self_kernels(x)
-    own_without = own.sum() - sums.members.T @ own
-    left = len(x) - sums.sizes
-    without = (sums.inside_without - own_without) / (left * (left - 1)) - 2 * sums.across_without / (left * len(y))
-    within = _mean_of_pairs(_kernels(y, y).sum() - _self_kernels(y).sum(), len(y))
-    value = _mean_of_pairs(sums.inside.sum() - own.sum(), len(x)) - 2 * sums.across.sum() / (len(x) * len(y)) + within
-    return _interval(float(value), without + within)
+def kid_estimate(samples: Tensor, reference: Tensor, alone: Tensor | None = None) -> Estimate:
+    """What `jackknife` makes of `kid`, at the cost of one evaluation.
+
+    Raises: ValueUserError below two rows.
+    """
+    within = kid_within(reference) if alone is None else alone
+    n, m, own = len(samples), len(reference), _self_kernels(samples)
+    if n < 2:
+        raise ValueUserError(f"a kernel distance of {n} samples is not defined", mend="give at least 2")
+    sums = _Grouped(across(_cubes, samples, reference, GROUPS), inside(_cubes, samples, GROUPS))
+    left = n - _sizes(samples)
+    own_without = own.sum() - _by_group(own)
+    without = (sums.inside_without - own_without) / (left * (left - 1)) - 2 * sums.across_without / (left * m)
+    value = (sums.inside.sum() - own.sum()) / (n * (n - 1)) - 2 * sums.across.sum() / (n * m)
+    return _interval(float(value + within), without + within)
 
 
-def fd_estimate(samples: Tensor, reference: Tensor, groups: int = 10) -> Estimate:
+def precision_estimate(samples: Tensor, reference: Tensor, alone: Tensor | None = None) -> Estimate:
+    """What `jackknife` makes of `precision`, at the cost of one evaluation: the balls are of the reference."""
+    good = among(samples, reference, radii(reference) if alone is None else alone).double()
+    without = (good.sum() - _by_group(good)) / (len(samples) - _sizes(samples))
+    return _interval(float(good.mean()), without)
+
+
+def recall_estimate(samples: Tensor, reference: Tensor, alone: Tensor | None = None) -> Estimate:
+    """What `jackknife` makes of `recall`, at the cost of one evaluation: each row keeps its nearest of every group."""
+    found = among_without(reference, samples, radii_without(samples, GROUPS)).double().mean(1)
+    return _interval(float(found[0]), found[1:])
+
+
+def fd_estimate(samples: Tensor, reference: Tensor, alone: Tensor | None = None) -> Estimate:
     """What `jackknife` makes of `fd`: each group's moments are taken once, the reference's root too."""
-    if rank_deficient(samples[: len(samples) - -(-len(samples) // groups)]) or rank_deficient(reference):
-        return jackknife(fd, samples, reference, groups)
-    group = torch.arange(len(samples)) % groups
-    own = [FeatureStatistics.of(samples[group == g]) for g in range(groups)]
+    fewest = len(samples) - -(-len(samples) // GROUPS)
+    if rank_deficient(samples[:fewest]) or rank_deficient(reference):
+        return jackknife(fd, samples, reference)
+    own = [FeatureStatistics.of(samples[group::GROUPS]) for group in range(GROUPS)]
     to_reference = distance_to(*FeatureStatistics.of(reference).mean_cov())
     without = []
-    for left_out in range(groups):
+    for left_out in range(GROUPS):
         rest = FeatureStatistics()
-        for g in range(groups):
-            if g != left_out:
-                rest.merge(own[g])
+        for group in range(GROUPS):
+            if group != left_out:
+                rest.merge(own[group])
         without.append(to_reference(*rest.mean_cov()))
-    return _interval(fd(samples, reference), torch.tensor(without, dtype=torch.float64))
+    return _interval(fd(samples, reference), without)
 
 
 class _Grouped(NamedTuple):
     """Sums over pairs by the groups of their samples, and what is left of them without each group.
 
-    members: (n, groups) of 0 and 1. across: (groups,), pairs with the reference. inside: (groups, groups).
+    across: (groups,), pairs with the reference. inside: (groups, groups).
     """
 
-    members: Tensor
     across: Tensor
     inside: Tensor
-
-    @staticmethod
-    def of(row_sums: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor, groups: int) -> "_Grouped":
-        group = torch.arange(len(x)) % groups
-        members = torch.nn.functional.one_hot(group, groups).double()
-        inside = torch.stack([members.T @ row_sums(x, x[group == g]) for g in range(groups)])
-        return _Grouped(members, members.T @ row_sums(x, y), inside)
-
-    @property
-    def sizes(self) -> Tensor:
-        return self.members.sum(0)
 
     @property
     def across_without(self) -> Tensor:
@@ -160,11 +179,20 @@ class _Grouped(NamedTuple):
         return self.inside.sum() - 2 * self.inside.sum(1) + self.inside.diagonal()
 
 
-def _interval(value: float, without: Tensor) -> Estimate:
+def _sizes(samples: Tensor) -> Tensor:
+    return _by_group(torch.ones(len(samples), dtype=torch.float64))
+
+
+def _by_group(values: Tensor) -> Tensor:
+    """The sum of the values (n,) of each group of samples."""
+    return torch.stack([values[g::GROUPS].sum() for g in range(GROUPS)])
+
+
+def _interval(value: float, without: Iterable[float] | Tensor) -> Estimate:
     """95 % from the values without each group."""
-    groups = len(without)
-    spread = float((without - without.mean()).square().sum() * (groups - 1) / groups) ** 0.5
-    return Estimate(value, value - 1.96 * spread, value + 1.96 * spread, tuple(without.tolist()))
+    left = torch.as_tensor(without, dtype=torch.float64)
+    spread = float((left - left.mean()).square().sum() * (len(left) - 1) / len(left)) ** 0.5
+    return Estimate(value, value - 1.96 * spread, value + 1.96 * spread, tuple(left.tolist()))
 
 
 DISTANCES: dict[str, Distance] = {
@@ -176,8 +204,11 @@ DISTANCES: dict[str, Distance] = {
     "precision_k3": precision,
     "recall_k3": recall,
 }
-FAST: dict[str, Callable[[Tensor, Tensor], Estimate]] = {
+FAST: dict[str, Callable[[Tensor, Tensor, Tensor | None], Estimate]] = {
     "energy": energy_estimate,
     "fd": fd_estimate,
     "kid": kid_estimate,
+    "precision_k3": precision_estimate,
+    "recall_k3": recall_estimate,
 }
+ALONE: dict[str, Callable[[Tensor], Tensor]] = {"energy": energy_within, "kid": kid_within, "precision_k3": radii}

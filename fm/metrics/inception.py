@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fm.errors import UserError
-from fm.metrics.network import Features
+from fm.metrics.network import FeatureNetwork
 from fm.metrics.resizing import pillow_bicubic, torch_bilinear
 from fm.metrics.weights import Weights
 
@@ -20,12 +20,16 @@ SIZE = 299
 BATCH = 32
 # NVIDIA's translation of the TensorFlow graph to TorchScript, which clean-fid downloads to /tmp.
 TORCHSCRIPT = Weights(
-    "inception-2015-12-05.pt", "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4", Path("/tmp")
+    "inception-2015-12-05.pt",
+    "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
+    95_607_719,
+    Path("/tmp"),
 )
 # pytorch-fid's translation, which torch.hub downloads; the name holds the first digits of its hash.
 STATE_DICT = Weights(
     "pt_inception-2015-12-05-6726825d.pth",
     "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+    95_628_359,
     Path(torch.hub.get_dir()) / "checkpoints",
 )
 TF1 = (
@@ -34,63 +38,34 @@ TF1 = (
 )
 
 
-def inception_clean(device: str = "cpu") -> Features:
-    """clean-fid's mode `clean` (Parmar et al. 2022): 2,048 features of pictures resized by Pillow's bicubic in float32.
-
-    Raises: UserError if inception-2015-12-05.pt is missing or another file.
-    """
-    network = _torchscript(device)
-    words = "clean-fid clean: Pillow's bicubic (antialiased) to 299 px in float32, clipped, not rounded; (k - 128)/128"
-
-    def described(images: Tensor) -> Tensor:
-        return network.layers((pillow_bicubic(images, SIZE) - 128) / 128)
-
-    return _of_torchscript("inception_clean", words, described, device)
+def clean(content: bytes, device: str) -> Callable[[Tensor], Tensor]:
+    """clean-fid's mode `clean` (Parmar et al. 2022): 2,048 features of pictures resized by Pillow in float32."""
+    network = _torchscript(content, device)
+    return lambda images: network.layers((pillow_bicubic(images, SIZE) - 128) / 128).flatten(1)
 
 
-def inception_legacy_tensorflow(device: str = "cpu") -> Features:
-    """clean-fid's mode `legacy_tensorflow`, and guided-diffusion's evaluator: 2,048 features, TensorFlow 1's resize.
-
-    Raises: UserError if inception-2015-12-05.pt is missing or another file.
-    """
-    network = _torchscript(device)
-
-    def described(images: Tensor) -> Tensor:
-        return network(images.float(), return_features=True)
-
-    return _of_torchscript("inception_legacy_tensorflow", TF1, described, device)
+def legacy_tensorflow(content: bytes, device: str) -> Callable[[Tensor], Tensor]:
+    """clean-fid's mode `legacy_tensorflow`, and guided-diffusion's evaluator: 2,048 features, TensorFlow 1's resize."""
+    network = _torchscript(content, device)
+    return lambda images: network(images.float(), return_features=True).flatten(1)
 
 
-def inception_classes(device: str = "cpu") -> Features:
+def classes(content: bytes, device: str) -> Callable[[Tensor], Tensor]:
     """Probabilities of the 1,008 classes for the Inception Score (Salimans et al. 2016): logits without their bias.
 
     The bias is left out as in the authors' code, which multiplies the 2,048 features by the weights alone.
-
-    Raises: UserError if inception-2015-12-05.pt is missing or another file.
     """
-    network = _torchscript(device)
-
-    def described(images: Tensor) -> Tensor:
-        return network(images.float(), no_output_bias=True)
-
-    return _of_torchscript("inception_classes", TF1, described, device)
+    network = _torchscript(content, device)
+    return lambda images: network(images.float(), no_output_bias=True).flatten(1)
 
 
-def inception_legacy_pytorch(device: str = "cpu") -> Features:
+def legacy_pytorch(content: bytes, device: str) -> Callable[[Tensor], Tensor]:
     """pytorch-fid, and clean-fid's mode `legacy_pytorch`: 2,048 features of pictures resized by torch's bilinear.
 
-    Raises: UserError if pt_inception-2015-12-05-6726825d.pth is missing or another file, or clean-fid is not installed.
+    Raises: UserError if clean-fid or torchvision is not installed.
     """
-    network = pytorch_fid(torch.load(io.BytesIO(STATE_DICT.read()), weights_only=True)).to(device)
-    words = "clean-fid legacy_pytorch: torch's bilinear (not antialiased) to 299 px, float32, not rounded; 2 k/255 - 1"
-    return Features(
-        "inception_legacy_pytorch",
-        STATE_DICT.sha256,
-        words,
-        lambda images: network(2 * (torch_bilinear(images, SIZE) / 255) - 1),
-        device,
-        BATCH,
-    )
+    network = pytorch_fid(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)).to(device)
+    return lambda images: network(2 * (torch_bilinear(images, SIZE) / 255) - 1)
 
 
 def pytorch_fid(state: dict[str, Tensor] | None = None) -> nn.Module:
@@ -117,9 +92,25 @@ def pytorch_fid(state: dict[str, Tensor] | None = None) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def _torchscript(device: str) -> torch.jit.ScriptModule:
-    return torch.jit.load(io.BytesIO(TORCHSCRIPT.read()), map_location=device).eval()
+def _torchscript(content: bytes, device: str) -> torch.jit.ScriptModule:
+    return torch.jit.load(io.BytesIO(content), map_location=device).eval()
 
 
-def _of_torchscript(name: str, words: str, network: Callable[[Tensor], Tensor], device: str) -> Features:
-    return Features(name, TORCHSCRIPT.sha256, words, lambda images: network(images).flatten(1), device, BATCH)
+CLEAN = FeatureNetwork(
+    "inception_clean",
+    TORCHSCRIPT,
+    "clean-fid clean: Pillow's bicubic (antialiased) to 299 px in float32, clipped, not rounded; (k - 128)/128",
+    2048,
+    clean,
+    BATCH,
+)
+LEGACY_TENSORFLOW = FeatureNetwork("inception_legacy_tensorflow", TORCHSCRIPT, TF1, 2048, legacy_tensorflow, BATCH)
+LEGACY_PYTORCH = FeatureNetwork(
+    "inception_legacy_pytorch",
+    STATE_DICT,
+    "clean-fid legacy_pytorch: torch's bilinear (not antialiased) to 299 px, float32, not rounded; 2 k/255 - 1",
+    2048,
+    legacy_pytorch,
+    BATCH,
+)
+CLASSES = FeatureNetwork("inception_classes", TORCHSCRIPT, TF1, 1008, classes, BATCH)

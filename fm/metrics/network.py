@@ -1,8 +1,4 @@
-"""A loaded feature network: what is asked of it, and how pictures reach it.
-
-Features are computed in fixed batches, in the order of the pictures, whatever the size of a caller's batch: the last
-bits of a feature may depend on the batch it is computed in.
-"""
+"""A feature network: what is known of it before it is loaded, and the loaded one. Which ones there are is not here."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +8,7 @@ from torch import Tensor
 
 from fm.arithmetic import full_precision
 from fm.errors import ValueUserError
+from fm.metrics.weights import Source
 
 BATCH = 8  # about the fastest on a CPU core at 128 px: larger ones leave the cache
 
@@ -41,3 +38,26 @@ class Features:
 
     def _one(self, part: Tensor) -> Tensor:
         return self.network(part.to(self.device)).float().cpu()
+
+
+@dataclass(frozen=True)
+class FeatureNetwork:
+    """A feature network before it is loaded.
+
+    `build(content, device)` makes the function of `Features.network` from the weights' bytes.
+    """
+
+    name: str
+    weights: Source
+    preprocessing: str
+    dimensions: int
+    build: Callable[[bytes, str], Callable[[Tensor], Tensor]]
+    batch: int = BATCH
+
+    def load(self, device: str = "cpu") -> Features:
+        """Ready on the device.
+
+        Raises: UserError if its weights or a package are missing, or are others than published.
+        """
+        network = self.build(self.weights.read(), device)
+        return Features(self.name, self.weights.sha256, self.preprocessing, network, device, self.batch)

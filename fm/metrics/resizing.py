@@ -35,3 +35,21 @@ def torch_bilinear(images: Tensor, size: int) -> Tensor:
     This is pytorch-fid's, and clean-fid's `legacy_pytorch`: pictures that shrink alias (Parmar et al. 2022).
     """
     return F.interpolate(images.float(), size=(size, size), mode="bilinear", align_corners=False)
+
+
+def torch_bicubic(images: Tensor, size: int) -> Tensor:
+    """Levels (n, c, h, w) -> float32 (n, c, size, size) in 0..255 by torch's bicubic, antialiased."""
+    x = images.to(torch.float32)
+    if x.shape[2:] != (size, size):
+        x = F.interpolate(x, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
+    return x.clamp(0, 255)
+
+
+def pillow_bicubic_rounded(images: Tensor, size: int) -> Tensor:
+    """Levels uint8 (n, 3, h, w) -> uint8 (n, 3, size, size) by Pillow's own BICUBIC of an RGB picture, on a CPU.
+
+    This is what torchvision makes of a Pillow picture: antialiased, each of the two passes rounded to whole levels.
+    """
+    pictures = images.permute(0, 2, 3, 1).cpu().numpy()
+    resized = [np.asarray(Image.fromarray(p).resize((size, size), Image.Resampling.BICUBIC)) for p in pictures]
+    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).to(images.device)

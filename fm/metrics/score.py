@@ -1,16 +1,35 @@
 """Inception Score: of one set of pictures alone, so it sees no difference to the data."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 from fm.errors import ValueUserError
+from fm.metrics import inception
+from fm.metrics.network import Features
 
 
-def inception_score(probabilities: Tensor, splits: int = 10) -> tuple[float, float]:
+def inception_score(images: Tensor, device: str = "cpu") -> tuple[float, float] | None:
+    """The Inception Score of uint8 pictures (n, c, h, w), mean and s.d. of ten splits; None without Inception's file.
+
+    Raises: UserError if the file is another one or cannot be read; ValueUserError for fewer than ten pictures.
+    """
+    if not inception.CLASSES.weights.there():
+        return None
+    return score(_classes(device)(images))
+
+
+@lru_cache(maxsize=1)
+def _classes(device: str) -> Features:
+    return inception.CLASSES.load(device)
+
+
+def score(probabilities: Tensor, splits: int = 10) -> tuple[float, float]:
     """exp E KL(p(y|x) || p(y)) of class probabilities (n, classes), mean and s.d. of ten splits (Salimans et al. 2016).
 
     The splits are consecutive, each with its own p(y); the s.d. is over the splits (divided by their number), as peers
-    print it, no standard error. `inception_classes` gives the probabilities; compare equal counts only.
+    print it, no standard error. Compare equal counts only.
 
     Raises: ValueUserError for fewer rows than splits.
     """

@@ -20,14 +20,19 @@ def mind(samples: Tensor, reference: Tensor, seed: int = 0) -> float:
     """
     if not (len(samples) and len(reference)):
         raise ValueUserError("the distance to no samples is not defined", mend="give at least 1")
-    x, y = samples.double(), reference.double()
-    weights, rows, columns = _plan(len(x), len(y))
-    directions = draws(seed, "mind", torch.arange(DIRECTIONS), (x.shape[1],)).double()
+    weights, rows, columns = _plan(len(samples), len(reference))
+    width = samples.shape[1]
+    directions = torch.nn.functional.normalize(draws(seed, "mind", torch.arange(DIRECTIONS), (width,)).double())
     total = 0.0
-    for some in torch.nn.functional.normalize(directions).split(AT_ONCE):
-        a, b = ((z @ some.T).sort(0).values for z in (x, y))
+    for some in directions.split(AT_ONCE):
+        a, b = (_projected(z, some).sort(0).values for z in (samples, reference))
         total += float(weights @ (a[rows] - b[columns]).square().sum(1))
-    return 3 * x.shape[1] * total / DIRECTIONS
+    return 3 * width * total / DIRECTIONS
+
+
+def _projected(rows: Tensor, directions: Tensor) -> Tensor:
+    """Rows (n, d) on directions (k, d): (n, k) float64, on the CPU."""
+    return torch.cat([some.to("cpu", torch.float64) @ directions.T for some in rows.split(4096)])
 
 
 def _plan(n: int, m: int) -> tuple[Tensor, Tensor, Tensor]:

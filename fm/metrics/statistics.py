@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import reduce
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from fm.errors import ValueUserError
 
 BLOCK = 256  # rows folded at once; fixed, because the order of float additions decides the last bits
+AT_ONCE = 4096  # rows converted to float64 at once
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,15 @@ class FeatureStatistics:
 
         Raises: ValueUserError if they are not rows or not of the width seen before.
         """
-        rows = torch.as_tensor(features).detach().to("cpu", torch.float64)
+        rows = torch.as_tensor(features).detach()
         width = self._width()
         if rows.ndim != 2 or (width is not None and rows.shape[1] != width):
             raise ValueUserError(f"features of shape {tuple(rows.shape)} given where (n, {width or 'd'}) is due")
-        self._waiting.append(rows)
-        if sum(map(len, self._waiting)) >= BLOCK:
-            *whole, rest = _blocks(torch.cat(self._waiting))
-            self._folded, self._waiting = _fold(self._folded, whole), [rest]
+        for some in rows.split(AT_ONCE):
+            self._waiting.append(some.to("cpu", torch.float64))
+            if sum(map(len, self._waiting)) >= BLOCK:
+                *whole, rest = _blocks(torch.cat(self._waiting))
+                self._folded, self._waiting = _fold(self._folded, whole), [rest.clone()]
         return self
 
     def put(self, first: int, features: Tensor) -> "FeatureStatistics":
@@ -124,4 +127,4 @@ def _blocks(rows: Tensor) -> list[Tensor]:
 
 def _fold(start: _Moments | None, blocks: list[Tensor]) -> _Moments:
     folded = [] if start is None else [start]
-    return reduce(_Moments.plus, [*folded, *map(_Moments.of, blocks)])
+    return reduce(_Moments.plus, chain(folded, map(_Moments.of, blocks)))

@@ -2,6 +2,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 
 def test_status_of_a_run_and_of_the_services(finished: Path, command: Any) -> None:
     told = json.loads(command("status", str(finished), "--json", cwd=finished.parent).stdout)
@@ -34,3 +36,14 @@ def test_up_joins_what_runs_and_deploys(deployed: Any, command: Any) -> None:
     assert done.returncode == 0, done.stderr
     assert "deploying prefect.yaml" in done.stdout and done.stdout.count("healthy") == 4
     assert "pipeline-tiny" in deployed.deployments
+
+
+def test_doctor_tells_of_every_feature_network(command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FM_FEATURES", str(tmp_path))
+    told = json.loads(command("doctor", "--metrics", "--json", cwd=tmp_path).stdout)
+    states = {row["features"]: row["state"] for row in told["features"]}
+    assert states["efficientnet_lite0"] == "ready" and states["dinov2_vitl14"] == "missing"
+    said = command("doctor", "--metrics", cwd=tmp_path).stdout
+    assert "efficientnet_lite0: ready, SHA-256 " in said and "\ninception_clean: missing\n" in said
+    assert "must show  inception_score 11.24 (+- 0.12), Salimans et al. 2016" in said and "need no matrix" in said
+    assert "see --metrics" in command("doctor", cwd=tmp_path).stdout

@@ -1,9 +1,13 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 
-from fm.metrics import DISTANCES, estimate, jackknife
-from fm.metrics.distances import FAST
+from fm.errors import SettingsError
+from fm.metrics import DISTANCES, estimate, jackknife, of_reference
+from fm.metrics.distances import ALONE, FAST
 from fm.noise import draws
 from fm.results import SIMILARITIES
 
@@ -50,10 +54,61 @@ def test_interval_is_as_wide_as_the_spread_over_fresh_samples(name):
     assert all(e.low <= e.value <= e.high for e in estimates)
 
 
+@pytest.mark.parametrize("tile", [16, 2048])
 @pytest.mark.parametrize("name", FAST)
-def test_the_fast_estimates_are_the_jackknife(name):
+def test_the_fast_estimates_are_the_jackknife(name, tile, monkeypatch):
+    monkeypatch.setattr("fm.metrics.pairs.TILE", tile)
+    for n, m in ((57, 40), (40, 57)):
+        x, y = rows(1, n), rows(2, m) + 0.5
+        assert estimate(name, x, y) == pytest.approx(jackknife(DISTANCES[name], x, y), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_what_is_of_the_reference_alone_is_used_and_changes_nothing(name):
     x, y = rows(1, 57), rows(2, 40) + 0.5
-    assert FAST[name](x, y) == pytest.approx(jackknife(DISTANCES[name], x, y), rel=1e-6)
+    alone = of_reference(name, y)
+    assert estimate(name, x, y, alone) == estimate(name, x, y)
+    if alone is None:
+        assert name not in ALONE
+    else:
+        assert estimate(name, x, y, 2 * alone) != estimate(name, x, y)
+
+
+def test_an_unknown_distance_names_the_nearest():
+    with pytest.raises(SettingsError, match="did you mean 'precision_k3'"):
+        estimate("precision", rows(1, 20), rows(2, 20))
+
+
+MEMORY = """
+import sys, torch
+from fm.metrics import estimate, of_reference
+def peak(): return int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1]) / 1024
+torch.set_num_threads(1)
+x, y = torch.rand(12_000, 256), torch.rand(12_000, 256)
+estimate(sys.argv[1], x[:3000], y[:3000])
+before = peak()
+of_reference(sys.argv[1], y)
+estimate(sys.argv[1], x[:3000], y)
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in DISTANCES if name not in ("fd_infinity", "recall_k3")])
+def test_memory_does_not_grow_with_the_count_of_rows(name):
+    """In MiB beside the rows; all pairs at once would take 275 of 3,000 and 12,000 rows, or 1,100."""
+    done = subprocess.run([sys.executable, "-c", MEMORY, name], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 150
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU on this machine")
+def test_on_a_gpu_it_is_the_same(name, monkeypatch):
+    x, y = rows(1, 3000, 64), rows(2, 2500, 64) + 0.3
+    there = estimate(name, x.cuda(), y.cuda())
+    monkeypatch.setattr("fm.metrics.pairs.place", lambda rows: torch.device("cpu"))
+    monkeypatch.setattr("fm.metrics.neighbours.place", lambda rows: torch.device("cpu"))
+    assert there == pytest.approx(estimate(name, x, y), rel=1e-9)
 
 
 def test_jackknife_repeats_itself():

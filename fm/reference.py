@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fm.cells import Cell, Evaluation, cells
+from fm.cells import Evaluation, cells
 from fm.data.addresses import node_cache
 from fm.errors import ValueUserError
 from fm.files import atomic, writable_folder
 from fm.lineage import code_digest, digest
-from fm.metrics import DISTANCES, Features
+from fm.metrics import Features
 from fm.noise import uniforms
 
 FEWEST = 20  # held-out images that a network can be judged by
@@ -75,15 +75,6 @@ class Reference:
     data: str
     features: str
     features_weights: str
-
-    def floor(self, distance: str, cell: Cell) -> float | None:
-        """The distance of as many training images as the cell has samples: what real pictures would get.
-
-        None if there are fewer, for a distance depends on the count.
-        """
-        if cell.samples > len(self.training):
-            return None
-        return DISTANCES[distance](self.training[: cell.samples], self.heldout[: cell.reference_images])
 
 
 def counts(settings: Evaluation, heldout: int, training: int) -> dict[str, int]:

@@ -10,8 +10,9 @@ from torch import Tensor
 from fm.data import ShardedImages, Source
 from fm.data.decode import Rejected, decode
 from fm.errors import DataError, ValueUserError, member
+from fm.evaluation import distances_of, inception_scores
 from fm.lineage import code_digest, digest
-from fm.metrics import DISTANCES, Features, estimate
+from fm.metrics import DISTANCES, Features, class_probabilities
 from fm.reference import FEWEST, HELDOUT, TRAINING, Images, described_by
 from fm.results import Row
 
@@ -51,13 +52,12 @@ def score_pictures(
         "seed": 0,
         "seconds": 0.0,
     }
-    for name in distances:
-        value, own = estimate(name, found, known[reference]), f"{name}_{features.name}"
-        floor = None
-        if len(images) <= len(known[other]):
-            floor = DISTANCES[name](known[other][: len(images)], known[reference])
+    for name, (value, floor) in distances_of(distances, found, known[reference], known[other]).items():
+        own = f"{name}_{features.name}"
         row |= {own: value.value, f"{own}_low": value.low, f"{own}_high": value.high, f"{own}_floor": floor}
         row |= {f"{own}_without": list(value.without)}
+    classes = class_probabilities(images, features.device) if features.name.startswith("inception_") else None
+    row |= {} if classes is None else inception_scores(classes)
     lineage = {
         "pictures": source.uri,
         "pictures_digest": hashlib.sha256(images.numpy().tobytes()).hexdigest()[:16],

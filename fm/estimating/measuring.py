@@ -25,7 +25,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from fm.checkpoints import Store
 from fm.data import ShardedImages
@@ -285,10 +285,13 @@ def _evaluations(
         return flow.bits_per_dim(images[:count], batch=count, method="euler", nfe=2)
 
     def distances() -> Callable[[], Any]:
-        counts = min(settings.samples, 2000), min(settings.reference_images, 2000)
         one = features(images[:1])
-        sets = [one.expand(n, -1) + torch.randn(n, one.shape[1]) for n in counts]
-        return partial(distances_of, settings.distances, *sets)
+
+        def spread(count: int) -> Tensor:
+            return one.expand(count, -1) + torch.randn(count, one.shape[1])
+
+        samples, heldout = spread(min(settings.samples, 2000)), spread(min(settings.reference_images, 2000))
+        return partial(distances_of, settings.distances, samples, heldout, samples)
 
     samples, scored = min(settings.batch, settings.samples), min(settings.batch, settings.nll_images)
     with _one_thread():

@@ -1,10 +1,10 @@
 """How far samples are from real pictures: features, their statistics, distances. Knows no sampler and no data set."""
 
-from fm.metrics.distances import DISTANCES, Estimate, energy_estimate, estimate, jackknife, of_reference
+from fm.metrics.distances import DISTANCES, Estimate, distance, energy_estimate, estimate, jackknife, of_reference
 from fm.metrics.features import FEATURES, check_features, load_features
 from fm.metrics.frechet import fd_extrapolated, frechet_distance
 from fm.metrics.network import Features
-from fm.metrics.score import inception_score
+from fm.metrics.score import class_probabilities, inception_score
 from fm.metrics.statistics import FeatureStatistics
 
 __all__ = [
@@ -14,6 +14,8 @@ __all__ = [
     "FeatureStatistics",
     "Features",
     "check_features",
+    "class_probabilities",
+    "distance",
     "energy_estimate",
     "estimate",
     "fd_extrapolated",

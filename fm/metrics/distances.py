@@ -94,6 +94,13 @@ def estimate(name: str, samples: Tensor, reference: Tensor, alone: Tensor | None
     return jackknife(distance, samples, reference)
 
 
+def distance(name: str, samples: Tensor, reference: Tensor, alone: Tensor | None = None) -> float:
+    """The distance of that name, without its interval; `alone` as for `estimate`."""
+    if name in ALONE:
+        return FAST[name](samples, reference, alone).value
+    return member(name, DISTANCES, "distance")(samples, reference)
+
+
 def jackknife(distance: Distance, samples: Tensor, reference: Tensor, groups: int = GROUPS) -> Estimate:
     """The distance with a 95 % interval from leaving out each of ten groups of samples in turn; nothing is random.
 

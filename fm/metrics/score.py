@@ -10,14 +10,12 @@ from fm.metrics import inception
 from fm.metrics.network import Features
 
 
-def inception_score(images: Tensor, device: str = "cpu") -> tuple[float, float] | None:
-    """The Inception Score of uint8 pictures (n, c, h, w), mean and s.d. of ten splits; None without Inception's file.
+def class_probabilities(images: Tensor, device: str = "cpu") -> Tensor | None:
+    """What `inception_score` is of: (n, 1008) of uint8 pictures (n, c, h, w); None without Inception's file.
 
-    Raises: UserError if the file is another one or cannot be read; ValueUserError for fewer than ten pictures.
+    Raises: UserError if the file is another one or cannot be read.
     """
-    if not inception.CLASSES.weights.there():
-        return None
-    return score(_classes(device)(images))
+    return _classes(device)(images) if inception.CLASSES.weights.there() else None
 
 
 @lru_cache(maxsize=1)
@@ -25,7 +23,7 @@ def _classes(device: str) -> Features:
     return inception.CLASSES.load(device)
 
 
-def score(probabilities: Tensor, splits: int = 10) -> tuple[float, float]:
+def inception_score(probabilities: Tensor, splits: int = 10) -> tuple[float, float]:
     """exp E KL(p(y|x) || p(y)) of class probabilities (n, classes), mean and s.d. of ten splits (Salimans et al. 2016).
 
     The splits are consecutive, each with its own p(y); the s.d. is over the splits (divided by their number), as peers

@@ -39,15 +39,13 @@ class _Moments:
 class FeatureStatistics:
     """Running mean and covariance of rows of features.
 
-    Rows are folded in blocks of 256 in their order, so `update` gives the same bits for any batch size, and `put` for
-    any number of workers: float32 rows travel, for the moments of a block are d/128 times as large. `merge` is equal up
-    to rounding.
+    Rows are folded in blocks of 256 in their order, so `update` gives the same bits for any size of batches, and rows
+    that several workers measured for any number of them. `merge` is equal up to rounding.
     """
 
     def __init__(self) -> None:
         self._folded: _Moments | None = None
         self._waiting: list[Tensor] = []
-        self._early: dict[int, Tensor] = {}  # by the index of their first sample, which others have to come before
 
     @classmethod
     def of(cls, features: Tensor) -> "FeatureStatistics":
@@ -74,23 +72,8 @@ class FeatureStatistics:
                 self._folded, self._waiting = _fold(self._folded, whole), [rest.clone()]
         return self
 
-    def put(self, first: int, features: Tensor) -> "FeatureStatistics":
-        """Adds the (n, d) rows of samples first, first + 1, ... in order of sample index, whoever brings them when.
-
-        Raises: ValueUserError for rows that were there before.
-        """
-        if first < self.count or first in self._early:
-            raise ValueUserError(f"the features of sample {first} have come twice")
-        self._early[first] = features
-        while self.count in self._early:
-            self.update(self._early.pop(self.count))
-        return self
-
     def merge(self, other: "FeatureStatistics") -> "FeatureStatistics":
-        """Adds the rows that another object has seen.
-
-        Raises: ValueUserError if `put` has left a gap in either.
-        """
+        """Adds the rows that another object has seen."""
         theirs = other._moments()
         if theirs is not None:
             ours = self._moments()
@@ -100,7 +83,7 @@ class FeatureStatistics:
     def mean_cov(self) -> tuple[Tensor, Tensor]:
         """Mean (d,) and unbiased covariance (d, d), float64.
 
-        Raises: ValueUserError below two rows, and if `put` has left a gap.
+        Raises: ValueUserError below two rows.
         """
         moments = self._moments()
         if moments is None or moments.count < 2:
@@ -108,8 +91,6 @@ class FeatureStatistics:
         return moments.mean, moments.scatter / (moments.count - 1)
 
     def _moments(self) -> _Moments | None:
-        if self._early:
-            raise ValueUserError(f"the features of sample {self.count} are missing", mend="put them first")
         rows = torch.cat(self._waiting) if self._waiting else None
         return self._folded if rows is None or not len(rows) else _fold(self._folded, [rows])
 

@@ -23,7 +23,7 @@ def test_each_point_has_all_its_seeds_and_nothing_else_differs() -> None:
 
 def test_a_cell_holds_everything_that_is_asked_for_but_the_features() -> None:
     values = {
-        "precision": "tf32",
+        "sampling_precision": "tf32",
         "nonfinite": "drop",
         "nll_probe": "both",
         "nll_training_images": 3,

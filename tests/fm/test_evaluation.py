@@ -222,7 +222,7 @@ def test_key_follows_what_the_numbers_depend_on(features, reference):
     assert key == evaluate(flow(), cell, features, reference)["key"]
     other = dict.fromkeys(("nfe", "samples", "batch", "seed", "nll_images", "reference_images"), 1)
     other |= {"solver": "rk4", "tolerance": 0.5, "distances": ("kid",), "nll_k": 2, "nll_probe": "both"}
-    other |= {"precision": "tf32", "nonfinite": "drop", "nll_training_images": 3, "error_images": 4}
+    other |= {"sampling_precision": "tf32", "nonfinite": "drop", "nll_training_images": 3, "error_images": 4}
     others = [
         row_key("v", cell, features.weights, "data set"),
         row_key("w", cell, "other features", "data set"),

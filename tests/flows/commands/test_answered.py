@@ -30,7 +30,7 @@ def test_an_estimate_is_a_table_or_json_and_leaves_nothing(
     stages.pipeline("photos:?tiles=3", tmp_path / "run", "tiny", estimate=True, as_json=True)
     told = json.loads(capsys.readouterr().out)
     assert (
-        told["training_s"] == pytest.approx(15 + 2 * 16 * 16 * 0.01)
+        told["training_s"] == pytest.approx(15 + 2 * 16 * 53 * 0.01)
         and told["disk_bytes"]["DATA"] > 10_000
         and told["name"] == "tiny"
     )

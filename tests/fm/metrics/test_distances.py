@@ -60,7 +60,8 @@ def test_the_fast_estimates_are_the_jackknife(name, tile, monkeypatch):
     monkeypatch.setattr("fm.metrics.pairs.TILE", tile)
     for n, m in ((57, 40), (40, 57)):
         x, y = rows(1, n), rows(2, m) + 0.5
-        assert estimate(name, x, y) == pytest.approx(jackknife(DISTANCES[name], x, y), rel=1e-9)
+        fast, slow = estimate(name, x, y), jackknife(DISTANCES[name], x, y)
+        assert fast[:3] == pytest.approx(slow[:3], rel=1e-9) and fast.without == pytest.approx(slow.without, rel=1e-9)
 
 
 @pytest.mark.parametrize("name", DISTANCES)

@@ -2,17 +2,16 @@ import pytest
 import torch
 
 from fm.errors import UserError, ValueUserError
-from fm.metrics import inception, inception_score
+from fm.metrics import class_probabilities, inception, inception_score
 from fm.metrics.inception import TORCHSCRIPT
-from fm.metrics.score import score
 from fm.noise import draws
 from tests.inception import SmallInception, pictures, published
 
 
 def test_certain_and_even_is_the_number_of_classes_and_blind_is_one():
     certain = torch.eye(5).repeat(20, 1)
-    assert score(certain) == pytest.approx((5, 0), abs=1e-9)
-    assert score(torch.full((100, 5), 0.2)) == pytest.approx((1, 0), abs=1e-9)
+    assert inception_score(certain) == pytest.approx((5, 0), abs=1e-9)
+    assert inception_score(torch.full((100, 5), 0.2)) == pytest.approx((1, 0), abs=1e-9)
 
 
 def test_it_is_its_definition_over_consecutive_splits():
@@ -21,14 +20,14 @@ def test_it_is_its_definition_over_consecutive_splits():
     for part in p.split(6):
         mean = part.mean(0)
         scores.append(sum((q * (q / mean).log()).sum() for q in part).div(6).exp())
-    mean, sd = score(p)
+    mean, sd = inception_score(p)
     assert mean == pytest.approx(float(sum(scores) / 10), rel=1e-12)
     assert sd == pytest.approx(float(torch.stack(scores).var(correction=0) ** 0.5), rel=1e-9)
 
 
 def test_fewer_samples_than_splits_are_refused():
     with pytest.raises(ValueUserError, match="9 samples do not make 10 splits"):
-        score(torch.full((9, 5), 0.2))
+        inception_score(torch.full((9, 5), 0.2))
 
 
 def test_of_pictures_it_is_that_of_inceptions_probabilities_where_the_file_is_there(tmp_path, monkeypatch):
@@ -36,20 +35,19 @@ def test_of_pictures_it_is_that_of_inceptions_probabilities_where_the_file_is_th
     file = tmp_path / TORCHSCRIPT.name
     torch.jit.script(SmallInception().eval()).save(file)
     published(monkeypatch, TORCHSCRIPT, file)
-    found = inception_score(images)
-    assert found == score(inception.CLASSES.load()(images)) and 1 < found[0] < 1008 and found[1] > 0
-    with pytest.raises(ValueUserError, match="9 samples do not make 10 splits"):
-        inception_score(images[:9])
+    found = class_probabilities(images)
+    assert found is not None and torch.equal(found, inception.CLASSES.load()(images))
+    assert 1 < inception_score(found)[0] < 1008 and inception_score(found)[1] > 0
 
 
 def test_without_the_file_there_is_none_and_with_another_one_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("FM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("FM_FEATURES", str(tmp_path))
     images = torch.zeros(20, 3, 8, 8, dtype=torch.uint8)
-    assert inception_score(images) is None
+    assert class_probabilities(images) is None
     (tmp_path / TORCHSCRIPT.name).write_bytes(b"cut")
     from fm.metrics.score import _classes
 
     _classes.cache_clear()
     with pytest.raises(UserError, match="ends early, after 3 of"):
-        inception_score(images)
+        class_probabilities(images)

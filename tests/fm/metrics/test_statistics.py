@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from fm.errors import ValueUserError
 from fm.metrics import FeatureStatistics
-from fm.metrics.statistics import BLOCK
 from fm.noise import draws
 
 ROWS = draws(3, "statistics", torch.arange(700), (5,)) * torch.tensor([1.0, 2, 0.1, 30, 1e-3]) + 100
@@ -29,30 +28,6 @@ def test_bits_do_not_depend_on_the_batches(sizes):
         start += size
     for ours, theirs in zip(parts.mean_cov(), whole.mean_cov(), strict=True):
         assert torch.equal(ours, theirs)
-
-
-@pytest.mark.parametrize("workers", [1, 2, 5])
-def test_bits_do_not_depend_on_the_number_of_workers_or_who_is_first(workers):
-    """Blocks of 256 samples in turns to the workers, the last one done first."""
-    whole, collected = FeatureStatistics.of(ROWS), FeatureStatistics()
-    starts = range(0, len(ROWS), BLOCK)
-    for worker in reversed(range(workers)):
-        for first in starts[worker::workers]:
-            collected.put(first, ROWS[first : first + BLOCK])
-    assert collected.count == len(ROWS)
-    for ours, theirs in zip(collected.mean_cov(), whole.mean_cov(), strict=True):
-        assert torch.equal(ours, theirs)
-
-
-def test_a_block_that_is_missing_or_comes_twice_is_said():
-    gap = FeatureStatistics().put(0, ROWS[:256]).put(512, ROWS[512:])
-    with pytest.raises(ValueUserError, match="features of sample 256 are missing"):
-        gap.mean_cov()
-    with pytest.raises(ValueUserError, match="features of sample 256 are missing"):
-        FeatureStatistics.of(ROWS).merge(gap)
-    for first in (0, 512):
-        with pytest.raises(ValueUserError, match=f"features of sample {first} have come twice"):
-            gap.put(first, ROWS[first : first + 256])
 
 
 @pytest.mark.parametrize("cut", [0, 1, 256, 300, 700])

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fm.columns import distances_of, inception_columns
 from fm.data import ShardedImages, Source
 from fm.data.decode import Rejected, decode
 from fm.errors import DataError, ValueUserError, member
-from fm.evaluation import distances_of, inception_scores
 from fm.lineage import code_digest, digest
 from fm.metrics import DISTANCES, Features, class_probabilities
 from fm.reference import FEWEST, HELDOUT, TRAINING, Images, described_by
@@ -57,7 +57,7 @@ def score_pictures(
         row |= {own: value.value, f"{own}_low": value.low, f"{own}_high": value.high, f"{own}_floor": floor}
         row |= {f"{own}_without": list(value.without)}
     classes = class_probabilities(images, features.device) if features.name.startswith("inception_") else None
-    row |= {} if classes is None else inception_scores(classes)
+    row |= {} if classes is None else inception_columns(classes)
     lineage = {
         "pictures": source.uri,
         "pictures_digest": hashlib.sha256(images.numpy().tobytes()).hexdigest()[:16],

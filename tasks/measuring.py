@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from fm.cells import Cell, Evaluation
+from fm.columns import Found
 from fm.data import ShardedImages
 from fm.errors import CheckpointError
-from fm.evaluation import SAMPLES, TRAINING_BITS, Found, Part, check, converge, failed_row, parts, row_of, sample, score
+from fm.evaluation import SAMPLES, TRAINING_BITS, Part, check, converge, failed_row, parts, row_of, sample, score
 from fm.files import atomic
 from fm.flow import Flow
 from fm.lineage import code_digest, digest

@@ -16,9 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from fm.columns import CONVERGED
 from fm.data.plane import Points
 from fm.demo2d.plan import Plan
-from fm.evaluation import CONVERGED
 from fm.files import atomic
 from fm.flow import Flow
 from fm.lineage import code_digest, digest

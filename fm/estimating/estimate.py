@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from fm.cells import Cell, Evaluation, cells, tightest
+from fm.columns import CONVERGED_TOLERANCE
 from fm.data import Manifest, Preparation, Source
 from fm.data.preparation import sample_bytes
 from fm.errors import DataError, several
@@ -213,6 +214,11 @@ def _evaluation(recipe: Recipe, found: Measured, data: Data, method: str) -> lis
     grid = cells(settings)
     baseline = min(grid, key=lambda cell: cell.nfe or 1000)
     parts = [Part("  reference", reference, reference, "core-hours", "features of real images, once")]
+    if settings.error_images:
+        nfe = expected_nfe(Cell(solver="dopri5", tolerance=CONVERGED_TOLERANCE), method)
+        words = f"{settings.error_images:,} samples x assumed {nfe} evaluations, which errors are measured against"
+        seconds = settings.error_images * nfe * found.sample_s
+        parts.append(Part("  converged", seconds, seconds, "core-hours", words))
     parts += [_cell(cell, settings, found, method) for cell in grid]
     parts.append(_cell(baseline, settings, found, method, trained=False))
     slots = os.cpu_count() or 1

@@ -28,11 +28,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fm.checkpoints import Store
+from fm.columns import distances_of
 from fm.data import ShardedImages
 from fm.drawing import is_conditional
 from fm.errors import UserError, several
 from fm.estimating.units import in_time
-from fm.evaluation import distances_of
 from fm.flow import Flow
 from fm.footprint import Footprint, at_once
 from fm.metrics import load_features

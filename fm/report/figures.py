@@ -79,6 +79,20 @@ def distance_by_nfe(rows: Sequence[Row], name: str) -> bytes:
     return png_of(figure)
 
 
+def error_by_nfe(rows: Sequence[Row]) -> bytes:
+    """A solver's own error against evaluations a sample: RMS per value from the converged solution, both axes log."""
+    figure, axes = _figure()
+    measured = [row for row in rows if row.get("solution_error")]
+    for style, group in _by_solver(measured):
+        bars = [row["solution_error_stderr"] or 0 for row in group]
+        nfe, error = [row["nfe_mean"] for row in group], [row["solution_error"] for row in group]
+        axes.errorbar(nfe, error, yerr=bars, capsize=4, linewidth=1.8, markersize=7, **style)
+    axes.set_yscale("log")
+    axes.set_ylabel("RMS distance to the converged solution\n(lower is better)")
+    _nfe_axis(axes, measured)
+    return png_of(figure)
+
+
 def bits_by_nfe(rows: Sequence[Row]) -> bytes:
     """Bits/dim against evaluations a sample; where it has not converged stands a cross at the top, without a value."""
     figure, axes = _figure()

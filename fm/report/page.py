@@ -123,6 +123,8 @@ def _figures(
         shown[file] = (figures.distance_by_nfe(rows, name), f"{name} against network evaluations, see the table")
     if any(row.get("nll_converged") is not None for row in rows):
         shown["bits_per_dim"] = (figures.bits_by_nfe(rows), "Bits/dim against network evaluations, see the table")
+    if any(row.get("solution_error") for row in rows):
+        shown["solution_error"] = (figures.error_by_nfe(rows), "The solver's error against network evaluations")
     return shown
 
 
@@ -186,6 +188,7 @@ LINEAGE = (
 CAPTIONS = {
     "loss": "Training loss against images seen.",
     "distance": "Distance to held-out images by each solver at its budget; bars are 95 % intervals.",
+    "solution_error": "Each solver's own error: how far it ends from the converged solution of the same noise.",
     "bits_per_dim": "Bits/dim by each solver at its budget; a value stands only where a finer solution agrees.",
 }
 

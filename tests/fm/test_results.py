@@ -10,6 +10,7 @@ from fm.results import (
     csv_table,
     distances,
     in_order,
+    pooled,
     read_row,
     read_rows,
     row_file,
@@ -59,6 +60,38 @@ def test_text_table_golden():
         "FM w/ OT   ot    dopri5 at 0.001   50      100   399 ± 19   18.2    4.18 ± 0.11      1.2",
         "untrained  ot    euler              8      300  2706 ± 50   18.2    4.18 ± 0.11      1.2",
     ]
+
+
+def test_seeds_are_one_line_with_mean_deviation_and_least():
+    seeds = [a_row(str(n), seed=n, fd_x=value, nfe_mean=8.0) for n, value in enumerate((100.0, 110.0, 120.0))]
+    (one,) = pooled(seeds)
+    assert (one["fd_x"], one["fd_x_sd"], one["fd_x_min"], one["seeds"]) == (110, 10, 100, 3)
+    assert (one["fd_x_low"], one["fd_x_high"], one["seconds"]) == (100, 120, 3.75)
+    line = text_table(seeds).splitlines()[2]
+    assert "300 x 3 seeds" in line and "110 ± 10 s.d., min 100" in line
+    other = a_row("4", nfe=16, nfe_mean=16.0)
+    assert [row.get("seeds") for row in pooled([*seeds, other])] == [3, None]
+
+
+def test_a_failed_cell_is_said_and_a_failed_seed_leaves_the_others():
+    failed = {**{k: ROWS[1][k] for k in ("method", "path", "solver", "nfe", "tolerance", "samples")}, "seconds": 0.0}
+    failed |= {"key": "f", "seed": 1, "failed": "no memory", "nfe_mean": None}
+    assert "failed" in text_table([failed, a_row("a", nfe=4)]).splitlines()[3]
+    assert table_note([failed]).startswith("1 cell failed, the first one so: no memory")
+    assert [row["key"] for row in pooled([failed, a_row("g", nfe=16)])] == ["g"]
+
+
+def test_columns_come_with_what_was_measured():
+    more = {
+        "bits_per_dim_per_draw": 4.1,
+        "bits_per_dim_train": 4.0,
+        "generalisation_gap": 0.179,
+        "solution_error": 0.0123,
+    }
+    lines = text_table([a_row("a", **more, generalisation_gap_stderr=0.05), a_row("b", nfe=16)]).splitlines()
+    for heading, text in (("probe per draw", "4.10"), ("of training images", "4.00"), ("gap", "0.179 ± 0.050")):
+        assert heading in lines[0] and text in lines[2] and text not in lines[3]
+    assert "solver's error" in lines[0] and "0.0123" in lines[2]
 
 
 def test_an_unconverged_value_is_shown_nowhere():

@@ -100,6 +100,15 @@ def test_an_unconverged_likelihood_has_a_cross_and_no_value(axes):
     assert texts(axes()) == ["x = not converged: no value", "uniform noise: 8 bits/dim", "untrained network"]
 
 
+def test_a_solvers_error_stands_where_it_was_measured(axes):
+    errors = {"solution_error_stderr": 0.01, "nfe_mean": 8.0}
+    figures.error_by_nfe(
+        [ROWS[0], a_row("heun", solution_error=0.1, **errors), a_row("rk4", solution_error=0.02, **errors)]
+    )
+    assert [c.get_label() for c in axes().containers] == ["heun", "rk4"] and axes().get_yscale() == "log"
+    assert [y for c in axes().containers for y in c.lines[0].get_ydata()] == [0.1, 0.02]
+
+
 def test_methods_are_told_apart_where_there_are_several(axes):
     figures.distance_by_nfe([*ROWS[:2], a_row(method="DDPM")], NAME)
     assert [c.get_label() for c in axes().containers] == ["DDPM, euler", "FM w/ OT, euler"]

@@ -1,0 +1,124 @@
+"""From what the parts of a cell gave to the columns of its row: values with their intervals, floors, what counts."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fm.cells import Cell
+from fm.metrics import Estimate, distance, estimate, inception_score, of_reference
+from fm.reference import Reference
+from fm.results import Row
+
+MOVED = 0.001  # bits/dim: a likelihood counts only if twice the steps (or a tenth of the tolerance) move it less,
+CONVERGED = 0.01  # and each of its images by less than this on average
+CONVERGED_TOLERANCE = 1e-6  # of the solutions that numerical errors are measured against
+GROUPS = 10  # of the jackknife over images
+SPLITS = 10  # of the Inception Score
+
+Found = dict[str, Tensor]  # what one part gives: tensors by name, their rows in the order of samples or images
+
+
+def distance_columns(features: Tensor, cell: Cell, reference: Reference) -> Row:
+    row: Row = {}
+    found = distances_of(
+        cell.distances, features, reference.heldout[: cell.reference_images], reference.training[: cell.samples]
+    )
+    for kind, (value, floor) in found.items():
+        name = f"{kind}_{reference.features}"
+        row[name], row[f"{name}_low"], row[f"{name}_high"] = value.value, value.low, value.high
+        row[f"{name}_without"], row[f"{name}_floor"] = list(value.without), floor
+        row[f"{name}_ratio"] = value.value / floor if floor and floor > 0 else None
+    return row
+
+
+def distances_of(
+    names: Sequence[str], features: Tensor, heldout: Tensor, real: Tensor
+) -> dict[str, tuple[Estimate, float | None]]:
+    """The named distances of features from held-out ones, each with its interval and its floor.
+
+    The floor is the distance of as many rows of `real`, what real pictures would get; None if there are fewer, for a
+    distance depends on the count.
+    """
+    found = {}
+    for name in names:
+        alone, floor = of_reference(name, heldout), None
+        if len(features) <= len(real):
+            floor = distance(name, real[: len(features)], heldout, alone)
+        found[name] = estimate(name, features, heldout, alone), floor
+    return found
+
+
+def inception_columns(classes: Tensor) -> Row:
+    """The Inception Score of class probabilities (n, 1008) as columns of a row; none for fewer than ten samples."""
+    if len(classes) < SPLITS:
+        return {}
+    mean, spread = inception_score(classes)
+    return {"inception_score": mean, "inception_score_sd": spread}
+
+
+def error_columns(states: Tensor, converged: Tensor | None) -> Row:
+    """RMS difference per value of states and converged ones of the same samples, in the units of x."""
+    if converged is None or not len(states):
+        return {}
+    count = min(len(states), len(converged))
+    squares = (states[:count] - converged[:count]).double().square().flatten(1).mean(1)
+    error = float(squares.mean().sqrt())
+    spread = float(squares.std() / math.sqrt(count)) if count > 1 else math.nan
+    return {
+        "solution_error": error,
+        "solution_error_stderr": _number(spread / (2 * error)) if error else None,
+        "solution_error_images": count,
+        "solution_error_tolerance": CONVERGED_TOLERANCE,
+    }
+
+
+def likelihood_columns(cell: Cell, heldout: Found, training: Found) -> Row:
+    """Bits/dim of the held-out images; it counts only if a finer solution agrees: a coarse one is of no model."""
+    if not heldout:
+        return {"bits_per_dim": None, "bits_per_dim_stderr": None, "bits_per_dim_k1": None, "nll_converged": None}
+    bpd = heldout["bpd"].double()
+    value, moved = float(bpd.mean()), heldout["finer"].double() - bpd
+    # Image by image too: errors of both signs cancel in the mean, which may stand still while it crosses the truth.
+    converged = float(moved.mean().abs()) < MOVED and float(moved.abs().mean()) < CONVERGED  # False for nan
+    row = {
+        "bits_per_dim": value if converged else None,
+        "bits_per_dim_stderr": _stderr(bpd) if converged else None,
+        "bits_per_dim_k1": float(heldout["bpd_k1"].double().mean()) if converged else None,
+        "bits_per_dim_without": _without(bpd) if converged else None,
+        "nll_converged": converged,
+        "nll_unconverged": None if converged else _number(value),
+        "nll_moved": _number(float(moved.mean())),
+        "nll_moved_abs": _number(float(moved.abs().mean())),
+        "nll_nfe": float(heldout["nfe"].mean()),
+        "nll_k": cell.nll_k,
+        "nll_images": len(bpd),
+        "nll_probe": "per_image",
+        "nll_seconds": round(float(heldout["seconds"].sum()), 3),
+    }
+    if "per_draw" in heldout and converged:
+        row["bits_per_dim_per_draw"] = float(heldout["per_draw"].double().mean())
+    if training and converged:
+        own = training["bpd"].double()
+        row["bits_per_dim_train"], row["bits_per_dim_train_stderr"] = float(own.mean()), _stderr(own)
+        row["bits_per_dim_train_without"], row["nll_training_images"] = _without(own), len(own)
+        row["generalisation_gap"] = value - float(own.mean())
+        row["generalisation_gap_stderr"] = _number(math.hypot(_stderr(bpd) or math.nan, _stderr(own) or math.nan))
+    return row
+
+
+def _stderr(values: Tensor) -> float | None:
+    return _number(float(values.std() / math.sqrt(len(values)))) if len(values) > 1 else None
+
+
+def _without(values: Tensor) -> list[float] | None:
+    """The mean without each of ten groups of images, image i in group i modulo ten; None for fewer images."""
+    if len(values) < GROUPS:
+        return None
+    group = torch.arange(len(values)) % GROUPS
+    return [float(values[group != g].mean()) for g in range(GROUPS)]
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None  # JSON has no nan

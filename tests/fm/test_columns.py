@@ -1,0 +1,79 @@
+import math
+
+import pytest
+import torch
+
+from fm.cells import Cell
+from fm.columns import distances_of, error_columns, inception_columns, likelihood_columns
+from fm.metrics import DISTANCES
+from fm.noise import draws
+
+CELL = Cell(solver="euler", nfe=2, nll_k=3)
+
+
+def bits(moved: torch.Tensor, n: int = 20) -> dict[str, torch.Tensor]:
+    bpd = 4 + torch.linspace(-1, 1, n)
+    return {
+        "bpd": bpd,
+        "bpd_k1": bpd + 0.1,
+        "finer": bpd + moved,
+        "nfe": torch.full((n,), 9.0),
+        "seconds": torch.ones(3),
+    }
+
+
+@pytest.mark.parametrize(
+    ("moved", "converged"),
+    [
+        (torch.full((20,), 0.0009), True),
+        (torch.full((20,), -0.0011), False),  # the mean moves
+        (torch.tensor([0.02, -0.02] * 10), False),  # the mean stands still, the images do not
+        (torch.tensor([0.002, -0.002] * 10), True),
+        (torch.full((20,), math.nan), False),
+    ],
+)
+def test_bits_count_if_neither_their_mean_nor_the_images_move(moved: torch.Tensor, converged: bool) -> None:
+    row = likelihood_columns(CELL, bits(moved), {})
+    assert row["nll_converged"] is converged and (row["bits_per_dim"] is not None) is converged
+    assert row["nll_seconds"] == 3 and row["nll_k"] == 3 and row["nll_images"] == 20
+    if converged:
+        assert row["bits_per_dim"] == pytest.approx(4) and row["bits_per_dim_k1"] == pytest.approx(4.1)
+        left = torch.arange(20) % 10 != 7
+        assert row["bits_per_dim_without"][7] == pytest.approx(
+            float((4 + torch.linspace(-1, 1, 20))[left].double().mean())
+        )
+    else:
+        assert row["nll_unconverged"] == pytest.approx(4)
+
+
+def test_few_images_have_no_groups_and_none_no_value() -> None:
+    assert likelihood_columns(CELL, bits(torch.zeros(9), 9), {})["bits_per_dim_without"] is None
+    assert likelihood_columns(CELL, {}, {})["nll_converged"] is None
+
+
+def test_an_error_is_the_root_of_the_mean_square_of_the_samples_both_have() -> None:
+    exact, off = torch.zeros(5, 3, 2, 2), torch.full((4, 3, 2, 2), 0.3)
+    off[0] = 0.5
+    row = error_columns(off, exact)
+    assert (
+        row["solution_error"] == pytest.approx((3 / 4 * 0.09 + 0.25 / 4) ** 0.5) and row["solution_error_images"] == 4
+    )
+    squares = torch.tensor([0.25, 0.09, 0.09, 0.09]).double()
+    assert row["solution_error_stderr"] == pytest.approx(float(squares.std() / 2) / (2 * row["solution_error"]))
+    assert error_columns(off, None) == error_columns(off[:0], exact) == {}
+    assert error_columns(exact, exact)["solution_error"] == 0
+
+
+def test_a_distance_has_the_floor_of_as_many_real_pictures_or_none() -> None:
+    samples, heldout, real = (draws(seed, "rows", torch.arange(60), (4,)) for seed in (1, 2, 3))
+    for name in DISTANCES:
+        value, floor = distances_of([name], samples[:50], heldout, real)[name]
+        assert floor == pytest.approx(DISTANCES[name](real[:50], heldout), rel=1e-12)
+        assert value.value == pytest.approx(DISTANCES[name](samples[:50], heldout), rel=1e-9)
+    assert distances_of(["fd"], samples, heldout, real[:59])["fd"][1] is None
+
+
+def test_the_inception_score_wants_ten_samples() -> None:
+    assert inception_columns(torch.eye(9)) == {}
+    found = inception_columns(torch.eye(5).repeat(20, 1))
+    assert (found["inception_score"], found["inception_score_sd"]) == pytest.approx((5, 0), abs=1e-9)

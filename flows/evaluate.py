@@ -4,12 +4,11 @@ from prefect import flow
 
 from fm.cells import Evaluation
 from fm.data import load_manifest
-from fm.metrics import check_features
 from fm.recipe import Recipe, on_data, opened
 from fm.results import existing_row
 from fm.runs import pulled
 from tasks import cluster, failing, tracking
-from tasks.evaluate import all_measured, evaluate, same_again, trained
+from tasks.evaluate import all_measured, evaluate, ready, same_again, trained
 from tasks.place import Place
 from tasks.report import report
 
@@ -27,7 +26,7 @@ def evaluate_run(run: str, data: str = "", evaluation: Evaluation | None = None,
     """
     recipe = Recipe.load(pulled(run), {} if evaluation is None else {"evaluation": evaluation.model_dump(mode="json")})
     recipe.check()
-    check_features(recipe.evaluation.features)
+    ready(recipe, place)
     with opened(run, recipe) as folder, tracking.tracked(folder, recipe) as copy, cluster.session(place):
         if data:
             on_data(folder, data, load_manifest(data))
@@ -49,5 +48,6 @@ def rerun(run: str, key: str, place: Place = Place()) -> dict[str, str]:  # noqa
         place: Where it runs. Changes no number beyond rounding.
     """
     recipe = Recipe.load(pulled(run))
+    ready(recipe, place)
     with opened(run, recipe) as folder, cluster.session(place):
         return same_again(existing_row(folder, key), folder, recipe)

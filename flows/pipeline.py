@@ -2,10 +2,9 @@
 
 from prefect import flow
 
-from fm.metrics import check_features
 from fm.recipe import Recipe, check_trainable, opened
 from tasks import cluster, failing, tracking
-from tasks.evaluate import all_measured, evaluate, judgeable
+from tasks.evaluate import all_measured, evaluate, judgeable, ready
 from tasks.place import Place
 from tasks.prepare import folder_for, prepare, published
 from tasks.report import report
@@ -25,7 +24,7 @@ def pipeline(source: str, run: str, recipe: Recipe, place: Place = Place()) -> s
     """
     check_trainable(run)
     recipe.check(place.workers, place.fewest)
-    check_features(recipe.evaluation.features)
+    ready(recipe, place)
     with opened(run, recipe) as folder, tracking.tracked(folder, recipe) as copy, cluster.session(place):
         data = folder_for(source, recipe.data, folder.parent)
         manifest = judgeable(prepare(source, data, recipe.data, copy))

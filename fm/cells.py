@@ -34,6 +34,11 @@ class Budget(Settings):
     tolerance: float | None = Field(
         default=None, ge=1e-9, le=1.0, title="Tolerance", description="rtol = atol of an adaptive solver: 1e-9 to 1."
     )
+    control: Literal["joint", "per_sample"] | None = Field(
+        default=None,
+        title="Step control",
+        description="Of an adaptive solver. joint, or none: a batch shares its steps, as in the paper; per_sample: no.",
+    )
     samples: int | None = Field(
         default=None, ge=20, le=1_000_000, title="Samples", description="Samples of this point alone: 20 to 1,000,000."
     )
@@ -118,6 +123,7 @@ class Cell(Settings):
     solver: str
     nfe: int | None = None
     tolerance: float | None = None
+    control: str = "joint"
     samples: int = 500
     batch: int = 64
     seed: int = 0
@@ -136,10 +142,12 @@ class Cell(Settings):
         if self.tolerance is None:
             return {"method": self.solver, "nfe": self.nfe and self.nfe * (2 if finer else 1)}
         tolerance = self.tolerance / 10 if finer else self.tolerance
-        return {"method": self.solver, "rtol": tolerance, "atol": tolerance}
+        return {"method": self.solver, "rtol": tolerance, "atol": tolerance, "control": self.control}
 
     def __str__(self) -> str:
-        return f"{self.solver} {self.nfe if self.tolerance is None else format(self.tolerance, 'g')}"
+        if self.tolerance is None:
+            return f"{self.solver} {self.nfe}"
+        return f"{self.solver} {self.tolerance:g}" + (" per sample" if self.control == "per_sample" else "")
 
 
 SHARED = tuple(name for name in Cell.model_fields if name not in Budget.model_fields)
@@ -165,10 +173,13 @@ def _cell(budget: Budget, settings: Evaluation, where: str) -> Cell:
         raise SettingsError(f"{budget.solver} takes {due}", where=where)
     if not adaptive:
         _check_steps(budget, where)
+        if budget.control:
+            raise SettingsError(f"{budget.solver} has fixed steps and no control of them", where=f"{where}.control")
     return Cell(
         solver=budget.solver,
         nfe=budget.nfe,
         tolerance=budget.tolerance,
+        control=budget.control or "joint",
         samples=budget.samples or settings.samples,
         **{name: getattr(settings, name) for name in SHARED},
     )

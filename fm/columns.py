@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fm.cells import Cell
-from fm.metrics import Estimate, distance, estimate, inception_score, of_reference
+from fm.metrics import Estimate, distance, estimate, fd_extrapolated, inception_score, of_reference
 from fm.reference import Reference
 from fm.results import Row
 
@@ -30,6 +30,9 @@ def distance_columns(features: Tensor, cell: Cell, reference: Reference) -> Row:
         row[name], row[f"{name}_low"], row[f"{name}_high"] = value.value, value.low, value.high
         row[f"{name}_without"], row[f"{name}_floor"] = list(value.without), floor
         row[f"{name}_ratio"] = value.value / floor if floor and floor > 0 else None
+    if "fd_infinity" in found:
+        fitted = fd_extrapolated(features, reference.heldout[: cell.reference_images])
+        row[f"fd_infinity_{reference.features}_stderr"] = fitted.stderr  # of the line alone
     return row
 
 

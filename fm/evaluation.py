@@ -37,6 +37,7 @@ from fm.tableaux import tableau
 
 SAMPLES, BITS, TRAINING_BITS = "samples", "bits", "training-bits"  # the kinds of parts
 PART = 256  # samples of a part, about
+ADAPTIVE = {"joint": "adaptive, joint within the batch", "per_sample": "adaptive, per_sample"}  # the grids' names
 
 
 class Part(NamedTuple):
@@ -155,14 +156,11 @@ def _hashes(rows: Tensor) -> Tensor:
 def converge(flow: Flow, seed: int, start: int, stop: int, labels: Tensor) -> Tensor:
     """The states (n, *shape) at t = 1 of these samples with next to no numerical error: dopri5 at 1e-6, each with its
     own steps."""
-    options = {"solver": "dopri5", "tolerance": CONVERGED_TOLERANCE, "error_images": stop}
-    cell, y = Cell(seed=seed, batch=stop - start, **options), None
+    cell, y = Cell(solver="dopri5", tolerance=CONVERGED_TOLERANCE, control="per_sample"), None
     if flow.classes is not None:
         y = labels[(uniforms(seed, "sample label", torch.arange(start, stop), ()) * len(labels)).long()]
     with as_asked(flow.device, tf32=False):
-        found = flow.draw(
-            stop - start, seed, y=y, batch=cell.batch, start=start, control="per_sample", **cell.options()
-        )
+        found = flow.draw(stop - start, seed, y=y, batch=stop - start, start=start, **cell.options())
     return found.x.cpu()
 
 
@@ -227,7 +225,7 @@ def row_of(
         "levels": "floor((x + 1) 128), clipped to 0..255",
         "reference_images": min(cell.reference_images, len(reference.heldout)),
         "batch": cell.batch,
-        "grid": tableau(cell.solver).grid if cell.tolerance is None else "adaptive, joint within the batch",
+        "grid": tableau(cell.solver).grid if cell.tolerance is None else ADAPTIVE[cell.control],
         "noise": "sample i: position i of stream 'sample'",
         "noise_digest": hashlib.sha256(samples["noise"].numpy().tobytes()).hexdigest()[:16],
         "labels": "none" if flow.classes is None else "as frequent as in the held-out images",
@@ -252,6 +250,7 @@ def head(flow: Flow, cell: Cell) -> Row:
         "nfe": cell.nfe,
         "nfe_mean": None,
         "tolerance": cell.tolerance,
+        "control": cell.control if cell.tolerance is not None else None,
         "samples": cell.samples,
         "seed": cell.seed,
     }

@@ -92,7 +92,7 @@ def pooled(rows: Iterable[Row]) -> list[Row]:
     return [_pooled([row for row in group if "failed" not in row] or group[:1]) for group in cells.values()]
 
 
-SAME = ("method", "path", "weights", "solver", "tolerance", "samples", "data", "features_weights", "batch")
+SAME = ("method", "path", "weights", "solver", "tolerance", "control", "samples", "data", "features_weights", "batch")
 
 
 def _pooled(group: list[Row]) -> Row:
@@ -125,8 +125,10 @@ def worse(row: Row, name: str) -> float:
 
 
 def label(row: Row) -> str:
-    """`euler` or `dopri5 at 0.001`."""
-    return row["solver"] if row["tolerance"] is None else f"{row['solver']} at {row['tolerance']:g}"
+    """`euler`, `dopri5 at 0.001` or `dopri5 at 0.001 per sample`."""
+    if row["tolerance"] is None:
+        return row["solver"]
+    return f"{row['solver']} at {row['tolerance']:g}" + (" per sample" if row.get("control") == "per_sample" else "")
 
 
 def number(value: float) -> str:
@@ -170,6 +172,8 @@ def columns(rows: Sequence[Row]) -> list[tuple[str, Callable[[Row], str]]]:
         table.append((name, lambda r, name=name: distance_text(r, name)))  # type: ignore[misc]
         table.append(("floor", lambda r, name=name: floor_text(r, name)))  # type: ignore[misc]
     table.append(("bits/dim", bits_text))
+    if any((row.get("nll_k") or 1) > 1 for row in rows):
+        table.append(("K = 1", lambda r: _bits(r.get("bits_per_dim_k1"))))
     if any("bits_per_dim_per_draw" in row for row in rows):
         table.append(("probe per draw", lambda r: _bits(r.get("bits_per_dim_per_draw"))))
     if any("bits_per_dim_train" in row for row in rows):

@@ -115,7 +115,8 @@ def _start() -> Any:
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "error"}
     if address == "local":
         options |= {"num_cpus": max(os.cpu_count() or 1, _place.workers), "include_dashboard": False}
-    environment: dict[str, Any] = {"env_vars": {"FM_CACHE": _place.cache}} if _place.cache else {}
+    variables = _place.variables()
+    environment: dict[str, Any] = {"env_vars": variables} if variables else {}
     if _place.address not in ("", "local"):  # its machines need the packages that this project depends on, no more
         environment |= {"py_modules": [str(path) for path in CODE], "excludes": ["__pycache__"]}
     options["runtime_env"] = environment

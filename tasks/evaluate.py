@@ -1,6 +1,7 @@
 """The stage from a checkpoint to Rows: a Prefect task for each cell, its parts in Ray's slots, each kept when done."""
 
 import math
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -19,13 +20,15 @@ from fm.data import Manifest, ShardedImages
 from fm.errors import CheckpointError, DataError, SettingsError, Unfinished, UserError, several
 from fm.evaluation import cell_of, row_key
 from fm.lineage import digest
-from fm.metrics import load_features
+from fm.metrics import check_features, load_features
+from fm.metrics.weights import VARIABLE
 from fm.recipe import Recipe, facts_of, untrained_weights
 from fm.reference import FEWEST, HELDOUT, TRAINING, describe_real, kept_in
 from fm.results import Row, bits_text, distance_text, distances, existing_row, label, read_row, worse, write_row
 from fm.runs import of
 from tasks import cluster, measuring, watching
 from tasks.measuring import Job, Real, Share, Solutions
+from tasks.place import Place
 from tasks.tracking import Tracking
 
 
@@ -58,6 +61,16 @@ def judgeable(manifest: Manifest) -> Manifest:
         )
         raise DataError(what, manifest.source, mend)
     return manifest
+
+
+def ready(recipe: Recipe, place: Place) -> None:
+    """Looks for the feature network's weights where the place says: before a training, not after it.
+
+    Raises: UserError if they are missing on this machine, or are others.
+    """
+    if place.features:
+        os.environ[VARIABLE] = place.features
+    check_features(recipe.evaluation.features, "evaluation.features")
 
 
 @task(name="evaluate", cache_policy=NO_CACHE)

@@ -41,6 +41,17 @@ class Place(Settings):
         description="Of each machine, for shards from an address and PNG decoded once. Empty: as FM_CACHE says there.",
     )
 
+    features: str = Field(
+        default="",
+        title="Weights of feature networks",
+        description="Folder of each machine that holds Inception's or DINOv2's file. Empty: as FM_FEATURES says there.",
+    )
+
+    def variables(self) -> dict[str, str]:
+        """What the place sets in the environment of each process that works for it."""
+        named = {"FM_CACHE": self.cache, "FM_FEATURES": self.features}
+        return {name: value for name, value in named.items() if value}
+
     @property
     def fewest(self) -> int:
         """How many workers suffice."""

@@ -24,6 +24,9 @@ def evaluate(
     solvers: Annotated[str, typer.Option(help="Solvers, e.g. euler,midpoint,rk4,dopri5. Default: the recipe's.")] = "",
     nfe: Annotated[str, typer.Option(help="Network evaluations for each with fixed steps, e.g. 4,8,16.")] = "",
     tolerances: Annotated[str, typer.Option(help="Tolerances for each adaptive one, e.g. 1e-3,1e-5.")] = "",
+    control: Annotated[
+        str, typer.Option(help="Of adaptive ones: joint (a batch shares its steps), per_sample, or joint,per_sample.")
+    ] = "joint",
     samples: Annotated[int | None, typer.Option(min=20, help="Samples for each cell.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Measure each cell so many times, from other noise.")] = None,
     nll_k: Annotated[int | None, typer.Option(min=1, help="Dequantisation draws for each image.")] = None,
@@ -75,7 +78,7 @@ def evaluate(
         "nll_training_images": training_images,
         "error_images": error_images,
     }
-    recipe = recipe_of(folder, [*(changes or []), *measurements(solvers, nfe, tolerances, **wanted)])
+    recipe = recipe_of(folder, [*(changes or []), *measurements(solvers, nfe, tolerances, control, **wanted)])
     with services(port_base, address):
         where = place(address, workers, gpus=gpus)
         summarised(lambda: flow("evaluate", "evaluate_run")(run, data, recipe.evaluation, where), run, as_json)
@@ -118,7 +121,9 @@ def _again(row: Path, where: object, port_base: int | None, address: str, as_jso
         tell(flow("evaluate", "rerun")(run, row.stem, where), as_json)
 
 
-def measurements(solvers: str, nfe: str, tolerances: str = "", **values: int | str | None) -> list[str]:
+def measurements(
+    solvers: str, nfe: str, tolerances: str = "", control: str = "joint", **values: int | str | None
+) -> list[str]:
     """The options of `fm evaluate` as changes of its recipe."""
     changes = [f"evaluation.{name}={value}" for name, value in values.items() if value is not None]
     if not solvers:
@@ -131,7 +136,7 @@ def measurements(solvers: str, nfe: str, tolerances: str = "", **values: int | s
 
     if not all(n.strip().isdecimal() for n in nfe.split(",") if nfe):
         raise SettingsError(f"{nfe!r} is not a list of whole numbers", "--nfe", "for example 4,8,16")
-    budgets = {False: [f"nfe = {int(n)}" for n in nfe.split(",") if nfe], True: _tolerances(tolerances)}
+    budgets = {False: [f"nfe = {int(n)}" for n in nfe.split(",") if nfe], True: _tolerances(tolerances, control)}
     points = []
     for solver in solvers.split(","):
         adaptive = bool(tableau(solver, "--solvers").error)
@@ -142,8 +147,10 @@ def measurements(solvers: str, nfe: str, tolerances: str = "", **values: int | s
     return [*changes, f"evaluation.grid=[{', '.join(points)}]"]
 
 
-def _tolerances(text: str) -> list[str]:
+def _tolerances(text: str, control: str) -> list[str]:
+    """Each tolerance under each control, as keys of a budget."""
     try:
-        return [f"tolerance = {float(value)}" for value in text.split(",") if text]
+        values = [float(value) for value in text.split(",") if text]
     except ValueError:
         raise SettingsError(f"{text!r} is not a list of numbers", "--tolerances", "for example 1e-3,1e-5") from None
+    return [f"tolerance = {value}, control = {json.dumps(kind)}" for value in values for kind in control.split(",")]

@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from fm.cells import Cell, Evaluation, cells, tightest
+from fm.errors import SettingsError
 
 GRID = [{"solver": "euler", "nfe": 2}, {"solver": "dopri5", "tolerance": 1e-3, "samples": 20}]
 
@@ -32,6 +33,14 @@ def test_a_cell_holds_everything_that_is_asked_for_but_the_features() -> None:
     cell = cells(settings(**values))[0]
     assert {name: getattr(cell, name) for name in values} == values
     assert set(Evaluation.model_fields) - set(Cell.model_fields) == {"grid", "seeds", "features"}
+
+
+def test_an_adaptive_solver_shares_its_steps_or_not_and_fixed_ones_have_none_to_share() -> None:
+    (cell,) = cells(settings(grid=[{"solver": "dopri5", "tolerance": 1e-3, "control": "per_sample"}]))
+    assert cell.options() == {"method": "dopri5", "rtol": 1e-3, "atol": 1e-3, "control": "per_sample"}
+    assert str(cell) == "dopri5 0.001 per sample" and cell.options(finer=True)["rtol"] == 1e-4
+    with pytest.raises(SettingsError, match=r"grid.0.control: euler has fixed steps"):
+        cells(settings(grid=[{"solver": "euler", "nfe": 2, "control": "per_sample"}]))
 
 
 def test_what_is_drawn_with_meanwhile_is_the_finest_adaptive_solver_of_the_grid() -> None:

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from fm.cells import Cell
-from fm.columns import distances_of, error_columns, inception_columns, likelihood_columns
-from fm.metrics import DISTANCES
+from fm.columns import distance_columns, distances_of, error_columns, inception_columns, likelihood_columns
+from fm.metrics import DISTANCES, fd_extrapolated
 from fm.noise import draws
+from fm.reference import Reference
 
 CELL = Cell(solver="euler", nfe=2, nll_k=3)
 
@@ -71,6 +72,16 @@ def test_a_distance_has_the_floor_of_as_many_real_pictures_or_none() -> None:
         assert floor == pytest.approx(DISTANCES[name](real[:50], heldout), rel=1e-12)
         assert value.value == pytest.approx(DISTANCES[name](samples[:50], heldout), rel=1e-9)
     assert distances_of(["fd"], samples, heldout, real[:59])["fd"][1] is None
+
+
+def test_the_limit_of_endless_samples_comes_with_the_error_of_its_line() -> None:
+    samples, heldout, real = (draws(seed, "rows", torch.arange(60), (4,)) for seed in (1, 2, 3))
+    empty = torch.empty(0, dtype=torch.uint8)
+    reference = Reference(heldout, real, empty, empty, empty, empty, "data", "x", "w")
+    row = distance_columns(samples, Cell(solver="euler", nfe=2, samples=60, distances=("fd", "fd_infinity")), reference)
+    fitted = fd_extrapolated(samples, heldout)
+    assert (row["fd_infinity_x"], row["fd_infinity_x_stderr"]) == pytest.approx((fitted.value, fitted.stderr))
+    assert row["fd_x_ratio"] == row["fd_x"] / row["fd_x_floor"] and len(row["fd_x_without"]) == 10
 
 
 def test_the_inception_score_wants_ten_samples() -> None:

@@ -184,6 +184,18 @@ def test_all_cells_draw_from_the_same_noise(features, reference):
     assert len({row[FD] for row in rows}) == 1
 
 
+def test_with_its_own_steps_a_samples_result_and_cost_do_not_depend_on_the_batch(features, reference):
+    rows = {}
+    for control in ("joint", "per_sample"):
+        cell = Cell(solver="dopri5", tolerance=1e-5, samples=40, control=control, nll_images=0)
+        rows[control] = [evaluate(flow(), cell.model_copy(update={"batch": b}), features, reference) for b in (8, 40)]
+    alone = rows["per_sample"]
+    assert alone[0]["nfe_mean"] == pytest.approx(alone[1]["nfe_mean"], rel=0.02)  # a last bit may cost a step
+    assert all(row["nfe_mean"] < row["nfe"] for row in alone)
+    assert alone[0][FD] == pytest.approx(alone[1][FD], rel=1e-3)
+    assert {row["control"] for row in alone} == {"per_sample"} and rows["joint"][0]["control"] == "joint"
+
+
 def test_class_conditional_samples_get_labels_as_frequent_as_in_the_data(features, reference):
     class Labelled(Scaling):
         seen: list[int] = []  # noqa: RUF012
@@ -222,7 +234,13 @@ def test_key_follows_what_the_numbers_depend_on(features, reference):
     assert key == evaluate(flow(), cell, features, reference)["key"]
     other = dict.fromkeys(("nfe", "samples", "batch", "seed", "nll_images", "reference_images"), 1)
     other |= {"solver": "rk4", "tolerance": 0.5, "distances": ("kid",), "nll_k": 2, "nll_probe": "both"}
-    other |= {"sampling_precision": "tf32", "nonfinite": "drop", "nll_training_images": 3, "error_images": 4}
+    other |= {
+        "control": "per_sample",
+        "sampling_precision": "tf32",
+        "nonfinite": "drop",
+        "nll_training_images": 3,
+        "error_images": 4,
+    }
     others = [
         row_key("v", cell, features.weights, "data set"),
         row_key("w", cell, "other features", "data set"),

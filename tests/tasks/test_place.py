@@ -14,6 +14,7 @@ def test_a_bare_place_is_two_workers_on_this_machine() -> None:
         "gpus": "auto",
         "wait_s": 60.0,
         "cache": "",
+        "features": "",
     }
 
 

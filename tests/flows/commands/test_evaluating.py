@@ -15,6 +15,8 @@ def test_the_options_of_evaluate_are_changes_of_its_recipe() -> None:
     assert (asked.samples, asked.nll_k, asked.nll_probe, asked.seeds) == (30, 2, "both", 1)
     grid = [("euler", 4), ("euler", 8), ("midpoint", 4), ("midpoint", 8), ("dopri5", None)]
     assert [(c.solver, c.nfe) for c in asked.grid] == grid and asked.grid[-1].tolerance == 1e-3
+    both = Recipe.load("tiny", measurements("dopri5", "", "1e-3,1e-5", "joint,per_sample")).evaluation.grid
+    assert [(c.tolerance, c.control) for c in both] == [(t, c) for t in (1e-3, 1e-5) for c in ("joint", "per_sample")]
     assert measurements("", "") == []
 
 

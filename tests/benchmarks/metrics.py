@@ -1,23 +1,27 @@
 """Feature distances against the usual scripts: `python -m tests.benchmarks metrics` prints the rows."""
 
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fm.metrics import Features, FeatureStatistics, frechet_distance
+from fm.metrics import Features, FeatureStatistics, estimate, frechet_distance
 from fm.metrics.resizing import pillow_bicubic
 from fm.noise import draws, uniforms
 from tests.benchmarks.timing import Row, in_turns
 
-DIMENSIONS, SAMPLES, IMAGES = 2048, 5000, 256
+DIMENSIONS, SAMPLES, IMAGES, ROWS = 2048, 5000, 256, 50_000
 
 
 def metrics(folder: Path) -> Iterator[Row]:
     yield from frechet()
+    yield from memory()
     for size in (32, 64):
         yield from route(folder, size)
 
@@ -42,6 +46,26 @@ def frechet() -> Iterator[Row]:
     apart = abs(found["ours"] / found["peer"] - 1)
     name = f"Frechet distance, {DIMENSIONS} dimensions: {mine:.2f} s, apart by {apart:.0e}"
     yield name, f"scipy's sqrtm (goal 0.167) {theirs:.1f} s", mine / theirs
+
+
+def memory() -> Iterator[Row]:
+    """What `fd` with its interval takes beside 50,000 rows and as many of the reference, in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
+        grown, rows = alone.submit(_grown).result()
+    yield (
+        f"memory of `fd` of {ROWS:,} rows: {grown:.0f} MiB more",
+        f"the rows of both sets: {rows:.0f} MiB",
+        grown / rows,
+    )
+
+
+def _grown() -> tuple[float, float]:
+    """MiB that the process grew by, and that the rows take."""
+    torch.set_num_threads(1)
+    sets = torch.randn(ROWS, DIMENSIONS), torch.randn(ROWS, DIMENSIONS)
+    before = getrusage(RUSAGE_SELF).ru_maxrss
+    estimate("fd", *sets)
+    return (getrusage(RUSAGE_SELF).ru_maxrss - before) / 1024, sum(rows.nbytes for rows in sets) / 2**20
 
 
 def route(folder: Path, size: int) -> Iterator[Row]:

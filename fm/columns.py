@@ -61,12 +61,14 @@ def inception_columns(classes: Tensor) -> Row:
     return {"inception_score": mean, "inception_score_sd": spread}
 
 
-def error_columns(states: Tensor, converged: Tensor | None) -> Row:
-    """RMS difference per value of states and converged ones of the same samples, in the units of x."""
-    if converged is None or not len(states):
+def error_columns(states: Tensor, converged: Tensor | None, finite: Tensor) -> Row:
+    """RMS difference per value of states and converged ones of the same finite samples, in the units of x."""
+    most = min(len(states), 0 if converged is None else len(converged))
+    taken = finite[:most].nonzero().flatten()
+    count = len(taken)
+    if converged is None or not count:
         return {}
-    count = min(len(states), len(converged))
-    squares = (states[:count] - converged[:count]).double().square().flatten(1).mean(1)
+    squares = (states[taken] - converged[taken]).double().square().flatten(1).mean(1)
     error = float(squares.mean().sqrt())
     spread = float(squares.std() / math.sqrt(count)) if count > 1 else math.nan
     return {
@@ -97,7 +99,7 @@ def likelihood_columns(cell: Cell, heldout: Found, training: Found) -> Row:
         "nll_nfe": float(heldout["nfe"].mean()),
         "nll_k": cell.nll_k,
         "nll_images": len(bpd),
-        "nll_probe": "per_image",
+        "nll_probe": cell.nll_probe,
         "nll_seconds": round(float(heldout["seconds"].sum()), 3),
     }
     if "per_draw" in heldout and converged:

@@ -7,10 +7,12 @@ again, is not decided here.
 
 import hashlib
 import json
+import platform
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -126,25 +128,28 @@ def sample(flow: Flow, cell: Cell, part: Part, features: Features, labels: Tenso
 
 
 def _drawn(flow: Flow, cell: Cell, part: Part, y: Tensor | None) -> tuple[Drawn, Tensor]:
-    """These samples, and which of them are finite; where a batch has others, each sample is solved alone, zero if not
-    finite."""
+    """These samples, and which of them are finite; of a batch with others each sample is solved alone, zero if it has
+    no finite solution."""
 
     def draw(first: int, stop: int) -> Drawn:
         own = None if y is None else y[first - part.start : stop - part.start]
         return flow.draw(stop - first, cell.seed, y=own, batch=cell.batch, start=first, **cell.options())
 
-    with_all = torch.ones(part.stop - part.start, dtype=torch.bool)
-    try:
-        return draw(part.start, part.stop), with_all
-    except NumericalError:
-        alone = []
-        for place in range(part.start, part.stop):
+    drawn, finite = [], torch.ones(part.stop - part.start, dtype=torch.bool)
+    for first in range(part.start, part.stop, cell.batch):
+        stop = min(first + cell.batch, part.stop)
+        try:
+            drawn.append(draw(first, stop))
+            continue
+        except NumericalError:
+            pass
+        for place in range(first, stop):
             try:
-                alone.append(draw(place, place + 1))
+                drawn.append(draw(place, place + 1))
             except NumericalError:
-                with_all[place - part.start] = False
-                alone.append(Drawn(torch.zeros(1, *flow.shape, device=flow.device), torch.zeros(1, dtype=torch.int64)))
-        return Drawn(torch.cat([one.x for one in alone]), torch.cat([one.nfe_per_sample for one in alone])), with_all
+                finite[place - part.start] = False
+                drawn.append(Drawn(torch.zeros(1, *flow.shape, device=flow.device), torch.zeros(1, dtype=torch.int64)))
+    return Drawn(torch.cat([one.x for one in drawn]), torch.cat([one.nfe_per_sample for one in drawn])), finite
 
 
 def _hashes(rows: Tensor) -> Tensor:
@@ -206,7 +211,7 @@ def row_of(
     finite = _finite_samples(samples["finite"], cell)
     nfe = samples["nfe"][finite]
     return {
-        "key": row_key(str(flow.lineage.get("weights")), cell, reference.features_weights, reference.data, plugins),
+        "key": row_key(str(flow.lineage.get("weights")), cell, features.identity, reference.data, plugins),
         **head(flow, cell),
         "nfe": int(nfe.max()),
         "nfe_mean": float(nfe.double().mean()),
@@ -214,7 +219,7 @@ def row_of(
         "seconds": round(float(samples["seconds"].sum()), 3),
         **distance_columns(samples["features"][finite], cell, reference),
         **(inception_columns(samples["classes"][finite]) if "classes" in samples else {}),
-        **error_columns(samples["states"], converged),
+        **error_columns(samples["states"], converged, finite),
         **likelihood_columns(cell, kinds[BITS], kinds[TRAINING_BITS]),
         **{name: value for name, value in flow.lineage.items() if name != "method"},
         "data": reference.data,
@@ -233,6 +238,8 @@ def row_of(
         "cell": cell.model_dump_json(),
         "code": _code(cell, plugins),
         "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
         "threads": torch.get_num_threads(),
         "device": "cuda" if samples["on_gpu"].any() else "cpu",
     }
@@ -256,18 +263,19 @@ def head(flow: Flow, cell: Cell) -> Row:
     }
 
 
-def failed_row(flow: Flow, cell: Cell, features_weights: str, data: str, why: str) -> Row:
-    """What stands for a cell that could not be measured; the next evaluation tries it again."""
+def failed_row(flow: Flow, cell: Cell, features: tuple[str, str], data: str, why: str) -> Row:
+    """What stands for a cell that could not be measured, by features of this name and identity; it is tried again."""
     weights, plugins = str(flow.lineage.get("weights")), flow.lineage.get("plugins", "")
     lineage = {name: value for name, value in flow.lineage.items() if name != "method"}
-    key = row_key(weights, cell, features_weights, data, plugins)
-    own = {"data": data, "features_weights": features_weights, "cell": cell.model_dump_json(), "seconds": 0.0}
+    key = row_key(weights, cell, features[1], data, plugins)
+    own = {"data": data, "features": features[0], "batch": cell.batch, "cell": cell.model_dump_json(), "seconds": 0.0}
     return {"key": key, "failed": why, **head(flow, cell), **lineage, **own}
 
 
 def row_key(weights: str, cell: Cell, features: str, data: str, plugins: str = "") -> str:
-    """Identifies a measurement before it is made: hashes of weights, features and data, cell, code and library.
+    """Identifies a measurement before it is made: hashes of weights, data, cell, features, code and library.
 
+    `features` is their `identity`.
     `plugins` are the import paths that the network was trained with, as in `Recipe.plugins`.
     """
     return digest(weights, data, cell, features, _code(cell, plugins), torch.__version__)
@@ -290,7 +298,7 @@ def _finite_samples(finite: Tensor, cell: Cell) -> Tensor:
     if bad and (cell.nonfinite == "refuse" or len(bad) > len(finite) - 2):
         which = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
         raise NumericalError(
-            f"{len(bad)} of {len(finite)} samples are not finite (number {which})",
+            f"{len(bad)} of {len(finite)} samples have no finite solution (number {which})",
             where=str(cell),
             mend="more steps or a finer tolerance; evaluation.nonfinite=drop leaves them out and counts them",
         )

@@ -201,11 +201,11 @@ def _flow(recipe: Recipe, model: nn.Module, objective: Objective, data: dict[str
 
 
 @contextmanager
-def opened(run: str | Path, recipe: Recipe) -> Iterator[Path]:
+def opened(run: str | Path, recipe: Recipe, note: bool = True) -> Iterator[Path]:
     """RUN as the folder of this recipe's training, for one process at a time -> its absolute path, of a RUN at an
     address that of its copy here.
 
-    What is measured may change later, what is trained may not.
+    What is measured may change later, what is trained may not. Without `note` RUN keeps the recipe that it has.
 
     Raises: UserError if another process is at work there; SettingsError that names the keys in which RUN's recipe
     differs.
@@ -218,7 +218,7 @@ def opened(run: str | Path, recipe: Recipe) -> Iterator[Path]:
             raise SettingsError(
                 f"holds a training by another recipe ({', '.join(differing)})", str(run), "choose another RUN folder"
             )
-        if there != recipe:
+        if there is None or (note and there != recipe):
             write_json(file, recipe.model_dump(mode="json"))
         yield folder
 

@@ -2,14 +2,14 @@
 
 import csv
 import io
-import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from statistics import stdev
+from statistics import fmean, stdev
 from typing import Any
 
 from fm.errors import DataError, several
 from fm.files import read_json, write_json
+from fm.lineage import digest
 
 Row = dict[str, Any]
 SIMILARITIES = ("precision", "recall")  # among the distances: better the higher
@@ -23,14 +23,18 @@ def row_file(run: Path, key: str) -> Path:
 
 
 def write_row(run: Path, row: Row) -> Path:
-    """Stores a row under its own key in RUN/evaluations."""
+    """Stores a row under its own key in RUN/evaluations, sealed: a value changed by hand is no measurement."""
     file = row_file(run, row["key"])
-    write_json(file, row)
+    write_json(file, row | {"seal": _seal(row)})
     return file
 
 
+def _seal(row: Row) -> str:
+    return digest({name: value for name, value in row.items() if name != "seal"})
+
+
 def read_row(run: Path, key: str) -> Row | None:
-    """The row of that key, or None if it has not been measured.
+    """The row of that key, or None if it has not been measured, or was changed since.
 
     Raises: DataError if the file holds another row.
     """
@@ -40,6 +44,8 @@ def read_row(run: Path, key: str) -> Row | None:
     row = read_json(file)
     if not isinstance(row, dict) or row.get("key") != key:
         raise DataError("holds the row of another key", where=str(file), mend="delete it; it will be measured again")
+    if row.pop("seal", None) != _seal(row):
+        return None
     return row
 
 
@@ -79,7 +85,7 @@ def in_order(rows: Iterable[Row]) -> list[Row]:
 
 
 def pooled(rows: Iterable[Row]) -> list[Row]:
-    """One row for each cell: of several seeds the mean of what was measured, with `<name>_sd`, `<name>_min`, `seeds`.
+    """One row for each cell: of several seeds the mean of what was measured, with `<name>_sd`, `<name>_best`, `seeds`.
 
     Its `_low` and `_high` are one s.d. from the mean; nfe is the most that a seed took; a failed seed is left out where
     another is there.
@@ -92,25 +98,34 @@ def pooled(rows: Iterable[Row]) -> list[Row]:
     return [_pooled([row for row in group if "failed" not in row] or group[:1]) for group in cells.values()]
 
 
-SAME = ("method", "path", "weights", "solver", "tolerance", "control", "samples", "data", "features_weights", "batch")
+SAME = ("method", "path", "weights", "solver", "tolerance", "control", "samples", "data", "features", "batch")
+OF_BITS = (
+    *("bits_per_dim", "bits_per_dim_stderr", "bits_per_dim_k1", "bits_per_dim_per_draw", "bits_per_dim_train"),
+    *("bits_per_dim_train_stderr", "generalisation_gap", "generalisation_gap_stderr"),
+)
+MEANS = ("nfe_mean", "nll_nfe", "inception_score", "inception_score_sd", "solution_error", "solution_error_stderr")
 
 
 def _pooled(group: list[Row]) -> Row:
+    """All seeds score the same images: the standard error of bits/dim is a seed's own."""
     if len(group) == 1:
         return group[0]
     one: Row = {**group[0], "seeds": len(group), "nfe": max(row["nfe"] for row in group)}
-    names = distances(group)
-    for name in [*names, "bits_per_dim"]:
+    one["seconds"] = sum(row["seconds"] for row in group)
+    for name in distances(group):
+        mean, spread = fmean(row[name] for row in group), stdev(row[name] for row in group)
+        best = (max if name.startswith(SIMILARITIES) else min)(row[name] for row in group)
+        one |= {name: mean, f"{name}_sd": spread, f"{name}_best": best}
+        one |= {f"{name}_low": mean - spread, f"{name}_high": mean + spread}
+        floor = one.get(f"{name}_floor")
+        one[f"{name}_ratio"] = mean / floor if floor and floor > 0 else None
+    for name in (*MEANS, *OF_BITS):
         values = [row[name] for row in group if row.get(name) is not None]
         if values:
-            mean, spread = sum(values) / len(values), stdev(values) if len(values) > 1 else None
-            one |= {name: mean, f"{name}_min": min(values), f"{name}_sd": spread}
-            if name in names:
-                one |= {f"{name}_low": mean - (spread or 0), f"{name}_high": mean + (spread or 0)}
-    return one | {
-        "nfe_mean": sum(row["nfe_mean"] for row in group) / len(group),
-        "seconds": sum(r["seconds"] for r in group),
-    }
+            one[name] = fmean(values)
+    if any(row.get("nll_converged") is False for row in group):  # of some seeds it would be a choice
+        one |= dict.fromkeys(OF_BITS) | {"nll_converged": False}
+    return one
 
 
 def distances(rows: Iterable[Row]) -> list[str]:
@@ -137,13 +152,11 @@ def number(value: float) -> str:
 
 
 def distance_text(row: Row, name: str) -> str:
-    """`399 ± 21`: half the 95 % interval, of several seeds their s.d. and the least; empty if not measured."""
+    """`399 ± 21`: half the 95 % interval, of several seeds their s.d.; empty where it was not measured."""
     if "failed" in row:
         return "failed"
     if row.get(name) is None:
         return ""
-    if row.get(f"{name}_sd") is not None:
-        return f"{number(row[name])} ± {number(row[f'{name}_sd'])} s.d., min {number(row[f'{name}_min'])}"
     half = (row[f"{name}_high"] - row[f"{name}_low"]) / 2
     return f"{number(row[name])} ± {number(half)}"
 
@@ -155,7 +168,8 @@ def floor_text(row: Row, name: str) -> str:
 def bits_text(row: Row) -> str:
     """`4.18 ± 0.11` (standard error), or that it has not converged: a raw number there would be read as a record."""
     if row.get("bits_per_dim") is not None:
-        return f"{row['bits_per_dim']:.2f} ± {row['bits_per_dim_stderr']:.2f}"
+        spread = row.get("bits_per_dim_stderr")
+        return f"{row['bits_per_dim']:.2f}" + ("" if spread is None else f" ± {spread:.2f}")
     return "" if row.get("nll_converged") is None else "not converged"
 
 
@@ -171,6 +185,11 @@ def columns(rows: Sequence[Row]) -> list[tuple[str, Callable[[Row], str]]]:
     for name in distances(rows):
         table.append((name, lambda r, name=name: distance_text(r, name)))  # type: ignore[misc]
         table.append(("floor", lambda r, name=name: floor_text(r, name)))  # type: ignore[misc]
+        if any(row.get(f"{name}_ratio") is not None for row in rows):
+            table.append(("x floor", lambda r, name=name: _times(r.get(f"{name}_ratio"))))  # type: ignore[misc]
+        if any(row.get(f"{name}_best") is not None for row in rows):
+            words = "most" if name.startswith(SIMILARITIES) else "least"
+            table.append((words, lambda r, name=name: _plain(r.get(f"{name}_best"))))  # type: ignore[misc]
     table.append(("bits/dim", bits_text))
     if any((row.get("nll_k") or 1) > 1 for row in rows):
         table.append(("K = 1", lambda r: _bits(r.get("bits_per_dim_k1"))))
@@ -184,6 +203,14 @@ def columns(rows: Sequence[Row]) -> list[tuple[str, Callable[[Row], str]]]:
     return [*table, ("seconds", lambda r: f"{r['seconds']:.1f}")]
 
 
+def _times(ratio: float | None) -> str:
+    return "" if ratio is None else f"{number(ratio)} x"
+
+
+def _plain(value: float | None) -> str:
+    return "" if value is None else number(value)
+
+
 def _bits(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
@@ -191,7 +218,8 @@ def _bits(value: float | None) -> str:
 def _gap_text(row: Row) -> str:
     if row.get("generalisation_gap") is None:
         return ""
-    return f"{row['generalisation_gap']:.3f} ± {row['generalisation_gap_stderr'] or math.nan:.3f}"
+    spread = row.get("generalisation_gap_stderr")
+    return f"{row['generalisation_gap']:.3f}" + ("" if spread is None else f" ± {spread:.3f}")
 
 
 def table(rows: Iterable[Row]) -> list[list[str]]:
@@ -225,6 +253,8 @@ def table_note(rows: Iterable[Row]) -> str:
             "not converged: with twice the steps bits/dim moves by 0.001 or more (an image's by 0.01), as it does for "
             "few fixed steps"
         )
+    if len({row.get("seed") for row in rows}) > 1:
+        notes.append("of several seeds the mean, ± their s.d., and the best one")
     if failed := [row for row in rows if "failed" in row]:
         notes.append(f"{several(len(failed), 'cell')} failed, the first one so: {failed[0]['failed']}")
     if short := [row for row in rows if _rank_deficient(row)]:

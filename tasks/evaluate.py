@@ -20,7 +20,7 @@ from fm.data import Manifest, ShardedImages
 from fm.errors import CheckpointError, DataError, SettingsError, Unfinished, UserError, several
 from fm.evaluation import cell_of, row_key
 from fm.lineage import digest
-from fm.metrics import check_features, load_features
+from fm.metrics import check_features, identity_of, load_features
 from fm.metrics.weights import VARIABLE
 from fm.recipe import Recipe, facts_of, untrained_weights
 from fm.reference import FEWEST, HELDOUT, TRAINING, describe_real, kept_in
@@ -130,7 +130,7 @@ def _jobs(run: Path, recipe: Recipe, saved: Saved) -> list[Job]:
     if not data:
         what = "was imported, and on what data it is to be measured is not said"
         raise DataError(what, str(run), "name them: `fm evaluate RUN DATA`")
-    features = load_features(settings.features).weights
+    features = identity_of(settings.features)
     grid = cells(settings)
     # The cheapest cell: a network before its first step answers zero, which every solver integrates exactly.
     baseline = min(grid, key=lambda cell: cell.nfe or 1000)
@@ -140,7 +140,7 @@ def _jobs(run: Path, recipe: Recipe, saved: Saved) -> list[Job]:
 
 
 TIMED = ("seconds", "nll_seconds")  # of a row, what no second measurement can repeat
-MADE_BY = ("code", "torch", "threads", "device")
+MADE_BY = ("recipe", "code", "torch", "numpy", "python", "threads", "device")
 
 
 def same_again(row: Row, run: Path, recipe: Recipe) -> dict[str, str]:

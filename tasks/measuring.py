@@ -19,7 +19,7 @@ from fm.evaluation import SAMPLES, TRAINING_BITS, Part, check, converge, failed_
 from fm.files import atomic
 from fm.flow import Flow
 from fm.lineage import code_digest, digest
-from fm.metrics import Features, load_features
+from fm.metrics import Features, identity_of, load_features
 from fm.recipe import facts_of, load, untrained
 from fm.reference import HELDOUT, TRAINING, label_law, measure_reference, pictures
 from fm.results import Row, write_row
@@ -130,7 +130,7 @@ def row(job: Job) -> Row:
     Raises: NumericalError for samples that are not finite, unless the cell drops them.
     """
     flow = _flow(str(job.folder), job.weights, "cpu")
-    features = replace(load_features(job.settings.features), device=job.device)  # that the parts were described on
+    features = replace(_features(job.settings.features, "cpu"), device=job.device)  # that the parts were described on
     # The images for bits/dim were with the parts.
     settings = job.settings.model_copy(update={"nll_images": 0, "nll_training_images": 0})
     sets = _images(job.run, TRAINING), _images(job.run, HELDOUT)
@@ -147,7 +147,7 @@ def row(job: Job) -> Row:
 
 def failed(job: Job, why: str) -> Row:
     """The row that stands for a cell which could not be measured."""
-    features = load_features(job.settings.features).weights
+    features = (job.settings.features, identity_of(job.settings.features))
     return failed_row(
         _flow(str(job.folder), job.weights, "cpu"), job.cell, features, facts_of(job.folder)["digest"], why
     )
@@ -189,7 +189,7 @@ def _flow(run: str, weights: str, device: str) -> Flow:
     return flow
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def _features(name: str, device: str) -> Features:
     return load_features(name, _there(device))
 

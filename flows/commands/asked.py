@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from fm import presets
-from fm.errors import UserError
+from fm.errors import SettingsError, UserError
 from fm.files import check_writable
 from infra import local
 from infra.state import Ports
@@ -110,3 +110,18 @@ def place(address: str, workers: int, **more: Any) -> Any:
     from tasks.place import Place
 
     return parse(Place, {"address": address, "workers": workers, **more}, "--workers and its kin")
+
+
+def device_of(device: str) -> str:
+    """`cpu` or `cuda`, of `auto` what is there.
+
+    Raises: SettingsError for another word, or a GPU that is not there.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise SettingsError(f"{device!r} is no device", "--device", "take auto, cpu or cuda")
+    import torch
+
+    there = torch.cuda.is_available()
+    if device == "cuda" and not there:
+        raise SettingsError("this machine has no GPU that torch can use", "--device cuda", "take --device cpu")
+    return device if device != "auto" else "cuda" if there else "cpu"

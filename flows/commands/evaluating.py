@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 from flows.commands.answered import summarised, tell
-from flows.commands.asked import Address, AsJson, Changes, Gpus, PortBase, Workers, existing, look, place, recipe_of
+from flows.commands.asked import (
+    Address,
+    AsJson,
+    Changes,
+    Gpus,
+    PortBase,
+    Workers,
+    device_of,
+    existing,
+    look,
+    place,
+    recipe_of,
+)
 from flows.commands.stages import flow, services
 from fm.errors import SettingsError
 
@@ -15,6 +27,7 @@ ONE = "Of the three, RUN, --images FOLDER DATA and --rerun ROW, name one."
 
 
 def evaluate(
+    context: typer.Context,
     run: Annotated[
         str, typer.Argument(metavar="[RUN]", help="A training, folder or address; of --images the prepared DATA.")
     ] = "",
@@ -64,6 +77,10 @@ def evaluate(
             raise SettingsError("changes the training", f"--set {change}", mend)
     if sum(map(bool, (images, rerun, run if not images else ""))) != 1:
         raise SettingsError("either is missing or one too many", "RUN, --images, --rerun", ONE)
+    if images or rerun:
+        _check_alone(context, "images" if images else "rerun")
+    elif reference:
+        raise SettingsError("goes with --images", "--reference")
     if images:
         return _score(images, run, reference, samples, changes, as_json)
     if rerun:
@@ -74,7 +91,7 @@ def evaluate(
         "samples": samples,
         "seeds": seeds,
         "nll_k": nll_k,
-        "nll_probe": probe or None,
+        "nll_probe": json.dumps(probe) if probe else None,
         "nll_training_images": training_images,
         "error_images": error_images,
     }
@@ -82,6 +99,25 @@ def evaluate(
     with services(port_base, address):
         where = place(address, workers, gpus=gpus)
         summarised(lambda: flow("evaluate", "evaluate_run")(run, data, recipe.evaluation, where), run, as_json)
+
+
+ALONE = {
+    "images": {"images", "run", "reference", "samples", "changes", "as_json"},
+    "rerun": {"rerun", "address", "workers", "gpus", "port_base", "as_json"},
+}
+
+
+def _check_alone(context: typer.Context, option: str) -> None:
+    """Raises: SettingsError for an option that changes nothing beside this one."""
+    given = [name for name in context.params if _given(context, name) and name not in ALONE[option]]
+    if given:
+        words = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise SettingsError(f"takes no {words}", f"--{option}", "leave out what changes nothing")
+
+
+def _given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _score(
@@ -103,15 +139,20 @@ def _score(
     from fm.results import table_note, text_table
     from fm.scoring import score_pictures
 
+    unknown = [c for c in changes or [] if not c.startswith(("evaluation.features=", "evaluation.distances="))]
+    if unknown:
+        raise SettingsError(
+            "changes nothing of --images", f"--set {unknown[0]}", "evaluation.features and .distances do"
+        )
     settings = Recipe.load(for_size(32), changes or ()).evaluation
-    features = load_features(settings.features)
+    features = load_features(settings.features, device_of("auto"))
     row = score_pictures(source, data, features, settings.distances, splits[reference], samples)
     typer.echo(json.dumps(row) if as_json else f"{text_table([row])}\n{table_note([row])}")
 
 
 def _again(row: Path, where: object, port_base: int | None, address: str, as_json: bool) -> None:
     run = str(row.resolve().parent.parent)
-    if not row.is_file():
+    if not row.is_file() or row.parent.name != "evaluations":
         raise SettingsError(
             "is no row", str(row), "name a file of RUN/evaluations, as `--rerun runs/mine/evaluations/KEY.json`"
         )

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flows.commands.answered import tell
-from flows.commands.asked import AsJson, RunFolder, existing, is_address
+from flows.commands.asked import AsJson, RunFolder, device_of, existing, is_address
 from fm import presets
 from fm.errors import SettingsError, UserError
 from fm.files import check_file, check_writable
@@ -36,8 +36,6 @@ def sample(
     device: Annotated[str, typer.Option(help="auto: a GPU where there is one; cpu; cuda.")] = "auto",
 ) -> None:
     """Draw pictures from a trained network."""
-    if device not in ("auto", "cpu", "cuda"):
-        raise SettingsError(f"{device!r} is no device", "--device", "take auto, cpu or cuda")
     existing(run)
     if out.is_dir() or not os.access(out.resolve().parent, os.W_OK):
         raise UserError("no picture can be written here", str(out), "name a file in a folder you may write")
@@ -52,7 +50,7 @@ def sample(
     from fm.recipe import load
     from fm.report import picture
 
-    where = _there(device)
+    where = device_of(device)
     flow, weaker = load(run, where, weights), load(guide, where) if guide else None
     y = flow.labels_of(class_name, n) if class_name else None
     guided = {"guidance": guidance, "interval": between, "guide": weaker}
@@ -115,15 +113,6 @@ def import_(
 
     of_file = (peer, weights, size, schedule, heads, new_attention_order, images_seen, preset, changes or ())
     tell({"run": run} | import_run(checkpoint, Path(run), *of_file), as_json)
-
-
-def _there(device: str) -> str:
-    import torch
-
-    there = torch.cuda.is_available()
-    if device == "cuda" and not there:
-        raise SettingsError("this machine has no GPU that torch can use", "--device cuda", "take --device cpu")
-    return device if device != "auto" else "cuda" if there else "cpu"
 
 
 def _interval(text: str) -> tuple[float, float]:

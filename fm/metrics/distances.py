@@ -20,6 +20,7 @@ from fm.metrics.statistics import FeatureStatistics
 Distance = Callable[[Tensor, Tensor], float]  # samples (n, d), reference (m, d) -> distance
 
 GROUPS = 10  # of samples, each of which the jackknife leaves out once
+STUDENT = 2.262  # 95 % of Student's t with nine degrees of freedom lie within
 
 
 class Estimate(NamedTuple):
@@ -199,7 +200,7 @@ def _interval(value: float, without: Iterable[float] | Tensor) -> Estimate:
     """95 % from the values without each group."""
     left = torch.as_tensor(without, dtype=torch.float64)
     spread = float((left - left.mean()).square().sum() * (len(left) - 1) / len(left)) ** 0.5
-    return Estimate(value, value - 1.96 * spread, value + 1.96 * spread, tuple(left.tolist()))
+    return Estimate(value, value - STUDENT * spread, value + STUDENT * spread, tuple(left.tolist()))
 
 
 DISTANCES: dict[str, Distance] = {

@@ -36,6 +36,11 @@ def check_features(name: str, where: str = "") -> str:
     return member(name, FEATURES, "features", where).weights.check()
 
 
+def identity_of(name: str) -> str:
+    """`Features.identity` of the network of that name, without loading it; errors as `check_features` raises them."""
+    return digest(name, check_features(name), FEATURES[name].preprocessing)
+
+
 def random_conv(content: bytes, device: str) -> Callable[[Tensor], Tensor]:
     """An untrained two-layer network with fixed weights (n, 64): a baseline that any trained features have to beat."""
     kernels = [draws(0, f"random_conv/{i}", torch.arange(64), shape) for i, shape in enumerate([(3, 5, 5), (64, 3, 3)])]

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fm.arithmetic import full_precision
 from fm.errors import ValueUserError
+from fm.lineage import digest
 from fm.metrics.weights import Source
 
 BATCH = 8  # about the fastest on a CPU core at 128 px: larger ones leave the cache
@@ -27,6 +28,11 @@ class Features:
     network: Callable[[Tensor], Tensor]
     device: str = "cpu"
     batch: int = BATCH
+
+    @property
+    def identity(self) -> str:
+        """What decides their values: network, weights, preprocessing. One file may serve several."""
+        return digest(self.name, self.weights, self.preprocessing)
 
     def __call__(self, images: Tensor) -> Tensor:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):

@@ -9,10 +9,7 @@ from fm.metrics.features import FEATURES
 from fm.metrics.network import FeatureNetwork
 from fm.metrics.weights import Missing
 
-COMMAND = (
-    "fm evaluate --images FOLDER DATA --set evaluation.features={} --set evaluation.samples={} "
-    "--set evaluation.reference_images=10000"
-)
+COMMAND = "fm evaluate --images FOLDER DATA --samples {1} --set evaluation.features={0}"
 CLEAN_FID = "clean-fid's README, leaderboard CIFAR-10"
 SQRTM_ENDS = (1, 18)  # from this scipy on, clean-fid's distance calls what is gone
 

@@ -71,7 +71,8 @@ def distance_by_nfe(rows: Sequence[Row], name: str) -> bytes:
         floor = next(r[f"{name}_floor"] for r in rows if r["samples"] == count)
         level(axes, floor, f"floor: {count} real training images")
     similarity = name.startswith(SIMILARITIES)
-    if not similarity and all(r[name] > 0 for r in rows if r.get(name) is not None):
+    levels = [r[key] for r in rows for key in (name, f"{name}_floor") if r.get(key) is not None]
+    if not similarity and all(level > 0 for level in levels):
         axes.set_yscale("log")
         plain_log(axes.yaxis)
     axes.set_ylabel(f"{name}\n({'higher' if similarity else 'lower'} is better)")

@@ -61,7 +61,7 @@ WORDS = {
     " generator is expected to go below it.",
     "bits/dim": "How many bits the model needs for each colour value of a held-out image (negative log-likelihood)."
     " Uniform noise costs 8. The value counts only if a solution with twice the steps (dopri5: a tenth of the"
-    " tolerance) agrees within 0.01, image by image; otherwise it"
+    " tolerance) moves it by less than 0.001, and an image by less than 0.01; otherwise it"
     " says more about the solver than about the model, and stands as not converged.",
     "NFE": "Network evaluations for one image: the price of drawing. Solvers differ in what they make of them.",
     "untrained": "The same network before its first training step.",
@@ -182,12 +182,25 @@ def document(title: str, body: Sequence[str]) -> str:
 
 LINEAGE = (
     *("data", "weights", "images_seen", "recipe", "features", "features_weights", "features_preprocessing"),
-    *("reference_images", "batch", "noise", "labels", "seed", "nll_images", "nll_k", "nll_probe"),
-    *("code", "torch", "threads", "device"),
+    *(
+        "features_dimensions",
+        "levels",
+        "reference_images",
+        "batch",
+        "grid",
+        "noise",
+        "noise_digest",
+        "labels",
+        "seed",
+        "nll_images",
+        "nll_k",
+        "nll_probe",
+    ),
+    *("precision", "code", "torch", "numpy", "python", "threads", "device"),
 )
 CAPTIONS = {
     "loss": "Training loss against images seen.",
-    "distance": "Distance to held-out images by each solver at its budget; bars are 95 % intervals.",
+    "distance": "Distance to held-out images by solver and budget; bars are 95 % intervals, of seeds one s.d.",
     "solution_error": "Each solver's own error: how far it ends from the converged solution of the same noise.",
     "bits_per_dim": "Bits/dim by each solver at its budget; a value stands only where a finer solution agrees.",
 }

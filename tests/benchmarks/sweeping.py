@@ -46,7 +46,7 @@ def sweeping(folder: Path) -> Iterator[Row]:
 def _swept(run: Path, recipe: Recipe) -> list[dict[str, Any]]:
     saved, data = newest(run), facts_of(run)["digest"]
     assert saved
-    features = load_features(recipe.evaluation.features).weights
+    features = load_features(recipe.evaluation.features).identity
     jobs = [
         Job(row_key(saved.weights, cell, features, data), str(run), run, recipe.evaluation, cell, saved.weights)
         for cell in sorted(cells(recipe.evaluation), key=lambda cell: -(cell.nfe or 0))

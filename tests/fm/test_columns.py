@@ -9,6 +9,7 @@ from fm.metrics import DISTANCES, fd_extrapolated
 from fm.noise import draws
 from fm.reference import Reference
 
+ALL = torch.ones(5, dtype=torch.bool)
 CELL = Cell(solver="euler", nfe=2, nll_k=3)
 
 
@@ -55,14 +56,16 @@ def test_few_images_have_no_groups_and_none_no_value() -> None:
 def test_an_error_is_the_root_of_the_mean_square_of_the_samples_both_have() -> None:
     exact, off = torch.zeros(5, 3, 2, 2), torch.full((4, 3, 2, 2), 0.3)
     off[0] = 0.5
-    row = error_columns(off, exact)
+    row = error_columns(off, exact, ALL)
     assert (
         row["solution_error"] == pytest.approx((3 / 4 * 0.09 + 0.25 / 4) ** 0.5) and row["solution_error_images"] == 4
     )
     squares = torch.tensor([0.25, 0.09, 0.09, 0.09]).double()
     assert row["solution_error_stderr"] == pytest.approx(float(squares.std() / 2) / (2 * row["solution_error"]))
-    assert error_columns(off, None) == error_columns(off[:0], exact) == {}
-    assert error_columns(exact, exact)["solution_error"] == 0
+    without = error_columns(off, exact, torch.tensor([False, True, True, True, True]))
+    assert without["solution_error"] == pytest.approx(0.3) and without["solution_error_images"] == 3
+    assert error_columns(off, None, ALL) == error_columns(off[:0], exact, ALL) == {}
+    assert error_columns(exact, exact, ALL)["solution_error"] == 0
 
 
 def test_a_distance_has_the_floor_of_as_many_real_pictures_or_none() -> None:

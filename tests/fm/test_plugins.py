@@ -130,9 +130,9 @@ def test_plug_ins_of_all_kinds_train_and_give_a_row_that_names_them(outside: Pat
     assert row["nfe"] == 4 and row["method"] == "Halved w/ outside.members:Power"
 
     def key() -> str:
-        return row_key(row["weights"], cell, features.weights, row["data"], recipe.plugins)
+        return row_key(row["weights"], cell, features.identity, row["data"], recipe.plugins)
 
-    assert key() == row["key"] != row_key(row["weights"], cell, features.weights, row["data"])
+    assert key() == row["key"] != row_key(row["weights"], cell, features.identity, row["data"])
     outside.write_text(MODULE + "\n# another version\n")
     code_digest.cache_clear()
     assert key() != row["key"] and code_digest() != row["code"]

@@ -4,7 +4,7 @@ import io
 import pytest
 
 from fm.errors import DataError
-from fm.files import write_json
+from fm.files import read_json, write_json
 from fm.results import (
     bits_text,
     csv_table,
@@ -65,12 +65,31 @@ def test_text_table_golden():
 def test_seeds_are_one_line_with_mean_deviation_and_least():
     seeds = [a_row(str(n), seed=n, fd_x=value, nfe_mean=8.0) for n, value in enumerate((100.0, 110.0, 120.0))]
     (one,) = pooled(seeds)
-    assert (one["fd_x"], one["fd_x_sd"], one["fd_x_min"], one["seeds"]) == (110, 10, 100, 3)
+    assert (one["fd_x"], one["fd_x_sd"], one["fd_x_best"], one["seeds"]) == (110, 10, 100, 3)
     assert (one["fd_x_low"], one["fd_x_high"], one["seconds"]) == (100, 120, 3.75)
     line = text_table(seeds).splitlines()[2]
-    assert "300 x 3 seeds" in line and "110 ± 10 s.d., min 100" in line
+    assert "300 x 3 seeds" in line and "110 ± 10" in line and "least" in text_table(seeds)
     other = a_row("4", nfe=16, nfe_mean=16.0)
     assert [row.get("seeds") for row in pooled([*seeds, other])] == [3, None]
+
+
+def test_of_several_seeds_every_value_is_the_mean_and_bits_stand_if_all_have_converged():
+    more = {"bits_per_dim_train": 2.0, "generalisation_gap": 1.0, "nfe_mean": 8.0, "fd_x_ratio": 20.0}
+    seeds = [a_row("0", **more), a_row("1", seed=1, **(more | {"bits_per_dim_train": 3.0, "bits_per_dim": 5.1789}))]
+    (one,) = pooled(seeds)
+    assert (one["bits_per_dim"], one["bits_per_dim_train"]) == pytest.approx((4.6789, 2.5))
+    assert one["bits_per_dim_stderr"] == pytest.approx(0.113) and one["fd_x_ratio"] == pytest.approx(399.04 / 18.21)
+    seeds[0] |= {"bits_per_dim": None, "bits_per_dim_stderr": None, "nll_converged": False}
+    (one,) = pooled(seeds)
+    assert one["bits_per_dim"] is None and bits_text(one) == "not converged"
+    assert bits_text(a_row("x", bits_per_dim_stderr=None)) == "4.18"
+
+
+def test_a_row_that_was_changed_by_hand_is_no_measurement(tmp_path):
+    file = write_row(tmp_path, ROWS[1])
+    assert read_row(tmp_path, "b") == ROWS[1]
+    write_json(file, read_json(file) | {"fd_x": 12.3})
+    assert read_row(tmp_path, "b") is None and read_rows(tmp_path) == []
 
 
 def test_a_failed_cell_is_said_and_a_failed_seed_leaves_the_others():

@@ -43,7 +43,7 @@ def job_of(run: Path, weights: str = "") -> Job:
     settings, saved = recipe.evaluation, newest(run)
     assert saved is not None
     cell, weights = cells(settings)[0], weights or saved.weights
-    key = row_key(weights, cell, load_features("random_conv").weights, facts_of(run)["digest"])
+    key = row_key(weights, cell, load_features("random_conv").identity, facts_of(run)["digest"])
     return Job(key, str(run), run, settings, cell, weights)
 
 

@@ -45,6 +45,9 @@ def test_options_of_evaluate_that_cannot_be_meant(solvers: str, nfe: str, tolera
         (["data", "--images", "photos:", "--reference", "all"], "neither heldout nor training"),
         (["data", "--images", "photos:"], "no prepared data set here"),
         (["--rerun", "row.json"], "row.json: is no row"),
+        (["--rerun", "row.json", "--samples", "30"], "--rerun: takes no --samples"),
+        (["data", "--images", "photos:", "--seeds", "3", "--nfe", "4"], "--images: takes no --seeds, --nfe"),
+        (["run", "--reference", "training"], "--reference: goes with --images"),
         (["run", "--set", "training.seed=1"], "only evaluation"),
     ],
 )

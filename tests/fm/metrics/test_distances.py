@@ -50,7 +50,7 @@ def test_interval_is_as_wide_as_the_spread_over_fresh_samples(name):
     estimates = [estimate(name, rows(seed, count) + 0.5, reference) for seed in range(1, 21)]
     spread = np.std([e.value for e in estimates], ddof=1)
     half = np.mean([(e.high - e.low) / 2 for e in estimates])
-    assert 0.65 < half / (1.96 * spread) < 1.5
+    assert 0.65 < half / (2.262 * spread) < 1.5
     assert all(e.low <= e.value <= e.high for e in estimates)
 
 

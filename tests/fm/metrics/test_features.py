@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from fm.errors import SettingsError, ValueUserError
-from fm.metrics import DISTANCES, FEATURES, check_features, load_features
+from fm.lineage import digest
+from fm.metrics import DISTANCES, FEATURES, check_features, identity_of, load_features
 from fm.noise import uniforms
 
 OFFLINE = [name for name in FEATURES if not name.startswith(("inception", "dinov2"))]  # those need a file
@@ -64,3 +65,10 @@ def test_an_unknown_name_names_the_nearest():
 def test_what_a_check_says_is_what_the_rows_will_say(features):
     assert check_features(features.name) == features.weights
     assert FEATURES[features.name].name == features.name
+
+
+def test_two_networks_are_never_one_even_from_one_file() -> None:
+    found = [digest(name, "one file", network.preprocessing) for name, network in FEATURES.items()]
+    assert len(set(found)) == len(FEATURES)
+    for name in ("efficientnet_lite0", "efficientnet_lite0_b7", "random_conv"):
+        assert identity_of(name) == load_features(name).identity

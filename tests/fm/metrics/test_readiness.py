@@ -36,7 +36,7 @@ def test_published_values_name_column_source_and_command(table):
         for one in row["published"]:
             assert one["column"] in (f"fd_{name}", "inception_score") and one["source"] and one["apart"] > 0
             assert one["command"].startswith("fm evaluate --images FOLDER DATA")
-            assert f"evaluation.features={name} " in one["command"]
+            assert one["command"].endswith(f" --set evaluation.features={name}")
     assert {*PUBLISHED} <= {*FEATURES}
 
 

@@ -20,6 +20,7 @@ STUDENT_T = 2.262  # 95 %, two-sided, of the nine degrees of freedom that ten gr
 BITS = "bits_per_dim"
 OLDER = "measured by an older version: evaluate again"
 ALIKE = "not distinguishable at this sample size"
+NO_VALUE = "has no value"
 UNTRAINED = "untrained"
 SAME = {  # what one measurement has to share with another, and what it is called
     "data": "data",
@@ -167,13 +168,17 @@ class Summary(NamedTuple):
 
 
 def summary(rows: Sequence[Row], name: str) -> Summary | None:
-    """The rows of one cell, a seed each, together; None where none has a value. Half-intervals add as variances do."""
+    """The rows of one cell, a seed each, together; None where none has a value.
+
+    Half-intervals of distances add as variances do; those of bits/dim, of the same images each time, are averaged.
+    """
     having = [row for row in rows if row.get(name) is not None]
     if not having:
         return None
-    values, halves = [row[name] for row in having], [_half(row, name) for row in having]
-    known = [half for half in halves if half is not None]
-    half = math.sqrt(sum(h * h for h in known)) / len(known) if len(known) == len(halves) else None
+    values, known = [row[name] for row in having], [h for row in having if (h := _half(row, name)) is not None]
+    half = None
+    if len(known) == len(values):
+        half = fmean(known) if name.startswith(BITS) else math.hypot(*known) / len(known)
     best = max(values) if name.startswith(SIMILARITIES) else min(values)
     return Summary(fmean(values), half, stdev(values) if len(values) > 1 else None, best, len(values))
 
@@ -213,7 +218,8 @@ def paired(quantity: str, cell: Cell, baseline: Run, other: Run) -> Paired:
     """Two runs in one cell that both have, paired by seed and sample index.
 
     The jackknife of the difference of what leaving out each group gives, with Student's t of nine degrees of freedom.
-    Of several seeds the differences are averaged, and so are the variances, divided by the number of seeds.
+    Of several seeds the differences are averaged; of distances, whose noise is another in each seed, the variances too,
+    divided by the number of seeds; of bits/dim, whose images are the same, what leaving out each group gives.
     """
     both = (baseline, other)
     by_seed = [{row.get("seed") or 0: row for row in run.cells[cell]} for run in both]
@@ -227,8 +233,7 @@ def paired(quantity: str, cell: Cell, baseline: Run, other: Run) -> Paired:
         alone = (known[0].value, known[1].value) if known[0] and known[1] else None
         return Paired(quantity, cell, *names, why, alone)
     values = fmean(a[quantity] for a, _ in usable.values()), fmean(b[quantity] for _, b in usable.values())
-    variances = [_variance(a[f"{quantity}_without"], b[f"{quantity}_without"]) for a, b in usable.values()]
-    difference, half = values[1] - values[0], STUDENT_T * math.sqrt(sum(variances)) / len(variances)
+    difference, half = values[1] - values[0], STUDENT_T * math.sqrt(_variance(quantity, list(usable.values())))
     better = ""
     if abs(difference) > half:
         lower = names[1] if difference < 0 else names[0]
@@ -237,11 +242,19 @@ def paired(quantity: str, cell: Cell, baseline: Run, other: Run) -> Paired:
     return Paired(quantity, cell, *names, verdict, values, difference, half, tuple(usable), better)
 
 
-def _variance(without_a: Sequence[float], without_b: Sequence[float]) -> float:
-    """The jackknife's variance of a difference, from both values without each group."""
-    each = [b - a for a, b in zip(without_a, without_b, strict=True)]
-    mean = fmean(each)
-    return (len(each) - 1) / len(each) * sum((value - mean) ** 2 for value in each)
+def _variance(quantity: str, pairs: Sequence[tuple[Row, Row]]) -> float:
+    """The variance of the difference's mean over seeds, a pair of rows each."""
+    name = f"{quantity}_without"
+    differences = [[y - x for x, y in zip(a[name], b[name], strict=True)] for a, b in pairs]
+    if quantity == BITS:
+        differences = [[fmean(group) for group in zip(*differences, strict=True)]]
+    return sum(map(_jackknife, differences)) / len(differences) ** 2
+
+
+def _jackknife(without: Sequence[float]) -> float:
+    """The jackknife's variance of a value, from what it is without each group."""
+    mean = fmean(without)
+    return (len(without) - 1) / len(without) * sum((value - mean) ** 2 for value in without)
 
 
 def _lacking(quantity: str, runs: tuple[Run, Run], pair: tuple[Row, Row]) -> str:
@@ -252,7 +265,7 @@ def _lacking(quantity: str, runs: tuple[Run, Run], pair: tuple[Row, Row]) -> str
             return f"{run.name} failed: {row['failed']}"
     for run, row in sides:
         if row.get(quantity) is None:
-            return f"{run.name} has {'not converged' if row.get('nll_converged') is False else 'no value'}"
+            return f"{run.name} {'has not converged' if row.get('nll_converged') is False else NO_VALUE}"
         if quantity != BITS and row.get("samples_not_finite"):
             return (
                 f"{several(row['samples_not_finite'], 'sample')} of {run.name} not finite: the others have no partners"
@@ -301,7 +314,7 @@ class Comparison:
 
 
 def compare(runs: Sequence[Run]) -> Comparison:
-    """The first run against each of the others in every cell that both have.
+    """The first run against each of the others in every cell that both have; a note for what one has no value of.
 
     Raises: UserError if none of them shares a cell with the first.
     """
@@ -311,11 +324,20 @@ def compare(runs: Sequence[Run]) -> Comparison:
         both = [cell for cell in baseline.cells if cell in other.cells]
         held = {cell: quantities([*baseline.cells[cell], *other.cells[cell]]) for cell in both}
         for name in quantities([*baseline.rows, *other.rows]):
-            found += [paired(name, cell, baseline, other) for cell in both if name in held[cell]]
+            pairs = [paired(name, cell, baseline, other) for cell in both if name in held[cell]]
+            bare = {run.where: [p for p in pairs if p.verdict == f"{run.name} {NO_VALUE}"] for run in (baseline, other)}
+            found += [pair for pair in pairs if not any(pair in of for of in bare.values())]
+            notes += [_valueless(where, of, len(of) == len(pairs)) for where, of in bare.items() if of]
         notes += [str(note) for note in unmatched(baseline, other)]
     if not any(cell in other.cells for other in others for cell in baseline.cells):
         raise unmatched(baseline, others[0])[0]
-    return Comparison(list(runs), found, notes)
+    return Comparison(list(runs), found, list(dict.fromkeys(notes)))
+
+
+def _valueless(where: str, pairs: Sequence[Paired], everywhere: bool) -> str:
+    """That a run has no value of one quantity in these cells."""
+    cells = "" if everywhere else f" in {_named([pair.cell for pair in pairs])}"
+    return str(UserError(f"{NO_VALUE} of {pairs[0].quantity}{cells}", where, "evaluate both alike"))
 
 
 def _left_out(count: int) -> str:
@@ -356,8 +378,19 @@ def _differing(cell: Cell, near: Cell, here: Run, there: Run) -> UserError:
     )
 
 
+def _named(cells: Sequence[Cell]) -> str:
+    """`euler 2, euler 4`, each once; where several features are there, `euler 2 (features x, y) and euler 4 (...)`."""
+    features = {str(cell): sorted({c.features or "" for c in cells if str(c) == str(cell)}) for cell in cells}
+    if len({cell.features for cell in cells}) == 1:
+        return ", ".join(features)
+    alike: dict[str, list[str]] = {}
+    for name, theirs in features.items():
+        alike.setdefault(", ".join(filter(None, theirs)), []).append(name)
+    return " and ".join(", ".join(of) + f" (features {theirs})" * bool(theirs) for theirs, of in alike.items())
+
+
 def _missing(cells: Sequence[Cell], here: Run, there: Run) -> UserError:
-    what = f"has no row of {', '.join(map(str, cells))} to compare with {here.where}"
+    what = f"has no row of {_named(cells)} to compare with {here.where}"
     fixed = [cell for cell in cells if cell.tolerance is None]
     if not fixed:
         return UserError(what, there.where, "evaluate it with the same evaluation.grid")

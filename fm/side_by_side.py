@@ -23,7 +23,7 @@ from fm.pixels import to_pixels
 from fm.recipe import facts_of, load
 from fm.records import read
 from fm.reference import HELDOUT, TRAINING, described_by, order
-from fm.report.comparison_page import Drawn, Nearest, Pictures, write_page
+from fm.report.comparison_page import Drawn, Nearest, Pictures, write_page, write_tables
 from fm.results import read_rows
 from fm.runs import pulled
 from fm.tableaux import tableau
@@ -36,6 +36,7 @@ BATCH = 64  # samples drawn between two lines of progress
 PART = 1_000  # images whose features are computed between two lines of progress
 
 Say = Callable[[str], None]
+Show = Callable[[Comparison], None]
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,13 @@ class Made:
     notes: list[str]
 
 
-def side_by_side(places: Sequence[str], out: Path, samples: int = SAMPLES, say: Say = print) -> Made:
+def side_by_side(
+    places: Sequence[str], out: Path, samples: int = SAMPLES, say: Say = print, show: Show | None = None
+) -> Made:
     """Compares RUNs (folders or addresses), the first with each other, and writes OUT/report.html.
 
     `samples` are drawn of each for pictures and nearest training images, 0 for none; `say` is told what takes time.
+    Before anything is drawn the tables are written and `show` is given the numbers.
 
     Raises: UserError if there is nothing to compare, or OUT cannot be written or is a RUN.
     """
@@ -61,6 +65,9 @@ def side_by_side(places: Sequence[str], out: Path, samples: int = SAMPLES, say: 
     folders = {place: pulled(place) for place in places}
     runs = [run_of(name, place, read_rows(folders[place])) for name, place in zip(names, places, strict=True)]
     comparison = compare(runs)
+    write_tables(out, comparison)
+    if show:
+        show(comparison)
     solving = {run.name: _solving(folders[run.where]) for run in runs}
     with torch.inference_mode():
         pictures = _pictures(comparison, folders, samples, say) if samples else Pictures({}, TIMES, "")
@@ -138,7 +145,7 @@ class _Library:
     """Features of training and held-out images of each data set, found once, and what lies nearest among them."""
 
     def __init__(self, comparison: Comparison, device: str, say: Say) -> None:
-        self.wanted = next((cell.features for cell in comparison.cells if cell.features), FEATURES)
+        self.wanted = next((pair.cell.features for pair in comparison.paired if pair.cell.features), FEATURES)
         self.device, self.say = device, say
         self.known = cache(self._known)
         self.network = cache(self._network)

@@ -30,18 +30,22 @@ def compare(
     names_of(runs)
     for run in runs:
         existing(run)
+    from fm.comparing import Comparison
     from fm.report.comparison import pair_values, paired_table
     from fm.results import aligned
     from fm.side_by_side import side_by_side
 
-    made = side_by_side(runs, out, samples, say=lambda words: typer.echo(words, err=True))
-    found = made.comparison
+    def table(found: Comparison) -> None:
+        if not as_json:
+            typer.echo(f"\n{aligned(paired_table(found))}\n")
+
+    made = side_by_side(runs, out, samples, say=lambda words: typer.echo(words, err=True), show=table)
     if as_json:
+        found = made.comparison
         rows = {run.where: run.rows for run in found.runs}
         pairs = [pair_values(pair) for pair in found.paired]
         typer.echo(json.dumps({"report": str(made.page), "paired": pairs, "notes": made.notes, "rows": rows}))
         return
-    typer.echo(f"\n{aligned(paired_table(found))}\n")
     for note in made.notes:
         typer.echo(f"note: {note}")
     typer.echo(f"report: {made.page.resolve().as_uri()}\nbeside it: table.csv, paired.csv, table.tex, pictures")

@@ -133,7 +133,10 @@ def _ratio(rows: Sequence[Row], name: str) -> str:
 
 
 def _gap(rows: Sequence[Row]) -> str:
-    """Held-out minus training bits/dim; its interval takes the two sets of images as independent, as they are."""
+    """Held-out minus training bits/dim; its interval takes the two sets of images as independent, as they are.
+
+    All seeds score the same two sets: the standard errors are averaged over them.
+    """
     both = [summary([r for r in rows if r.get(BITS) is not None], name) for name in (BITS, f"{BITS}_train")]
     if both[0] is None or both[1] is None:
         return ""
@@ -203,7 +206,10 @@ def table_note() -> str:
         " sample i in group i modulo ten), of bits/dim that in its images. Differences are paired: both runs start from"
         " the same noise, sample by sample, and for bits/dim see the same images, so that what they share drops out;"
         f" their intervals are the jackknife's of the difference, with Student's t of nine degrees of freedom"
-        f" ({STUDENT_T}). Over several seeds differences are averaged, and their variances are averaged and divided by"
-        " the number of seeds. Each interval is for itself: of twenty true ones, one is expected to miss. The chance in"
-        " the training (another seed there) is in none of them."
+        f" ({STUDENT_T}). Over several seeds differences are averaged. Each seed of a distance draws other noise:"
+        " its variances are averaged and divided by the number of seeds. All seeds of bits/dim and of the"
+        " generalisation gap score the same images, and more of them do not narrow an interval: what leaving out each"
+        " group gives is averaged over the seeds first, and so are the standard errors of single values. Each interval"
+        " is for itself: of twenty true ones, one is expected to miss. The chance in the training (another seed there)"
+        " is in none of them."
     )

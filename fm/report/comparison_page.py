@@ -63,16 +63,20 @@ Shown = dict[str, tuple[bytes, str, str]]  # file name -> PNG, what stands for i
 Records = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
+def write_tables(out: Path, comparison: Comparison) -> None:
+    """Writes OUT/report/table.csv (rows), paired.csv (paired differences) and table.tex."""
+    tables = {"table.csv": csv_of, "paired.csv": paired_csv, "table.tex": latex_table}
+    for name, made in tables.items():
+        write_text(out / "report" / name, made(comparison))
+
+
 def write_page(out: Path, comparison: Comparison, solving: Records, pictures: Pictures) -> Path:
-    """Writes OUT/report.html (self-contained) and the files beside it; `solving` are each run's records of NFE."""
+    """Writes OUT/report.html (self-contained) and its pictures beside it; `solving` are each run's records of NFE."""
     solving = {name: rows for name, rows in solving.items() if rows}
     shown = _curves(comparison, solving) | _pictures(pictures)
     for name, (png, _, _) in shown.items():
         with atomic(out / "report" / f"{name}.png") as file:
             file.write(png)
-    tables = {"table.csv": csv_of, "paired.csv": paired_csv, "table.tex": latex_table}
-    for name, made in tables.items():
-        write_text(out / "report" / name, made(comparison))
     write_text(out / "report.html", _page(comparison, pictures, shown))
     return out / "report.html"
 

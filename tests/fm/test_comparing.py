@@ -100,6 +100,28 @@ def test_seeds_are_averaged_and_their_variances_too():
     assert summary(rows, "kid_x") is None
 
 
+@pytest.mark.parametrize("seeds", [1, 4, 100])
+def test_more_seeds_narrow_a_distance_but_not_bits_that_score_the_same_images(seeds):
+    bits = {"nll_converged": True, "nll_images": 20, f"{BITS}_stderr": 0.1, f"{BITS}_train_stderr": 0.1}
+    bits |= {f"{BITS}_train": 4.0}
+    doubled = [2 * level for level in LEVELS]
+    a = [a_row(seed=seed, **bits | {BITS: 4.2, f"{BITS}_without": LEVELS}) for seed in range(seeds)]
+    b = [a_row(380.0, doubled, seed=seed, **bits | {BITS: 4.1, f"{BITS}_without": doubled}) for seed in range(seeds)]
+    one = STUDENT_T * math.sqrt(0.9 * 82.5)
+    assert one_pair(a, b, BITS).half == pytest.approx(one)
+    assert one_pair(a, b).half == pytest.approx(one / math.sqrt(seeds))
+    for name, half in ((BITS, 0.196), (f"{BITS}_train", 0.196), (FD, 9 / math.sqrt(seeds))):
+        total = summary(a, name)
+        assert total is not None and total.half == pytest.approx(half) and total.seeds == seeds
+
+
+def test_the_bits_of_seeds_are_averaged_group_by_group():
+    bits = {"nll_converged": True, "nll_images": 20, BITS: 4.0}
+    a = [a_row(seed=seed, **bits | {f"{BITS}_without": [0.0] * 10}) for seed in (0, 1)]
+    b = [a_row(seed=s, **bits | {f"{BITS}_without": w}) for s, w in ((0, LEVELS), (1, LEVELS[::-1]))]
+    assert one_pair(a, b, BITS).half == 0  # what one seed adds to a group the other takes from it
+
+
 @pytest.mark.parametrize(
     ("a", "b", "says"),
     [
@@ -159,6 +181,33 @@ def test_where_nothing_can_be_compared_one_sentence_says_why(changes, says):
     with pytest.raises(UserError) as error:
         compare(two([a_row()], [a_row(**changes)]))
     assert str(error.value).startswith(says)
+
+
+def test_what_is_missing_is_named_once_with_its_features_where_they_are_several():
+    cells = [(2, "x"), (2, "y"), (4, "x"), (4, "y"), (16, "y")]
+    a = [a_row(), *(a_row(nfe=nfe, features=features, features_weights=features) for nfe, features in cells)]
+    (note,) = compare(two(a, [a_row()])).notes
+    assert note.startswith(
+        "runs/vp: has no row of euler 2, euler 4 (features x, y) and euler 16 (features y) to compare"
+    )
+    assert note.endswith("`fm evaluate runs/vp --solvers euler --nfe 2,4,16 --samples 300`")
+    (note,) = compare(two([a_row(), a_row(nfe=2), a_row(nfe=2, samples=500)], [a_row()])).notes
+    assert note.startswith("runs/vp: has no row of euler 2 to compare")
+
+
+def test_what_a_run_has_no_value_of_is_said_once_for_each_quantity():
+    kid = {"kid_x": 1.0, "kid_x_low": 0.0, "kid_x_high": 2.0, "kid_x_without": LEVELS}
+    a, b = [a_row(nfe=nfe, **kid) for nfe in (4, 8, 16)], [a_row(nfe=nfe) for nfe in (4, 8, 16)]
+    found = compare(two(a, b))
+    assert [pair.quantity for pair in found.paired] == [FD] * 3
+    assert found.notes == ["runs/vp: has no value of kid_x; evaluate both alike"]
+    three = compare([*two(b, a), run_of("far", "runs/far", a)])
+    assert three.notes == ["runs/ot: has no value of kid_x; evaluate both alike"]
+    some = compare(two([a_row(nfe=4, **kid), *b[1:]], [a_row(nfe=4), *a[1:2], b[2]]))
+    assert [note.partition(";")[0] for note in some.notes] == [
+        "runs/ot: has no value of kid_x in euler 8",
+        "runs/vp: has no value of kid_x in euler 4",
+    ]
 
 
 def test_a_third_run_of_other_data_is_a_note_where_two_can_be_compared():

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from fm.cells import cells
-from fm.comparing import BITS
+from fm.comparing import BITS, Comparison
 from fm.data import Preparation, ShardedImages, open_source, write_shards
 from fm.errors import UserError
 from fm.evaluation import converge, evaluate
@@ -90,6 +90,27 @@ def test_two_runs_become_tables_pictures_and_one_page(runs: Any, tmp_path: Path)
     assert "midpoint, NFE 8, seed 0" in text and f"{training} of {training}" in text
     assert "compare: ot, midpoint, NFE 8, cpu: 30 samples, 0 done" in said
     assert f"compare: random_conv of up to {training} images (split train), 0 done" in said
+
+
+def test_numbers_are_shown_and_written_before_anything_is_drawn(runs: Any, tmp_path: Path) -> None:
+    happened: list[str] = []
+
+    def show(comparison: Comparison) -> None:
+        tables = sorted(file.name for file in (tmp_path / "out" / "report").iterdir())
+        happened.append(f"{len(comparison.paired)} pairs, {', '.join(tables)}")
+
+    side_by_side([runs.ot, runs.vp], tmp_path / "out", samples=24, say=happened.append, show=show)
+    assert happened[0] == "4 pairs, paired.csv, table.csv, table.tex" and len(happened) > 1
+
+
+def test_nearest_images_are_found_in_the_features_of_what_is_compared(runs: Any, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(runs.ot, other)
+    for row in read_rows(other):
+        write_row(other, row | {"key": f"{row['key']}-more", "features": "a_first_one", "nfe": 2})
+    made = side_by_side([str(other), runs.vp], tmp_path / "out", samples=24)
+    assert made.comparison.cells[0].features == "a_first_one"
+    assert "Distances in the features of random_conv" in made.page.read_text()
 
 
 def test_swapped_folders_swap_the_verdict(runs: Any, tmp_path: Path) -> None:

@@ -77,3 +77,15 @@ def test_csv_and_values_keep_every_digit(comparison):
 
 def test_the_note_names_the_quantile_of_the_paired_intervals():
     assert "nine degrees of freedom (2.262)" in table_note()
+
+
+def test_the_note_says_that_seeds_score_the_same_images():
+    assert "bits/dim and of the generalisation gap score the same images" in table_note()
+
+
+def test_the_gap_of_several_seeds_is_as_sure_as_that_of_one(comparison):
+    (rows,) = (rows for cell, rows in comparison.runs[0].cells.items() if cell.tolerance)
+    rows += [rows[0] | {"seed": seed} for seed in (1, 2, 3)]
+    head, *lines = cells_table(comparison)
+    (line,) = (dict(zip(head, line, strict=True)) for line in lines if line[0] == "ot" and "dopri5" in line[2])
+    assert (line["bits/dim"], line["generalisation gap"]) == ("4.250 ± 0.196", "+0.250 ± 0.277")

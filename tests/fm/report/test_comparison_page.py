@@ -7,7 +7,7 @@ import torch
 
 from fm.metrics.memorisation import memorisation
 from fm.noise import draws
-from fm.report.comparison_page import Drawn, Nearest, Pictures, file_name, write_page
+from fm.report.comparison_page import Drawn, Nearest, Pictures, file_name, write_page, write_tables
 
 IMAGES = torch.randint(0, 256, (30, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 TIMES = (0.0, 0.5, 1.0)
@@ -26,6 +26,7 @@ SOLVING = {"ot": [{"images_seen": 1000, "nfe": 40, "tolerance": 1e-3}], "v_p": [
 
 
 def test_the_page_holds_every_picture_by_itself_and_says_it_in_words(comparison, pictures, tmp_path):
+    write_tables(tmp_path, comparison)
     text = write_page(tmp_path, comparison, SOLVING, pictures).read_text()
     files = {file.name: file.read_bytes() for file in (tmp_path / "report").iterdir()}
     shown = {base64.b64decode(data) for data in re.findall(r'base64,([^"]+)"', text)}

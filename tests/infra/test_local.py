@@ -48,7 +48,7 @@ def state(tmp_path, monkeypatch):
 
 @pytest.fixture
 def ports():
-    base = 33000 + os.getpid() % 1000 * 5
+    base = 25000 + os.getpid() % 1000 * 5  # below those that the system hands out
     while any(processes.port_in_use(port) for port in range(base, base + 5)):
         base += 5
     return Ports.from_base(base)
@@ -96,7 +96,7 @@ def test_a_killed_service_is_seen_and_up_starts_it_alone(state, ports):
 def test_a_port_in_use_is_one_sentence_and_nothing_starts(state, ports):
     with subprocess.Popen((*SERVER, str(ports.mlflow)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as other:
         try:
-            while not processes.port_in_use(ports.mlflow):
+            while "python" not in processes.port_owner(ports.mlflow):  # taken is not yet listened on
                 time.sleep(0.02)
             with pytest.raises(UserError) as raised:
                 local.up(state, ports)

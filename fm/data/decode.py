@@ -12,7 +12,6 @@ not asked about sampling factors outside of 4:4:4, 4:4:0, 4:2:2, 4:2:0, 4:1:1 an
 """
 
 import io
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from fm.data.jpeg import bare, plain_frame
 from fm.data.rows import npy_header
 
 REASONS = {
@@ -181,48 +181,13 @@ DAMAGE = {
     "bad arithmetic code": "corrupt",
     "instead of RST": "corrupt",
 }
-SEGMENT = re.compile(rb"\xff+([\xc0-\xcf\xda-\xfe])(..)", re.DOTALL)  # a marker and the length of what follows
-SCAN, METADATA = 0xDA, (*range(0xE0, 0xF0), 0xFE)
-FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
-QUANTIZATION, PASSED_OVER = 0xDB, (0xC4, 0xDD, 0xFE)  # Huffman tables, restart interval, comment
-APPLICATIONS = (0xE0, *range(0xE3, 0xED), 0xEE, 0xEF)  # but EXIF, XMP, profiles, further pictures and Photoshop's
 
 
 def _plain_jpeg(data: bytes) -> Header | None:
-    """The header of a JPEG as most are, in a quarter of Pillow's time: one or three channels, no EXIF or profile, whole
-    and nothing odd. None for any other: Pillow says what it is."""
-    if not data.startswith(b"\xff\xd8\xff"):
+    """The header of a JPEG that `jpeg.plain_frame` can read; None for any other: Pillow says what it is."""
+    if not (frame := plain_frame(data)) or not 0 < frame.width * frame.height <= MAX_PIXELS:
         return None
-    at, header = 2, None
-    while segment := SEGMENT.match(data, at):
-        marker, start, at = segment[1][0], segment.end(), segment.start(2) + int.from_bytes(segment[2])
-        if not start <= at <= len(data):
-            return None
-        if marker == SCAN:
-            return header
-        if marker in FRAMES and not header:
-            if not (header := _frame(data[start:at])):
-                return None
-        elif not _silent(marker, data[start:at]):
-            return None
-    return None
-
-
-def _frame(body: bytes) -> Header | None:
-    """What the segment of a frame says, if Pillow has nothing against it."""
-    if len(body) not in (9, 15) or len(body) != 6 + 3 * body[5] or body[0] != 8:
-        return None
-    height, width = int.from_bytes(body[1:3]), int.from_bytes(body[3:5])
-    if not 0 < width * height <= MAX_PIXELS:
-        return None
-    return Header((width, height), frozenset({"grey"} if body[5] == 1 else ()))
-
-
-def _silent(marker: int, body: bytes) -> bool:
-    """Whether Pillow reads nothing of ours in a segment, and nothing that it would refuse."""
-    if marker == QUANTIZATION:
-        return len(body) % 65 == 0 and all(first < 16 for first in body[::65])  # tables of 8 bits
-    return marker in PASSED_OVER or (marker in APPLICATIONS and len(body) >= 7)  # what it reads of JFIF's and Adobe's
+    return Header((frame.width, frame.height), frozenset({"grey"} if frame.channels == 1 else ()))
 
 
 def _jpeg(image: Image.Image, data: bytes) -> Image.Image:
@@ -234,7 +199,7 @@ def _jpeg(image: Image.Image, data: bytes) -> Image.Image:
     colours = "CMYK" if image.mode == "CMYK" else "RGBA"
     pixels = np.empty((image.height, image.width, 4), np.uint8)
     if not _flawless(data, colours, pixels):
-        _flawless(_bare(data), colours, pixels)  # it says only what it meets first, and that was a harmless oddity
+        _flawless(bare(data), colours, pixels)  # it says only what it meets first, and that was a harmless oddity
     elif image.mode != "CMYK":  # whose conversion is Pillow's
         picture = _rgb_over(pixels)
         picture.info = image.info  # with its EXIF
@@ -265,18 +230,6 @@ def _flawless(data: bytes, colours: str, pixels: np.ndarray) -> bool:
             if says in str(error):
                 raise Rejected(reason) from None
         return False
-
-
-def _bare(data: bytes) -> bytes:
-    """The JPEG without metadata and without bytes between its segments, up to its first scan."""
-    kept, at = [data[:2]], 2
-    while segment := SEGMENT.search(data, at):
-        marker, at = segment[1][0], segment.start(2) + int.from_bytes(segment[2])
-        if marker == SCAN:
-            return b"".join(kept) + data[segment.start() :]
-        if marker not in METADATA:
-            kept.append(data[segment.start() : at])
-    return data
 
 
 WHITE_IS_ZERO = 0  # of the tag PHOTOMETRIC

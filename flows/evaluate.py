@@ -26,7 +26,7 @@ def evaluate_run(run: str, data: str = "", evaluation: Evaluation | None = None,
     """
     recipe = Recipe.load(pulled(run), {} if evaluation is None else {"evaluation": evaluation.model_dump(mode="json")})
     recipe.check()
-    ready(recipe, place)
+    ready(recipe.evaluation.features, place)
     with opened(run, recipe, note=False) as folder, tracking.tracked(folder, recipe) as copy, cluster.session(place):
         if data:
             on_data(folder, data, load_manifest(data))
@@ -48,6 +48,7 @@ def rerun(run: str, key: str, place: Place = Place()) -> dict[str, str]:  # noqa
         place: Where it runs. Changes no number beyond rounding.
     """
     recipe = Recipe.load(pulled(run))
-    ready(recipe, place)
     with opened(run, recipe) as folder, cluster.session(place):
-        return same_again(existing_row(folder, key), folder, recipe)
+        row = existing_row(folder, key)
+        ready(row.get("features", recipe.evaluation.features), place)
+        return same_again(row, folder, recipe)

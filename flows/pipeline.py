@@ -24,7 +24,7 @@ def pipeline(source: str, run: str, recipe: Recipe, place: Place = Place()) -> s
     """
     check_trainable(run)
     recipe.check(place.workers, place.fewest)
-    ready(recipe, place)
+    ready(recipe.evaluation.features, place)
     with opened(run, recipe) as folder, tracking.tracked(folder, recipe) as copy, cluster.session(place):
         data = folder_for(source, recipe.data, folder.parent)
         manifest = judgeable(prepare(source, data, recipe.data, copy))

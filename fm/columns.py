@@ -7,32 +7,29 @@ import torch
 from torch import Tensor
 
 from fm.cells import Cell
+from fm.jackknife import GROUPS
 from fm.metrics import Estimate, distance, estimate, fd_extrapolated, inception_score, of_reference
-from fm.reference import Reference
+from fm.metrics.score import SPLITS
 from fm.results import Row
 
 MOVED = 0.001  # bits/dim: a likelihood counts only if twice the steps (or a tenth of the tolerance) move it less,
 CONVERGED = 0.01  # and each of its images by less than this on average
 CONVERGED_TOLERANCE = 1e-6  # of the solutions that numerical errors are measured against
-GROUPS = 10  # of the jackknife over images
-SPLITS = 10  # of the Inception Score
 
 Found = dict[str, Tensor]  # what one part gives: tensors by name, their rows in the order of samples or images
 
 
-def distance_columns(features: Tensor, cell: Cell, reference: Reference) -> Row:
+def distance_columns(names: Sequence[str], of: str, features: Tensor, heldout: Tensor, real: Tensor) -> Row:
+    """The columns of `distances_of` features of the network `of`."""
     row: Row = {}
-    found = distances_of(
-        cell.distances, features, reference.heldout[: cell.reference_images], reference.training[: cell.samples]
-    )
+    found = distances_of(names, features, heldout, real)
     for kind, (value, floor) in found.items():
-        name = f"{kind}_{reference.features}"
+        name = f"{kind}_{of}"
         row[name], row[f"{name}_low"], row[f"{name}_high"] = value.value, value.low, value.high
         row[f"{name}_without"], row[f"{name}_floor"] = list(value.without), floor
         row[f"{name}_ratio"] = value.value / floor if floor and floor > 0 else None
     if "fd_infinity" in found:
-        fitted = fd_extrapolated(features, reference.heldout[: cell.reference_images])
-        row[f"fd_infinity_{reference.features}_stderr"] = fitted.stderr  # of the line alone
+        row[f"fd_infinity_{of}_stderr"] = fd_extrapolated(features, heldout).stderr  # of the line alone
     return row
 
 
@@ -53,9 +50,9 @@ def distances_of(
     return found
 
 
-def inception_columns(classes: Tensor) -> Row:
+def inception_columns(classes: Tensor | None) -> Row:
     """The Inception Score of class probabilities (n, 1008) as columns of a row; none for fewer than ten samples."""
-    if len(classes) < SPLITS:
+    if classes is None or len(classes) < SPLITS:
         return {}
     mean, spread = inception_score(classes)
     return {"inception_score": mean, "inception_score_sd": spread}

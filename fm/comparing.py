@@ -12,13 +12,11 @@ from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from fm.errors import UserError, ValueUserError, several
+from fm.jackknife import GROUPS, STUDENT, variance
 from fm.lineage import code_digest
 from fm.results import SIMILARITIES, Row, distances, number
 
-GROUPS = 10  # sample i belongs to group i modulo ten
-STUDENT_T = 2.262  # 95 %, two-sided, of the nine degrees of freedom that ten groups leave
-BITS = "bits_per_dim"
-OLDER = "measured by an older version: evaluate again"
+BITS, GAP = "bits_per_dim", "generalisation_gap"  # of the same images in every seed
 ALIKE = "not distinguishable at this sample size"
 NO_VALUE = "has no value"
 UNTRAINED = "untrained"
@@ -29,17 +27,15 @@ SAME = {  # what one measurement has to share with another, and what it is calle
     "samples": "samples",
     "reference_images": "reference images",
     "batch": "batch",
-    "grid": "step control",
-    "guidance": "guidance",
+    "control": "step control",
     "precision": "precision",
 }
-ADAPTIVE = "adaptive, joint within the batch"
 NOISE = ("noise", "noise_digest")
 LIKELIHOOD = ("nll_images", "nll_k", "nll_probe")
 
 
 class Cell(NamedTuple):
-    """What two rows must share to be compared; `batch` and `grid` of adaptive solvers, of which they are a part."""
+    """What two rows must share to be compared; `batch` and `control` of adaptive solvers, of which they are a part."""
 
     solver: str
     nfe: int | None
@@ -50,8 +46,7 @@ class Cell(NamedTuple):
     samples: int | None = None
     reference_images: int | None = None
     batch: int | None = None
-    grid: str | None = None
-    guidance: float = 0.0
+    control: str | None = None
     precision: str = "fp32"
 
     @property
@@ -59,7 +54,9 @@ class Cell(NamedTuple):
         return self.solver, self.nfe, self.tolerance
 
     def __str__(self) -> str:
-        return f"{self.solver} {self.nfe}" if self.tolerance is None else f"{self.solver} at {self.tolerance:g}"
+        if self.tolerance is None:
+            return f"{self.solver} {self.nfe}"
+        return f"{self.solver} at {self.tolerance:g}" + " per sample" * (self.control == "per_sample")
 
 
 def cell_of(row: Row) -> Cell:
@@ -67,11 +64,10 @@ def cell_of(row: Row) -> Cell:
     shared: dict[str, Any] = {
         name: row.get(name) for name in ("data", "features", "features_weights", "samples", "reference_images")
     }
-    shared |= {"guidance": row.get("guidance") or 0.0, "precision": row.get("precision") or "fp32"}
+    shared["precision"] = row.get("precision", "fp32")
     if row.get("tolerance") is None:
         return Cell(row["solver"], row.get("nfe"), None, **shared)
-    control = row.get("control") or row.get("grid") or ADAPTIVE
-    return Cell(row["solver"], None, row["tolerance"], **shared, batch=row.get("batch"), grid=control)
+    return Cell(row["solver"], None, row["tolerance"], **shared, batch=row.get("batch"), control=row.get("control"))
 
 
 @dataclass(frozen=True)
@@ -114,7 +110,7 @@ def run_of(name: str, where: str, rows: Sequence[Row]) -> Run:
 def _completed(row: Row, rows: Sequence[Row]) -> Row:
     """A failed row with what it was asked to be and the other rows say of how it was to be measured."""
     asked = json.loads(row["cell"]) if "cell" in row else {}
-    keys = [key for key in SAME if key not in ("grid", "guidance")]
+    keys = [key for key in SAME if key != "control"]
     found = {key: other[key] for other in [asked, *rows] for key in keys if other.get(key) is not None}
     own = {"batch": asked.get("batch"), "precision": asked.get("sampling_precision")}
     return found | {key: value for key, value in own.items() if value is not None} | row
@@ -122,16 +118,12 @@ def _completed(row: Row, rows: Sequence[Row]) -> Row:
 
 def _standing(row: Row) -> tuple[Any, ...]:
     """A later one of the same cell and seed takes its place."""
-    paired = any(key.endswith("_without") for key in row)
-    return not row.get("failed"), paired, row.get("code") == code_digest(), row.get("nll_images") or 0
+    return not row.get("failed"), row.get("code") == code_digest(), row.get("nll_images") or 0
 
 
 def _same_code(one: Row | None, other: Row) -> bool:
-    return one is not None and not one.get("failed") and _version(one) == _version(other)
-
-
-def _version(row: Row) -> tuple[Any, ...]:
-    return row.get("code"), row.get("torch"), any(key.endswith("_without") for key in row)
+    keys = ("code", "torch")
+    return one is not None and not one.get("failed") and all(one.get(key) == other.get(key) for key in keys)
 
 
 def _place(item: tuple[Cell, Any]) -> tuple[Any, ...]:
@@ -178,7 +170,7 @@ def summary(rows: Sequence[Row], name: str) -> Summary | None:
     values, known = [row[name] for row in having], [h for row in having if (h := _half(row, name)) is not None]
     half = None
     if len(known) == len(values):
-        half = fmean(known) if name.startswith(BITS) else math.hypot(*known) / len(known)
+        half = fmean(known) if name.startswith((BITS, GAP)) else math.hypot(*known) / len(known)
     best = max(values) if name.startswith(SIMILARITIES) else min(values)
     return Summary(fmean(values), half, stdev(values) if len(values) > 1 else None, best, len(values))
 
@@ -233,7 +225,7 @@ def paired(quantity: str, cell: Cell, baseline: Run, other: Run) -> Paired:
         alone = (known[0].value, known[1].value) if known[0] and known[1] else None
         return Paired(quantity, cell, *names, why, alone)
     values = fmean(a[quantity] for a, _ in usable.values()), fmean(b[quantity] for _, b in usable.values())
-    difference, half = values[1] - values[0], STUDENT_T * math.sqrt(_variance(quantity, list(usable.values())))
+    difference, half = values[1] - values[0], STUDENT * math.sqrt(_variance(quantity, list(usable.values())))
     better = ""
     if abs(difference) > half:
         lower = names[1] if difference < 0 else names[0]
@@ -248,13 +240,7 @@ def _variance(quantity: str, pairs: Sequence[tuple[Row, Row]]) -> float:
     differences = [[y - x for x, y in zip(a[name], b[name], strict=True)] for a, b in pairs]
     if quantity == BITS:
         differences = [[fmean(group) for group in zip(*differences, strict=True)]]
-    return sum(map(_jackknife, differences)) / len(differences) ** 2
-
-
-def _jackknife(without: Sequence[float]) -> float:
-    """The jackknife's variance of a value, from what it is without each group."""
-    mean = fmean(without)
-    return (len(without) - 1) / len(without) * sum((value - mean) ** 2 for value in without)
+    return sum(map(variance, differences)) / len(differences) ** 2
 
 
 def _lacking(quantity: str, runs: tuple[Run, Run], pair: tuple[Row, Row]) -> str:
@@ -270,10 +256,8 @@ def _lacking(quantity: str, runs: tuple[Run, Run], pair: tuple[Row, Row]) -> str
             return (
                 f"{several(row['samples_not_finite'], 'sample')} of {run.name} not finite: the others have no partners"
             )
-    without = f"{quantity}_without"
-    for row in pair:
-        if len(row.get(without) or ()) != GROUPS:
-            return f"too few images for {GROUPS} groups" if without in row and quantity == BITS else OLDER
+    if not all(row[f"{quantity}_without"] for row in pair):
+        return f"too few images for {GROUPS} groups"
     one, other = pair
     if any(one.get(key) != other.get(key) for key in (LIKELIHOOD if quantity == BITS else NOISE)):
         return "of other images or draws: evaluate both alike" if quantity == BITS else "drawn from other noise"

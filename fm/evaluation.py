@@ -109,13 +109,11 @@ def sample(flow: Flow, cell: Cell, part: Part, features: Features, labels: Tenso
     `labels` have the frequencies to draw with.
     """
     start, positions = time.perf_counter(), torch.arange(part.start, part.stop)
-    y = None
-    if flow.classes is not None:
-        y = labels[(uniforms(cell.seed, "sample label", positions, ()) * len(labels)).long()]
+    y = _labels(flow, cell.seed, positions, labels)
     with as_asked(flow.device, tf32=cell.sampling_precision == "tf32"):
         drawn, finite = _drawn(flow, cell, part, y)
     seconds, images = time.perf_counter() - start, to_pixels(drawn.x).cpu()
-    classes = class_probabilities(images, features.device) if features.name.startswith("inception_") else None
+    classes = class_probabilities(images, features)
     return ({} if classes is None else {"classes": classes}) | {
         "features": features(images),
         "nfe": drawn.nfe_per_sample,
@@ -125,6 +123,13 @@ def sample(flow: Flow, cell: Cell, part: Part, features: Features, labels: Tenso
         "seconds": torch.tensor(seconds, dtype=torch.float64),
         "on_gpu": torch.tensor(flow.device.type == "cuda"),
     }
+
+
+def _labels(flow: Flow, seed: int, positions: Tensor, law: Tensor) -> Tensor | None:
+    """The labels of samples, as frequent as in `law`; None for a network without."""
+    if flow.classes is None:
+        return None
+    return law[(uniforms(seed, "sample label", positions, ()) * len(law)).long()]
 
 
 def _drawn(flow: Flow, cell: Cell, part: Part, y: Tensor | None) -> tuple[Drawn, Tensor]:
@@ -161,9 +166,8 @@ def _hashes(rows: Tensor) -> Tensor:
 def converge(flow: Flow, seed: int, start: int, stop: int, labels: Tensor) -> Tensor:
     """The states (n, *shape) at t = 1 of these samples with next to no numerical error: dopri5 at 1e-6, each with its
     own steps."""
-    cell, y = Cell(solver="dopri5", tolerance=CONVERGED_TOLERANCE, control="per_sample"), None
-    if flow.classes is not None:
-        y = labels[(uniforms(seed, "sample label", torch.arange(start, stop), ()) * len(labels)).long()]
+    cell = Cell(solver="dopri5", tolerance=CONVERGED_TOLERANCE, control="per_sample")
+    y = _labels(flow, seed, torch.arange(start, stop), labels)
     with as_asked(flow.device, tf32=False):
         found = flow.draw(stop - start, seed, y=y, batch=stop - start, start=start, **cell.options())
     return found.x.cpu()
@@ -210,6 +214,7 @@ def row_of(
     plugins = flow.lineage.get("plugins", "")
     finite = _finite_samples(samples["finite"], cell)
     nfe = samples["nfe"][finite]
+    sets = reference.heldout[: cell.reference_images], reference.training[: cell.samples]
     return {
         "key": row_key(str(flow.lineage.get("weights")), cell, features.identity, reference.data, plugins),
         **head(flow, cell),
@@ -217,8 +222,8 @@ def row_of(
         "nfe_mean": float(nfe.double().mean()),
         "samples_not_finite": int((~finite).sum()),
         "seconds": round(float(samples["seconds"].sum()), 3),
-        **distance_columns(samples["features"][finite], cell, reference),
-        **(inception_columns(samples["classes"][finite]) if "classes" in samples else {}),
+        **distance_columns(cell.distances, reference.features, samples["features"][finite], *sets),
+        **inception_columns(samples["classes"][finite] if "classes" in samples else None),
         **error_columns(samples["states"], converged, finite),
         **likelihood_columns(cell, kinds[BITS], kinds[TRAINING_BITS]),
         **{name: value for name, value in flow.lineage.items() if name != "method"},

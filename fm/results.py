@@ -56,7 +56,7 @@ def existing_row(run: Path, key: str) -> Row:
     """
     row = read_row(run, key)
     if row is None:
-        raise DataError("no such row", where=str(row_file(run, key)), mend="evaluate again")
+        raise DataError("no such row, or changed since", where=str(row_file(run, key)), mend="evaluate again")
     return row
 
 
@@ -185,7 +185,7 @@ def columns(rows: Sequence[Row]) -> list[tuple[str, Callable[[Row], str]]]:
     for name in distances(rows):
         table.append((name, lambda r, name=name: distance_text(r, name)))  # type: ignore[misc]
         table.append(("floor", lambda r, name=name: floor_text(r, name)))  # type: ignore[misc]
-        if any(row.get(f"{name}_ratio") is not None for row in rows):
+        if not name.startswith(SIMILARITIES) and any(row.get(f"{name}_ratio") is not None for row in rows):
             table.append(("x floor", lambda r, name=name: _times(r.get(f"{name}_ratio"))))  # type: ignore[misc]
         if any(row.get(f"{name}_best") is not None for row in rows):
             words = "most" if name.startswith(SIMILARITIES) else "least"
@@ -247,24 +247,29 @@ def aligned(lines: Sequence[Sequence[str]], left: int = 3) -> str:
 
 def table_note(rows: Iterable[Row]) -> str:
     """What a reader of the table has to know of it, or nothing."""
-    rows, notes = list(rows), []
+    rows = list(rows)
+    seeds = ["of several seeds the mean, ± their s.d., and the best one"] * (len({r.get("seed") for r in rows}) > 1)
+    return "; ".join([*seeds, *notes_on(rows)]) + "." * bool(seeds or notes_on(rows))
+
+
+def notes_on(rows: Sequence[Row]) -> list[str]:
+    """What holds for these rows in any table: what has not converged, failed, or is of too few pictures."""
+    notes = []
     if any(row.get("nll_converged") is False for row in rows):
         notes.append(
-            "not converged: with twice the steps bits/dim moves by 0.001 or more (an image's by 0.01), as it does for "
-            "few fixed steps"
+            "not converged: with twice the steps bits/dim moves by 0.001 or more (its images by 0.01 on average), "
+            "as it does for few fixed steps"
         )
-    if len({row.get("seed") for row in rows}) > 1:
-        notes.append("of several seeds the mean, ± their s.d., and the best one")
     if failed := [row for row in rows if "failed" in row]:
         notes.append(f"{several(len(failed), 'cell')} failed, the first one so: {failed[0]['failed']}")
     if short := [row for row in rows if _rank_deficient(row)]:
         fewest, width = min(map(_fewest, short)), short[0]["features_dimensions"]
         notes.append(f"fd: {fewest} pictures do not span {width} dimensions; its bias is large, kid has none")
-    return "; ".join(notes) + "." * bool(notes)
+    return notes
 
 
 def _rank_deficient(row: Row) -> bool:
-    """Whether a Frechet distance in this row is of a singular covariance; an old row does not say."""
+    """Whether a Frechet distance in this row is of a singular covariance; a failed row does not say."""
     known = "features_dimensions" in row and any(name.startswith("fd_") for name in row)
     return known and _fewest(row) <= row["features_dimensions"]
 

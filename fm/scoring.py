@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fm.columns import distances_of, inception_columns
+from fm.columns import distance_columns, inception_columns
 from fm.data import ShardedImages, Source
 from fm.data.decode import Rejected, decode
 from fm.errors import DataError, ValueUserError, member
@@ -52,12 +52,8 @@ def score_pictures(
         "seed": 0,
         "seconds": 0.0,
     }
-    for name, (value, floor) in distances_of(distances, found, known[reference], known[other]).items():
-        own = f"{name}_{features.name}"
-        row |= {own: value.value, f"{own}_low": value.low, f"{own}_high": value.high, f"{own}_floor": floor}
-        row |= {f"{own}_without": list(value.without)}
-    classes = class_probabilities(images, features.device) if features.name.startswith("inception_") else None
-    row |= {} if classes is None else inception_columns(classes)
+    row |= distance_columns(distances, features.name, found, known[reference], known[other])
+    row |= inception_columns(class_probabilities(images, features))
     lineage = {
         "pictures": source.uri,
         "pictures_digest": hashlib.sha256(images.numpy().tobytes()).hexdigest()[:16],

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from fm.data import Manifest, ShardedImages
 from fm.errors import CheckpointError, DataError, SettingsError, Unfinished, UserError, several
 from fm.evaluation import cell_of, row_key
 from fm.lineage import digest
-from fm.metrics import check_features, identity_of, load_features
+from fm.metrics import FEATURES, check_features, identity_of
 from fm.metrics.weights import VARIABLE
 from fm.recipe import Recipe, facts_of, untrained_weights
 from fm.reference import FEWEST, HELDOUT, TRAINING, describe_real, kept_in
@@ -63,14 +64,14 @@ def judgeable(manifest: Manifest) -> Manifest:
     return manifest
 
 
-def ready(recipe: Recipe, place: Place) -> None:
+def ready(features: str, place: Place) -> None:
     """Looks for the feature network's weights where the place says: before a training, not after it.
 
     Raises: UserError if they are missing on this machine, or are others.
     """
     if place.features:
         os.environ[VARIABLE] = place.features
-    check_features(recipe.evaluation.features, "evaluation.features")
+    check_features(features, "evaluation.features")
 
 
 @task(name="evaluate", cache_policy=NO_CACHE)
@@ -108,7 +109,7 @@ def all_measured(run: str, rows: list[Row]) -> None:
     """Raises: Unfinished that says which cells failed, and why the first one did."""
     failed = [row for row in rows if "failed" in row]
     if failed:
-        which = ", ".join(f"{row['method']} {label(row)} NFE {row['nfe']}" for row in failed[:5])
+        which = ", ".join(f"{row['method']} {cell_of(row)}" for row in failed[:5])
         what = f"{several(len(failed), 'cell')} of {len(rows)} failed ({which}): {failed[0]['failed']}"
         raise Unfinished(what, run, "start again, which measures these alone")
 
@@ -133,7 +134,7 @@ def _jobs(run: Path, recipe: Recipe, saved: Saved) -> list[Job]:
     features = identity_of(settings.features)
     grid = cells(settings)
     # The cheapest cell: a network before its first step answers zero, which every solver integrates exactly.
-    baseline = min(grid, key=lambda cell: cell.nfe or 1000)
+    baseline = min(grid, key=lambda cell: cell.nfe or 1000).model_copy(update={"error_images": 0})
     pairs = [(cell, saved.weights) for cell in grid] + [(baseline, untrained_weights(recipe))]
     keys = [row_key(weights, cell, features, data, recipe.plugins) for cell, weights in pairs]
     return [Job(key, of(run), run, settings, cell, weights) for key, (cell, weights) in zip(keys, pairs, strict=True)]
@@ -155,8 +156,9 @@ def same_again(row: Row, run: Path, recipe: Recipe) -> dict[str, str]:
         update={"features": row["features"], "samples": cell.samples, "reference_images": cell.reference_images}
     )
     job = Job(row["key"], of(run), run, settings, cell, row["weights"], keep=False)
+    shutil.rmtree(job.scratch, ignore_errors=True)  # what an earlier one left may be of other code
     again = _rows([job], f"{recipe.name}, row {row['key']}")[0]
-    values = sorted({*row, *again} - {*TIMED, *MADE_BY})
+    values = sorted({*row, *again} - {"key", *TIMED, *MADE_BY})  # a key is of code and torch, too
     other = [name for name in values if row.get(name) != again.get(name)]
     if other:
         made = [f"{name} {row.get(name)} then, {again[name]} now" for name in MADE_BY if row.get(name) != again[name]]
@@ -178,9 +180,9 @@ def _rows(jobs: list[Job], name: str) -> list[Row]:
     gpus = cluster.gpus_each()
     jobs = [replace(job, device="cuda" if gpus else "cpu", reference=kept_in()) for job in jobs]
     _describe_real(jobs[0], gpus)
-    for job in {(job.weights, job.cell.seed): job for job in jobs if _error_is_measured(job)}.values():
+    for job in {(job.weights, job.cell.seed): job for job in jobs if job.cell.error_images}.values():
         _solve(job, gpus)
-    progress = Shares(sum(len(job.parts()) for job in jobs), name)
+    progress = Shares(sum(len(job.missing()) for job in jobs), name)
     longest_first = sorted(jobs, key=lambda job: -(job.cell.nfe or 1000))
     waiting = [measure.with_options(task_run_name=job.name).submit(job, gpus, progress) for job in longest_first]
     jobs_of, rows = {id(future): job for future, job in zip(waiting, longest_first, strict=True)}, []
@@ -206,14 +208,10 @@ def _failed(job: Job, error: Exception) -> Row:
     return row
 
 
-def _error_is_measured(job: Job) -> bool:
-    return bool(job.cell.error_images) and job.cell.seed == job.settings.seed and not job.untrained
-
-
 def _describe_real(job: Job, gpus: float) -> None:
     """Features of held-out and training images, in Ray's slots as far as they are not kept on this machine."""
     data, settings = facts_of(job.folder)["data"], job.settings
-    features = replace(load_features(settings.features), device=job.device)
+    features = FEATURES[settings.features].known(job.device)
 
     def describe(split: str, parts: Sequence[range]) -> Iterator[Tensor]:
         progress = watching.Progress("reference", f"features of {split} images")
@@ -266,8 +264,7 @@ def _mended_by_trying(task: Any, run: Any, state: Any) -> bool:
 @task(name="cell", cache_policy=NO_CACHE, retries=1, retry_delay_seconds=1, retry_condition_fn=_mended_by_trying)
 def measure(job: Job, gpus: float, progress: Shares) -> Row:
     """One cell, its parts in Ray's slots as far as they are not there; its row is in RUN when this returns."""
-    missing = [share for part in job.parts() if not (share := Share(job, part)).kept()]
-    for outcome in cluster.ray_map(measuring.found, missing, gpus=gpus):
+    for outcome in cluster.ray_map(measuring.found, job.missing(), gpus=gpus):
         outcome.item.keep(_value(outcome))
         progress.done(outcome.item)
     (outcome,) = cluster.ray_map(measuring.row, [job], here=True)

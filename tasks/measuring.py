@@ -4,7 +4,7 @@ Parts may be measured on any machine; what they give lies with the driver, in RU
 """
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from fm.evaluation import SAMPLES, TRAINING_BITS, Part, check, converge, failed_
 from fm.files import atomic
 from fm.flow import Flow
 from fm.lineage import code_digest, digest
-from fm.metrics import Features, identity_of, load_features
+from fm.metrics import FEATURES, Features, identity_of, load_features
 from fm.recipe import facts_of, load, untrained
 from fm.reference import HELDOUT, TRAINING, label_law, measure_reference, pictures
 from fm.results import Row, write_row
@@ -51,6 +51,10 @@ class Job:
 
     def parts(self) -> list[Part]:
         return parts(self.cell, len(_images(self.run, HELDOUT)), len(_images(self.run, TRAINING)))
+
+    def missing(self) -> "list[Share]":
+        """The parts that are not kept yet."""
+        return [share for part in self.parts() if not (share := Share(self, part)).kept()]
 
     @property
     def scratch(self) -> Path:
@@ -130,7 +134,7 @@ def row(job: Job) -> Row:
     Raises: NumericalError for samples that are not finite, unless the cell drops them.
     """
     flow = _flow(str(job.folder), job.weights, "cpu")
-    features = replace(_features(job.settings.features, "cpu"), device=job.device)  # that the parts were described on
+    features = FEATURES[job.settings.features].known(job.device)
     # The images for bits/dim were with the parts.
     settings = job.settings.model_copy(update={"nll_images": 0, "nll_training_images": 0})
     sets = _images(job.run, TRAINING), _images(job.run, HELDOUT)
@@ -155,7 +159,9 @@ def failed(job: Job, why: str) -> Row:
 
 def solutions_file(job: Job) -> Path:
     """Where the converged solutions from a job's noise are kept."""
-    made_by = digest(job.weights, job.cell.seed, job.cell.error_images, code_digest(), torch.__version__)
+    drawn = job.weights, job.cell.seed, job.cell.error_images
+    labels = facts_of(job.folder)["digest"], job.cell.reference_images  # whose frequencies they have
+    made_by = digest(*drawn, *labels, code_digest(), torch.__version__)
     return job.folder / ".parts" / f"converged-{made_by}.safetensors"
 
 
@@ -189,7 +195,7 @@ def _flow(run: str, weights: str, device: str) -> Flow:
     return flow
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)
 def _features(name: str, device: str) -> Features:
     return load_features(name, _there(device))
 

@@ -185,11 +185,15 @@ def measurements(
             option = "--tolerances 1e-3,1e-5" if adaptive else "--nfe 4,8,16"
             raise SettingsError(f"{solver} needs a budget", "--solvers", f"add {option}, for example")
         points += [f"{{solver = {json.dumps(solver)}, {budget}}}" for budget in budgets[adaptive]]
+    if tolerances and not any(tableau(solver).error for solver in solvers.split(",")):
+        raise SettingsError(f"changes nothing of {solvers}", "--tolerances", "they have fixed steps; leave it out")
     return [*changes, f"evaluation.grid=[{', '.join(points)}]"]
 
 
 def _tolerances(text: str, control: str) -> list[str]:
     """Each tolerance under each control, as keys of a budget."""
+    if unknown := set(control.split(",")) - {"joint", "per_sample"}:
+        raise SettingsError(f"{min(unknown)!r} is neither joint nor per_sample", "--control")
     try:
         values = [float(value) for value in text.split(",") if text]
     except ValueError:

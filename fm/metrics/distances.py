@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fm.errors import ValueUserError, member
+from fm.jackknife import GROUPS, half_interval
 from fm.metrics.frechet import distance_to, fd, fd_infinity, rank_deficient
 from fm.metrics.neighbours import among, among_without, precision, radii, radii_without, recall
 from fm.metrics.pairs import across, inside
@@ -18,9 +19,6 @@ from fm.metrics.sliced import mind
 from fm.metrics.statistics import FeatureStatistics
 
 Distance = Callable[[Tensor, Tensor], float]  # samples (n, d), reference (m, d) -> distance
-
-GROUPS = 10  # of samples, each of which the jackknife leaves out once
-STUDENT = 2.262  # 95 % of Student's t with nine degrees of freedom lie within
 
 
 class Estimate(NamedTuple):
@@ -198,9 +196,9 @@ def _by_group(values: Tensor) -> Tensor:
 
 def _interval(value: float, without: Iterable[float] | Tensor) -> Estimate:
     """95 % from the values without each group."""
-    left = torch.as_tensor(without, dtype=torch.float64)
-    spread = float((left - left.mean()).square().sum() * (len(left) - 1) / len(left)) ** 0.5
-    return Estimate(value, value - STUDENT * spread, value + STUDENT * spread, tuple(left.tolist()))
+    left = torch.as_tensor(without, dtype=torch.float64).tolist()
+    half = half_interval(left)
+    return Estimate(value, value - half, value + half, tuple(left))
 
 
 DISTANCES: dict[str, Distance] = {

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -67,3 +68,10 @@ class FeatureNetwork:
         """
         network = self.build(self.weights.read(), device)
         return Features(self.name, self.weights.sha256, self.preprocessing, network, device, self.batch)
+
+    def known(self, device: str = "cpu") -> Features:
+        """The same, loaded at its first picture: to look up what was computed before, on that device."""
+        loaded = cache(lambda: self.build(self.weights.read(), device))
+        return Features(
+            self.name, self.weights.sha256, self.preprocessing, lambda images: loaded()(images), device, self.batch
+        )

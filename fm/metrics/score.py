@@ -9,13 +9,15 @@ from fm.errors import ValueUserError
 from fm.metrics import inception
 from fm.metrics.network import Features
 
+SPLITS = 10
 
-def class_probabilities(images: Tensor, device: str = "cpu") -> Tensor | None:
-    """What `inception_score` is of: (n, 1008) of uint8 pictures (n, c, h, w); None without Inception's file.
 
-    Raises: UserError if the file is another one or cannot be read.
+def class_probabilities(images: Tensor, features: Features) -> Tensor | None:
+    """What `inception_score` is of: (n, 1008) of uint8 pictures (n, c, h, w), beside features from the same file.
+
+    None beside others: whether a row has the score must not depend on which files a machine has.
     """
-    return _classes(device)(images) if inception.CLASSES.weights.there() else None
+    return _classes(features.device)(images) if features.weights == inception.CLASSES.weights.sha256 else None
 
 
 @lru_cache(maxsize=1)
@@ -23,7 +25,7 @@ def _classes(device: str) -> Features:
     return inception.CLASSES.load(device)
 
 
-def inception_score(probabilities: Tensor, splits: int = 10) -> tuple[float, float]:
+def inception_score(probabilities: Tensor, splits: int = SPLITS) -> tuple[float, float]:
     """exp E KL(p(y|x) || p(y)) of class probabilities (n, classes), mean and s.d. of ten splits (Salimans et al. 2016).
 
     The splits are consecutive, each with its own p(y); the s.d. is over the splits (divided by their number), as peers

@@ -6,10 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fm.comparing import ADAPTIVE, BITS, STUDENT_T, Cell, Comparison, Paired, Run, floor, summary
+from fm.comparing import BITS, GAP, STUDENT, Cell, Comparison, Paired, Run, floor, summary
 from fm.results import SIMILARITIES, Row, csv_table, label, number
-
-GAP = "generalisation gap"
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ def columns(comparison: Comparison) -> list[Column]:
         if name != BITS:
             found.append(Column("floor", lambda run, rows, name=name: _floor(rows, name), paper=True))  # type: ignore[misc]
             found.append(Column("ratio to floor", lambda run, rows, name=name: _ratio(rows, name)))  # type: ignore[misc]
-    found.append(Column(GAP, lambda run, rows: _gap(rows)))
+    found.append(Column("generalisation gap", lambda run, rows: _gap(rows)))
     lines = list(_lines(comparison))
     return [column for column in found if any(column.text(run, rows) for _, run, rows in lines)]
 
@@ -87,8 +85,7 @@ def _solver(row: Row) -> str:
     """`euler`, or `dopri5 at 0.001 (batch 64, joint)`: what an adaptive solver's NFE depends on."""
     if row.get("tolerance") is None:
         return str(row["solver"])
-    control = row.get("control") or str(row.get("grid") or ADAPTIVE).removeprefix("adaptive, ").partition(" ")[0]
-    return f"{label(row)} (batch {row.get('batch')}, {control})"
+    return f"{label(row)} (batch {row.get('batch')}, {row.get('control')})"
 
 
 def _nfe(rows: Sequence[Row]) -> str:
@@ -137,12 +134,10 @@ def _gap(rows: Sequence[Row]) -> str:
 
     All seeds score the same two sets: the standard errors are averaged over them.
     """
-    both = [summary([r for r in rows if r.get(BITS) is not None], name) for name in (BITS, f"{BITS}_train")]
-    if both[0] is None or both[1] is None:
+    found = summary(rows, GAP)
+    if found is None:
         return ""
-    halves = [found.half for found in both if found and found.half is not None]
-    half = f" ± {sum(h * h for h in halves) ** 0.5:.3f}" if len(halves) == 2 else ""
-    return f"{both[0].value - both[1].value:+.3f}{half}"
+    return f"{found.value:+.3f}" + ("" if found.half is None else f" ± {found.half:.3f}")
 
 
 def paired_table(comparison: Comparison) -> list[list[str]]:
@@ -206,7 +201,7 @@ def table_note() -> str:
         " sample i in group i modulo ten), of bits/dim that in its images. Differences are paired: both runs start from"
         " the same noise, sample by sample, and for bits/dim see the same images, so that what they share drops out;"
         f" their intervals are the jackknife's of the difference, with Student's t of nine degrees of freedom"
-        f" ({STUDENT_T}). Over several seeds differences are averaged. Each seed of a distance draws other noise:"
+        f" ({STUDENT}). Over several seeds differences are averaged. Each seed of a distance draws other noise:"
         " its variances are averaged and divided by the number of seeds. All seeds of bits/dim and of the"
         " generalisation gap score the same images, and more of them do not narrow an interval: what leaving out each"
         " group gives is averaged over the seeds first, and so are the standard errors of single values. Each interval"

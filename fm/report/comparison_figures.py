@@ -102,7 +102,7 @@ def _floor(comparison: Comparison, quantity: str, cells: Sequence[Cell]) -> floa
 
 
 def _title(kind: Cell, adaptive: bool) -> str:
-    batch = f", batch {kind.batch}" if adaptive else ""
+    batch = f", batch {kind.batch}" + " per sample" * (kind.control == "per_sample") if adaptive else ""
     return f"{kind.solver}{batch}, {kind.samples} samples"
 
 

@@ -19,8 +19,7 @@ from fm.report import comparison_figures as figures
 from fm.report import page
 from fm.report.comparison import cells_table, csv_of, heading, paired_csv, paired_table, runs_table, table_note
 from fm.report.latex import latex_table
-from fm.results import SIMILARITIES, distances, number
-from fm.results import table_note as rows_note
+from fm.results import SIMILARITIES, distances, notes_on, number
 
 ERROR = "solution_error"
 WORDS = ("distance", "floor", "bits/dim", "NFE")
@@ -166,7 +165,7 @@ def _page(comparison: Comparison, pictures: Pictures, shown: Shown) -> str:
         page.html_table(runs_table(comparison)),
         "<h2>All numbers</h2>",
         page.html_table(cells_table(comparison)),
-        f"<p class=soft>{escape(' '.join([table_note(), rows_note(rows)]))}</p>",
+        f"<p class=soft>{escape(' '.join([table_note(), *(f'{note}.' for note in notes_on(rows))]))}</p>",
         "<h2>What evaluations buy</h2>",
         *(figure(name) for name in shown if name.startswith("nfe-") or name == "error"),
     ]
@@ -176,7 +175,7 @@ def _page(comparison: Comparison, pictures: Pictures, shown: Shown) -> str:
     body += ["<h2>What the words mean</h2><dl>"]
     body += [f"<dt>{escape(word)}</dt><dd>{escape(page.WORDS[word])}</dd>" for word in WORDS]
     body += ["</dl>", "<h2>How it was made</h2>"]
-    lineage = {run.where: page.lineage(run.rows) for run in comparison.runs}
+    lineage = {run.where: page.lineage([r for r in run.rows if "failed" not in r]) for run in comparison.runs}
     return page.document(title, [*body, page.details("Where each number comes from", lineage)])
 
 

@@ -61,7 +61,7 @@ WORDS = {
     " generator is expected to go below it.",
     "bits/dim": "How many bits the model needs for each colour value of a held-out image (negative log-likelihood)."
     " Uniform noise costs 8. The value counts only if a solution with twice the steps (dopri5: a tenth of the"
-    " tolerance) moves it by less than 0.001, and an image by less than 0.01; otherwise it"
+    " tolerance) moves it by less than 0.001, and its images by less than 0.01 on average; otherwise it"
     " says more about the solver than about the model, and stands as not converged.",
     "NFE": "Network evaluations for one image: the price of drawing. Solvers differ in what they make of them.",
     "untrained": "The same network before its first training step.",
@@ -164,7 +164,7 @@ def _page(
         *try_next(commands, links),
         "<h2>How it was made</h2>",
         details("Settings", settings),
-        details("Where each number comes from", lineage(measured)),
+        details("Where each number comes from", lineage([row for row in rows if "failed" not in row])),
     ]
     return document(title, body)
 

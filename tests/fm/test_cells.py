@@ -22,6 +22,13 @@ def test_each_point_has_all_its_seeds_and_nothing_else_differs() -> None:
         settings(seeds=0)
 
 
+def test_the_solvers_own_error_is_measured_on_the_first_seed_whichever_evaluation_asks() -> None:
+    first, second = cells(settings(grid=GRID[:1], seeds=2, error_images=8))
+    assert (first.error_images, second.error_images) == (8, 0)
+    assert cells(settings(grid=GRID[:1], seed=6, error_images=8)) != [second]
+    assert cells(settings(grid=GRID[:1], seed=6)) == [second]
+
+
 def test_a_cell_holds_everything_that_is_asked_for_but_the_features() -> None:
     values = {
         "sampling_precision": "tf32",

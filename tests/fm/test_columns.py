@@ -7,7 +7,6 @@ from fm.cells import Cell
 from fm.columns import distance_columns, distances_of, error_columns, inception_columns, likelihood_columns
 from fm.metrics import DISTANCES, fd_extrapolated
 from fm.noise import draws
-from fm.reference import Reference
 
 ALL = torch.ones(5, dtype=torch.bool)
 CELL = Cell(solver="euler", nfe=2, nll_k=3)
@@ -79,15 +78,13 @@ def test_a_distance_has_the_floor_of_as_many_real_pictures_or_none() -> None:
 
 def test_the_limit_of_endless_samples_comes_with_the_error_of_its_line() -> None:
     samples, heldout, real = (draws(seed, "rows", torch.arange(60), (4,)) for seed in (1, 2, 3))
-    empty = torch.empty(0, dtype=torch.uint8)
-    reference = Reference(heldout, real, empty, empty, empty, empty, "data", "x", "w")
-    row = distance_columns(samples, Cell(solver="euler", nfe=2, samples=60, distances=("fd", "fd_infinity")), reference)
+    row = distance_columns(("fd", "fd_infinity"), "x", samples, heldout, real)
     fitted = fd_extrapolated(samples, heldout)
     assert (row["fd_infinity_x"], row["fd_infinity_x_stderr"]) == pytest.approx((fitted.value, fitted.stderr))
     assert row["fd_x_ratio"] == row["fd_x"] / row["fd_x_floor"] and len(row["fd_x_without"]) == 10
 
 
 def test_the_inception_score_wants_ten_samples() -> None:
-    assert inception_columns(torch.eye(9)) == {}
+    assert inception_columns(torch.eye(9)) == inception_columns(None) == {}
     found = inception_columns(torch.eye(5).repeat(20, 1))
     assert (found["inception_score"], found["inception_score_sd"]) == pytest.approx((5, 0), abs=1e-9)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from fm.comparing import ALIKE, BITS, OLDER, STUDENT_T, cell_of, compare, names_of, paired, run_of, summary
+from fm.comparing import ALIKE, BITS, cell_of, compare, names_of, paired, run_of, summary
 from fm.errors import UserError
+from fm.jackknife import STUDENT
 from fm.lineage import code_digest
 from fm.metrics import frechet_distance
 from fm.metrics.distances import DISTANCES
@@ -63,7 +64,7 @@ def test_the_paired_interval_is_the_jackknife_of_the_difference_of_both_distance
 def test_an_interval_by_hand():
     other = [2 * level for level in LEVELS]
     found = one_pair([a_row(400.0)], [a_row(380.0, other)])
-    assert found.half == pytest.approx(STUDENT_T * math.sqrt(0.9 * 82.5))
+    assert found.half == pytest.approx(STUDENT * math.sqrt(0.9 * 82.5))
     assert (found.values, found.difference, found.seeds) == ((400.0, 380.0), -20.0, (0,))
     assert 19 < found.half < 20 and found.verdict == "vp is better by 20"
     assert one_pair([a_row(400.0)], [a_row(381.0, other)]).verdict == ALIKE
@@ -91,7 +92,7 @@ def test_seeds_are_averaged_and_their_variances_too():
     b = [a_row(value, [2 * level for level in LEVELS], seed=seed) for seed, value in ((0, 390.0), (1, 380.0))]
     found = one_pair(a, b)
     assert (found.seeds, found.difference, found.values) == ((0, 1), -20.0, (405.0, 385.0))
-    assert found.half == pytest.approx(STUDENT_T * math.sqrt(0.9 * 82.5) / math.sqrt(2))
+    assert found.half == pytest.approx(STUDENT * math.sqrt(0.9 * 82.5) / math.sqrt(2))
     (rows,) = two(a, b)[0].cells.values()
     total = summary(rows, FD)
     assert total is not None
@@ -107,7 +108,7 @@ def test_more_seeds_narrow_a_distance_but_not_bits_that_score_the_same_images(se
     doubled = [2 * level for level in LEVELS]
     a = [a_row(seed=seed, **bits | {BITS: 4.2, f"{BITS}_without": LEVELS}) for seed in range(seeds)]
     b = [a_row(380.0, doubled, seed=seed, **bits | {BITS: 4.1, f"{BITS}_without": doubled}) for seed in range(seeds)]
-    one = STUDENT_T * math.sqrt(0.9 * 82.5)
+    one = STUDENT * math.sqrt(0.9 * 82.5)
     assert one_pair(a, b, BITS).half == pytest.approx(one)
     assert one_pair(a, b).half == pytest.approx(one / math.sqrt(seeds))
     for name, half in ((BITS, 0.196), (f"{BITS}_train", 0.196), (FD, 9 / math.sqrt(seeds))):
@@ -125,7 +126,6 @@ def test_the_bits_of_seeds_are_averaged_group_by_group():
 @pytest.mark.parametrize(
     ("a", "b", "says"),
     [
-        (a_row(), a_row(without=None), OLDER),
         (a_row(), a_row(noise_digest="m"), "drawn from other noise"),
         (a_row(), a_row(seed=1), "drawn with other seeds"),
         (a_row(), a_row(samples_not_finite=3), "3 samples of vp not finite"),
@@ -218,7 +218,7 @@ def test_a_third_run_of_other_data_is_a_note_where_two_can_be_compared():
 
 
 def test_adaptive_solvers_are_compared_at_equal_tolerance_and_batch_whatever_they_took():
-    adaptive = {"solver": "dopri5", "tolerance": 1e-3, "grid": "adaptive, joint within the batch"}
+    adaptive = {"solver": "dopri5", "tolerance": 1e-3, "control": "joint"}
     a, b = a_row(nfe=62, **adaptive), a_row(nfe=50, **adaptive)
     assert cell_of(a) == cell_of(b) != cell_of(b | {"batch": 20})
     assert str(cell_of(a)) == "dopri5 at 0.001"
@@ -234,8 +234,8 @@ def test_the_newest_weights_count_and_what_was_measured_last_by_this_code():
 
 
 def test_a_failed_row_finds_its_cell_by_what_the_others_say():
-    adaptive = {"solver": "dopri5", "tolerance": 1e-3, "grid": "adaptive, joint within the batch"}
-    bare = {"method": "m", "solver": "dopri5", "tolerance": 1e-3, "nfe": None, "samples": 300, "failed": "ended"}
+    adaptive = {"solver": "dopri5", "tolerance": 1e-3, "control": "joint"}
+    bare = {"method": "m", **adaptive, "nfe": None, "samples": 300, "failed": "ended"}
     runs = two([a_row(nfe=60, **adaptive)], [bare, a_row(nfe=9, **adaptive | {"tolerance": 1e-2})])
     (pair,) = compare(runs).paired
     assert pair.verdict == "vp failed: ended"

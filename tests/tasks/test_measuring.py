@@ -54,21 +54,21 @@ def measured(job: Job) -> None:
         Share(job, part).keep(measuring.found(Share(job, part)))
 
 
-@pytest.mark.parametrize("weights", ["", "untrained-x"])
-def test_parts_make_the_row_that_one_process_makes(run: Path, weights: str) -> None:
-    job = job_of(run, weights or untrained(run).lineage["weights"] if weights else "")
+@pytest.mark.parametrize("trained", [True, False])
+def test_parts_make_the_row_that_one_process_makes(run: Path, trained: bool) -> None:
+    job = job_of(run, "" if trained else untrained(run).lineage["weights"])
     measured(job)
     assert all(Share(job, part).kept() for part in job.parts())
     made = measuring.row(job)
     assert not job.scratch.exists() and made in read_rows(run)
-    flow = untrained(run) if weights else load(run)
+    flow = load(run) if trained else untrained(run)
     sets = ShardedImages(facts_of(run)["data"], "train"), ShardedImages(facts_of(run)["data"], "test")
     features = load_features("random_conv")
     exact = measuring.converged(Solutions(job, range(6)))
     whole = evaluate(flow, job.cell, features, measure_reference(*sets, features, job.settings), exact)
     timed = ("seconds", "nll_seconds")
     assert {k: v for k, v in whole.items() if k not in timed} == {k: v for k, v in made.items() if k not in timed}
-    assert made["solution_error"] > 0 or weights
+    assert (made["solution_error"] > 0) is trained  # a network before its first step answers zero
 
 
 def test_a_damaged_part_is_measured_again(run: Path) -> None:

@@ -29,6 +29,7 @@ def test_the_options_of_evaluate_are_changes_of_its_recipe() -> None:
         ("euler", "4,x", "", "not a list of whole numbers"),
         ("dopri5", "", "fine", "'fine' is not a list of numbers"),
         ("eulr", "4", "", "'euler'"),
+        ("euler", "4", "1e-3", "--tolerances: changes nothing of euler"),
     ],
 )
 def test_options_of_evaluate_that_cannot_be_meant(solvers: str, nfe: str, tolerances: str, says: str) -> None:

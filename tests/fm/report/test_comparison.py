@@ -45,7 +45,7 @@ def test_columns_without_a_value_are_left_out(comparison):
     headings = [column.heading for column in columns(comparison)]
     for run in comparison.runs:
         for row in run.rows:
-            row |= {"fd_x_floor": None, "bits_per_dim_train": None}
+            row |= {"fd_x_floor": None, "generalisation_gap": None}
     assert set(headings) - {c.heading for c in columns(comparison)} == {"floor", "ratio to floor", "generalisation gap"}
 
 

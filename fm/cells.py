@@ -42,6 +42,13 @@ class Budget(Settings):
     samples: int | None = Field(
         default=None, ge=20, le=1_000_000, title="Samples", description="Samples of this point alone: 20 to 1,000,000."
     )
+    nll_images: int | None = Field(
+        default=None,
+        ge=0,
+        le=100_000,
+        title="NLL images",
+        description="Held-out images for bits/dim of this point alone: 0 to 100,000.",
+    )
 
 
 class Evaluation(Settings):
@@ -112,8 +119,14 @@ class Evaluation(Settings):
         ge=0,
         le=10_000,
         title="Error images",
-        description="Samples whose numerical error is measured against a converged solution from the same noise: "
-        "0 (not measured) to 10,000.",
+        description="Samples whose numerical error is measured against a converged solution from the same noise, and "
+        "whose ways there are described: 0 (not measured) to 10,000.",
+    )
+    along: Budget | None = Field(
+        default=None,
+        title="Along the training",
+        description="A point that is measured on every kept checkpoint too, its distances alone; none: only at the "
+        "end. `training.keep_every_images` keeps them.",
     )
 
 
@@ -150,7 +163,8 @@ class Cell(Settings):
         return f"{self.solver} {self.tolerance:g}" + (" per sample" if self.control == "per_sample" else "")
 
 
-SHARED = tuple(name for name in Cell.model_fields if name not in Budget.model_fields)
+OWN = {*Budget.model_fields, "nll_training_images"}  # what a point decides for itself
+SHARED = tuple(name for name in Cell.model_fields if name not in OWN)
 
 
 def cells(settings: Evaluation) -> list[Cell]:
@@ -162,9 +176,18 @@ def cells(settings: Evaluation) -> list[Cell]:
         member(name, DISTANCES, "distance", where="evaluation.distances")
     member(settings.features, FEATURES, "features", where="evaluation.features")
     found = [_cell(budget, settings, where=f"evaluation.grid.{i}") for i, budget in enumerate(settings.grid)]
+    along(settings)
     # The solver's own error is measured on one seed: it hardly depends on which.
     own = [{"seed": settings.seed + more} | ({"error_images": 0} if more else {}) for more in range(settings.seeds)]
     return [cell.model_copy(update=update) for cell in found for update in own]
+
+
+def along(settings: Evaluation) -> Cell | None:
+    """The cell that is measured on every kept checkpoint, its distances alone; none if there is no such point."""
+    if settings.along is None:
+        return None
+    cell = _cell(settings.along, settings, where="evaluation.along")
+    return cell.model_copy(update={"nll_images": 0, "nll_training_images": 0, "error_images": 0})
 
 
 def _cell(budget: Budget, settings: Evaluation, where: str) -> Cell:
@@ -176,12 +199,15 @@ def _cell(budget: Budget, settings: Evaluation, where: str) -> Cell:
         _check_steps(budget, where)
         if budget.control:
             raise SettingsError(f"{budget.solver} has fixed steps and no control of them", where=f"{where}.control")
+    scored = settings.nll_images if budget.nll_images is None else budget.nll_images
     return Cell(
         solver=budget.solver,
         nfe=budget.nfe,
         tolerance=budget.tolerance,
         control=budget.control or "joint",
         samples=budget.samples or settings.samples,
+        nll_images=scored,
+        nll_training_images=settings.nll_training_images if scored else 0,
         **{name: getattr(settings, name) for name in SHARED},
     )
 

@@ -26,6 +26,7 @@ from fm.state import Files, Snapshot, State, copy_into
 FORMAT = 2
 STATE = "state.json"
 BEST = "best.json"
+SHA256_DIGITS = 64
 
 
 class Damaged(CheckpointError):
@@ -190,6 +191,15 @@ def newest(run: Path | str) -> Saved | None:
     return _saved(*found) if found else None
 
 
+def kept(run: Path | str) -> list[Saved]:
+    """All checkpoints of a RUN whose state can be read, the oldest first; their weights are not looked at."""
+    found = []
+    for folder in reversed(_newest_first(Path(run) / "checkpoints")):
+        with suppress(Damaged):
+            found.append(_saved(folder, read_info(folder)))
+    return found
+
+
 def mark_best(run: Path | str, saved: Saved, value: float, measure: str) -> bool:
     """Keeps a checkpoint, in place of the one kept so, if its `value` is the lowest by this `measure` -> whether it is.
 
@@ -217,22 +227,26 @@ def load_weights(run: Path | str, weights: str = "ema") -> tuple[dict[str, Tenso
     """Weights of a RUN's newest whole checkpoint, and their lineage {weights: SHA-256, images_seen}.
 
     "ema" is the first average, "ema_50kimg" the one of that half-life, "model" what is not averaged; "best" is the
-    first average of the checkpoint that `mark_best` named.
+    first average of the checkpoint that `mark_best` named; a SHA-256 is the first average that has it, of whatever
+    checkpoint was kept.
 
     Raises: CheckpointError if there is none; one that names the nearest for unknown weights.
     """
     damaged: dict[Path, str] = {}
-    checkpoints, file = Path(run) / "checkpoints", "ema" if weights == "best" else weights
-    best = _best(checkpoints) if weights == "best" else None
-    only = best["checkpoint"] if best else ""
-    found = _newest_whole(checkpoints, (file,), damaged, only) if best or weights != "best" else None
+    checkpoints, only = Path(run) / "checkpoints", ""
+    if weights == "best" and (best := _best(checkpoints)):
+        only = best["checkpoint"]
+    elif len(weights) == SHA256_DIGITS:
+        only = next((saved.path.name for saved in kept(run) if saved.weights == weights), "none")
+    file = "ema" if only or weights == "best" else weights
+    found = None if weights == "best" and not only else _newest_whole(checkpoints, (file,), damaged, only)
     if found is None and weights == "best":
         what = f"no best checkpoint{_because(damaged)}"
         raise CheckpointError(what, where=str(run), mend="`fm evaluate RUN` names one; the newest is weights='ema'")
     if found is None:
-        raise CheckpointError(
-            f"no whole checkpoint{_because(damaged)}", where=str(run), mend="train first, with `fm train DATA RUN`"
-        )
+        which = f" of weights {weights[:16]}" if only else ""
+        mend = "evaluate again, which takes the newest" if only else "train first, with `fm train DATA RUN`"
+        raise CheckpointError(f"no whole checkpoint{which}{_because(damaged)}", where=str(run), mend=mend)
     folder, info = found
     return load_file(_path(folder, file)), {"weights": info["sha256"][file], "images_seen": info["images_seen"]}
 

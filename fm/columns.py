@@ -58,12 +58,12 @@ def inception_columns(classes: Tensor | None) -> Row:
     return {"inception_score": mean, "inception_score_sd": spread}
 
 
-def error_columns(states: Tensor, converged: Tensor | None, finite: Tensor) -> Row:
+def error_columns(states: Tensor, converged: Tensor, finite: Tensor) -> Row:
     """RMS difference per value of states and converged ones of the same finite samples, in the units of x."""
-    most = min(len(states), 0 if converged is None else len(converged))
+    most = min(len(states), len(converged))
     taken = finite[:most].nonzero().flatten()
     count = len(taken)
-    if converged is None or not count:
+    if not count:
         return {}
     squares = (states[taken] - converged[taken]).double().square().flatten(1).mean(1)
     error = float(squares.mean().sqrt())

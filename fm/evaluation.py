@@ -36,6 +36,7 @@ from fm.plugins import named
 from fm.reference import Reference
 from fm.results import Row
 from fm.tableaux import tableau
+from fm.ways import TIMES, described, way_columns
 
 SAMPLES, BITS, TRAINING_BITS = "samples", "bits", "training-bits"  # the kinds of parts
 PART = 256  # samples of a part, about
@@ -66,10 +67,10 @@ def _cut(kind: str, count: int, size: int) -> list[Part]:
     return [Part(kind, start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def evaluate(flow: Flow, cell: Cell, features: Features, reference: Reference, converged: Tensor | None = None) -> Row:
+def evaluate(flow: Flow, cell: Cell, features: Features, reference: Reference, converged: Found | None = None) -> Row:
     """All parts of a cell in turn, as one row: distances of its samples, bits/dim of images by the same solver.
 
-    `converged` (n, *shape) are the states that `converge` gives, for the numerical error.
+    `converged` is what `converge` gives, for the numerical error and the ways.
 
     Raises: SettingsError if flow, features and reference do not belong together; NumericalError for samples that are
     not finite, unless the cell drops them.
@@ -163,14 +164,14 @@ def _hashes(rows: Tensor) -> Tensor:
     return torch.frombuffer(bytearray(b"".join(digests)), dtype=torch.uint8).view(-1, 32)
 
 
-def converge(flow: Flow, seed: int, start: int, stop: int, labels: Tensor) -> Tensor:
-    """The states (n, *shape) at t = 1 of these samples with next to no numerical error: dopri5 at 1e-6, each with its
-    own steps."""
+def converge(flow: Flow, seed: int, start: int, stop: int, labels: Tensor) -> Found:
+    """The states (n, *shape) at t = 1 of these samples with next to no numerical error (dopri5 at 1e-6, each with its
+    own steps), and how they came there, as `fm.ways.described` says."""
     cell = Cell(solver="dopri5", tolerance=CONVERGED_TOLERANCE, control="per_sample")
     y = _labels(flow, seed, torch.arange(start, stop), labels)
     with as_asked(flow.device, tf32=False):
-        found = flow.draw(stop - start, seed, y=y, batch=stop - start, start=start, **cell.options())
-    return found.x.cpu()
+        states = flow.trajectory(stop - start, TIMES, seed, y=y, start=start, **cell.options()).cpu()
+    return {"states": states[-1].clone(), **described(states)}
 
 
 def score(flow: Flow, cell: Cell, part: Part, images: Tensor, labels: Tensor) -> Found:
@@ -203,7 +204,7 @@ def row_of(
     found: Iterable[tuple[Part, Found]],
     features: Features,
     reference: Reference,
-    converged: Tensor | None = None,
+    converged: Found | None = None,
 ) -> Row:
     """The row of a cell whose parts were found, whoever found them.
 
@@ -224,7 +225,7 @@ def row_of(
         "seconds": round(float(samples["seconds"].sum()), 3),
         **distance_columns(cell.distances, reference.features, samples["features"][finite], *sets),
         **inception_columns(samples["classes"][finite] if "classes" in samples else None),
-        **error_columns(samples["states"], converged, finite),
+        **(error_columns(samples["states"], converged["states"], finite) | way_columns(converged) if converged else {}),
         **likelihood_columns(cell, kinds[BITS], kinds[TRAINING_BITS]),
         **{name: value for name, value in flow.lineage.items() if name != "method"},
         "data": reference.data,

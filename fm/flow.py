@@ -153,10 +153,13 @@ class Flow:
         return Drawn(torch.cat([s.x for s in found]), torch.cat([s.nfe_per_sample for s in found]))
 
     def trajectory(
-        self, n: int, times: Sequence[float], seed: int = 0, *, y: Tensor | None = None, **solver: Any
+        self, n: int, times: Sequence[float], seed: int = 0, *, y: Tensor | None = None, start: int = 0, **solver: Any
     ) -> Tensor:
-        """The states of n samples on their way, at times in [0, 1]: (len(times), n, *shape); t = 0 is the noise."""
-        x_0 = self.path.sample_source(draws(seed, NOISE, torch.arange(n), self.shape, self.device))
+        """The states of n samples on their way, at times in [0, 1]: (len(times), n, *shape); t = 0 is the noise.
+
+        Sample i starts from noise position start + i; an adaptive solver shares its steps among all n.
+        """
+        x_0 = self.path.sample_source(draws(seed, NOISE, torch.arange(start, start + n), self.shape, self.device))
         end = self.path.t_max
         at = [min(t, end) if t <= 1 else t for t in times]
         return torch.stack(_solved(self._velocity(self._labels(y, n)), x_0, (0.0, end), at=at, **solver).at)

@@ -88,13 +88,16 @@ class Mirror:
             _drop_empty(self.folder / "checkpoints")
 
     def fetch_checkpoint(self, weights: str = "ema") -> None:
-        """Fetches the newest checkpoint whose files are as its state.json says; with weights "best" that one."""
+        """Fetches the newest checkpoint whose files are as its state.json says; with weights "best" that one, with a
+        SHA-256 the one whose first average has it."""
         with self._index() as index:
             there = self.there(WORKER)
             found = sorted({name.split("/")[1] for name in there if name.endswith(f"/{STATE}")}, reverse=True)
             if weights == "best":  # what names none is for `fm.checkpoints` to say
                 with suppress(OSError, ValueError, KeyError, TypeError):
                     found = [json.loads((self.folder / BEST).read_text())["checkpoint"]]
+            elif len(weights) == 64:
+                found = [number for number in found if _average(self.folder / "checkpoints" / number) == weights]
             for number in found:
                 files = [name for name in there if name.startswith(f"checkpoints/{number}/")]
                 for _ in range(2):  # once more, if what lies here is not what was written
@@ -256,6 +259,14 @@ def _order(name: str) -> tuple[Any, ...]:
     """Records before checkpoints, of these the newest first, and each one's state.json last."""
     found = OF_CHECKPOINT.match(name)
     return bool(found), -int(found[1]) if found else 0, name.endswith(f"/{STATE}"), name
+
+
+def _average(checkpoint: Path) -> str:
+    """The SHA-256 of a checkpoint's first average, as its state.json says; empty if that cannot be read."""
+    try:
+        return str(json.loads((checkpoint / STATE).read_text())["sha256"]["ema"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _damaged(checkpoint: Path) -> list[str]:

@@ -15,8 +15,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
 from torch import Tensor
 
-from fm.cells import cells
-from fm.checkpoints import Saved, mark_best, newest
+from fm.cells import along, cells
+from fm.checkpoints import Saved, kept, mark_best, newest
 from fm.data import Manifest, ShardedImages
 from fm.errors import CheckpointError, DataError, SettingsError, Unfinished, UserError, several
 from fm.evaluation import cell_of, row_key
@@ -76,7 +76,8 @@ def ready(features: str, place: Place) -> None:
 
 @task(name="evaluate", cache_policy=NO_CACHE)
 def evaluate(run: Path, recipe: Recipe, saved: Saved, tracking: Tracking) -> list[Row]:
-    """The rows of the recipe's grid and of the untrained network; those that stand in RUN are not measured again.
+    """The rows of the recipe's grid, of the untrained network, and of the kept checkpoints along the training; those
+    that stand in RUN are not measured again.
 
     A cell that fails is tried once more; then its row says why, and the others go on.
     """
@@ -94,9 +95,15 @@ def evaluate(run: Path, recipe: Recipe, saved: Saved, tracking: Tracking) -> lis
         measured = [row for row in rows if "failed" not in row]
         if not any(row["weights"] == saved.weights for row in measured):
             raise UserError(f"every cell failed, the first one so: {rows[0]['failed']}", str(run))
-        tracking.rows(measured)
+        tracking.rows([row for row in measured if not along_training(row, saved)])
+        tracking.along([row for row in measured if along_training(row, saved)])
         keep_if_best(run, recipe, saved, measured)
         return rows
+
+
+def along_training(row: Row, saved: Saved) -> bool:
+    """Whether a row is of a checkpoint on the way, and not of the network that came out."""
+    return row["weights"] != saved.weights and row["method"] != "untrained"
 
 
 def stands(run: Path, key: str) -> bool:
@@ -126,7 +133,8 @@ def keep_if_best(run: Path, recipe: Recipe, saved: Saved, rows: list[Row]) -> No
 
 
 def _jobs(run: Path, recipe: Recipe, saved: Saved) -> list[Job]:
-    """The grid on the trained weights, and one cell on the untrained ones, with the keys of their rows."""
+    """The grid on the trained weights, one cell on the untrained ones, and one on each kept checkpoint before the last
+    where the recipe asks for it, with the keys of their rows."""
     settings, data = recipe.evaluation, facts_of(run)["digest"]
     if not data:
         what = "was imported, and on what data it is to be measured is not said"
@@ -136,6 +144,10 @@ def _jobs(run: Path, recipe: Recipe, saved: Saved) -> list[Job]:
     # The cheapest cell: a network before its first step answers zero, which every solver integrates exactly.
     baseline = min(grid, key=lambda cell: cell.nfe or 1000).model_copy(update={"error_images": 0})
     pairs = [(cell, saved.weights) for cell in grid] + [(baseline, untrained_weights(recipe))]
+    if point := along(settings):
+        pairs += [(point, one.weights) for one in kept(run) if one.images_seen < saved.images_seen]
+        if not any(str(cell) == str(point) and cell.samples == point.samples for cell in grid):
+            pairs.append((point, saved.weights))
     keys = [row_key(weights, cell, features, data, recipe.plugins) for cell, weights in pairs]
     return [Job(key, of(run), run, settings, cell, weights) for key, (cell, weights) in zip(keys, pairs, strict=True)]
 
@@ -229,8 +241,8 @@ def _solve(job: Job, gpus: float) -> None:
     if not file.exists():
         watching.say(f"evaluate: {count:,} converged solutions, which numerical errors are measured against")
         items = [Solutions(job, range(start, min(start + batch, count))) for start in range(0, count, batch)]
-        outcomes = cluster.ray_map(measuring.converged, items, gpus=gpus)
-        measuring.write(file, {"states": torch.cat([_value(outcome) for outcome in outcomes])})
+        found = [_value(outcome) for outcome in cluster.ray_map(measuring.converged, items, gpus=gpus)]
+        measuring.write(file, {name: torch.cat([part[name] for part in found]) for name in found[0]})
 
 
 def _value(outcome: cluster.Outcome) -> Any:

@@ -14,7 +14,6 @@ from torch import Tensor
 from fm.cells import Cell, Evaluation
 from fm.columns import Found
 from fm.data import ShardedImages
-from fm.errors import CheckpointError
 from fm.evaluation import SAMPLES, TRAINING_BITS, Part, check, converge, failed_row, parts, row_of, sample, score
 from fm.files import atomic
 from fm.flow import Flow
@@ -120,8 +119,8 @@ def described(real: Real) -> Tensor:
     return _features(real.features, real.device)(images)
 
 
-def converged(of: Solutions) -> Tensor:
-    """The states (n, *shape) of these samples."""
+def converged(of: Solutions) -> Found:
+    """The states (n, *shape) of these samples, and how they came there."""
     job = of.job
     labels = label_law(_images(job.run, HELDOUT), job.settings)
     flow = _flow(job.run, job.weights, job.device)
@@ -141,7 +140,7 @@ def row(job: Job) -> Row:
     reference = measure_reference(*sets, features, settings, job.reference)
     check(flow, features, reference)
     whole = [(part, _read(job.file(part))) for part in job.parts()]
-    exact = _read(solutions_file(job)).get("states") if job.cell.error_images else None
+    exact = _read(solutions_file(job)) if job.cell.error_images else None
     made = row_of(flow, job.cell, whole, features, reference, exact)
     if job.keep:
         write_row(job.folder, made)
@@ -189,10 +188,7 @@ def _read(file: Path) -> Found:
 def _flow(run: str, weights: str, device: str) -> Flow:
     if weights.startswith("untrained"):
         return untrained(run, _there(device))
-    flow = load(run, _there(device))
-    if flow.lineage["weights"] != weights:
-        raise CheckpointError("holds newer weights than those to be measured", run, "evaluate again when it is still")
-    return flow
+    return load(run, _there(device), weights)
 
 
 @lru_cache(maxsize=1)

@@ -23,6 +23,7 @@ from fm.results import Row, table
 from fm.runs import of
 from fm.tableaux import tableau
 from tasks import watching
+from tasks.evaluate import along_training
 from tasks.tracking import Tracking
 
 SAMPLES, STRIP = 64, 8
@@ -34,6 +35,7 @@ def report(run: Path, recipe: Recipe, saved: Saved, rows: list[Row], tracking: T
     """RUN/report.html and RUN/report/*.png from the rows, the records and samples of the trained network."""
     page = run / "report.html"
     records = read(run / "records")
+    rows = [row for row in rows if not along_training(row, saved)]
     inputs = digest([row["key"] for row in rows], records, saved.weights, code_digest())
     with tracking.stage("report"):
         if kept.stands(run, inputs):

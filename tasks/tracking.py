@@ -20,7 +20,7 @@ from fm.files import read_json, write_json
 from fm.lineage import leaves
 from fm.recipe import Recipe
 from fm.records import read
-from fm.results import Row, label, row_file
+from fm.results import Row, distances, label, row_file
 from fm.runs import of
 from tasks import watching
 
@@ -167,6 +167,19 @@ class Tracking:
                     self._metrics(self._run("evaluate"), sweep, row["nfe"], at)
 
         self._safely(send)
+
+    def along(self, rows: Sequence[Row]) -> None:
+        """The distances of the checkpoints on the way, on the training's run; step = images seen."""
+
+        def send() -> None:
+            for row in rows:
+                at = int(1000 * row_file(self.run, row["key"]).stat().st_mtime)
+                self._metrics(
+                    self._run("train"), {f"along/{k}": row[k] for k in distances([row])}, row["images_seen"], at
+                )
+
+        if rows:
+            self._safely(send)
 
     def figures(self, *files: Path) -> None:
         """Pictures, the table and the report page, with the parent run."""

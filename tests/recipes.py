@@ -22,6 +22,7 @@ SOURCES = {
     "imagenet128": ("542.80", f"{PAPER}: 500k steps, which are 599 epochs"),
     "imagenet32": ("228.15", f"{PAPER}: 250k steps"),
     "imagenet64": ("295.13", f"{PAPER}: 157k steps"),
+    "mini": ("", "ours, for `fm paper --scale mini`"),
     "tiny": ("", "ours, to see that all works"),
 }
 HEAD = """# The presets

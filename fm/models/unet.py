@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from fm.errors import SettingsError
 from fm.models.blocks import (
@@ -33,6 +34,8 @@ class UNet(nn.Module):
 
     `heads`, where given, is their number at every level, in place of `head_channels`. Peers' weights keep their scale:
     1 where t ran over [0, 1], 1000 for guided-diffusion; and their order inside qkv, which no shape shows.
+    With `patch` p the network sees each p x p pixels as one of p^2 times the channels: levels, and the pixels of
+    `attention_resolutions`, are then p times coarser than the image.
 
     Raises: SettingsError if image_size, channels and heads do not fit together.
     """
@@ -55,10 +58,13 @@ class UNet(nn.Module):
         heads: int | None = None,
         resample_conv: bool = True,
         new_attention_order: bool = False,
+        patch: int = 1,
     ) -> None:
         super().__init__()
+        check_patch(image_size, patch)
+        image_size //= patch
         check_sizes(image_size, channels, multiples, attention_resolutions, head_channels, heads)
-        self.channels, self.classes, self.time_scale = channels, classes, time_scale
+        self.channels, self.classes, self.time_scale, self.patch = channels, classes, time_scale, patch
         emb = 4 * channels
         self.time_embed = nn.Sequential(nn.Linear(channels, emb), nn.SiLU(), nn.Linear(emb, emb))
         if classes is not None:
@@ -77,7 +83,7 @@ class UNet(nn.Module):
             return block(width, width, resize=resize) if updown_blocks else resize(width, conv=resample_conv)
 
         width = widths[0]
-        self.input_blocks = nn.ModuleList([Stage([nn.Conv2d(in_channels, width, 3, padding=1)])])
+        self.input_blocks = nn.ModuleList([Stage([nn.Conv2d(in_channels * patch**2, width, 3, padding=1)])])
         skips = [width]
         for level in range(len(widths)):
             for _ in range(blocks):
@@ -95,7 +101,8 @@ class UNet(nn.Module):
                 if level and index == blocks:
                     stage.append(resized(width, Upsample))
                 self.output_blocks.append(Stage(stage))
-        self.out = nn.Sequential(GroupNorm32(width), nn.SiLU(), zeroed(nn.Conv2d(width, out_channels, 3, padding=1)))
+        last = nn.Conv2d(width, out_channels * patch**2, 3, padding=1)
+        self.out = nn.Sequential(GroupNorm32(width), nn.SiLU(), zeroed(last))
 
     def embed(self, t: Tensor, y: Tensor | None) -> Tensor:
         """Embedding of time and label (batch, 4 channels): float32 under autocast too; bf16 rounds t > 0.998 to 1."""
@@ -110,14 +117,21 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """x (batch, in_channels, height, width), t (batch,) or scalar, y (batch,) int, -1 = none -> out_channels."""
         emb = self.embed(t.reshape(-1).expand(len(x)), y)
-        h, skips = x, []
+        h, skips = pixel_unshuffle(x, self.patch) if self.patch > 1 else x, []
         for stage in self.input_blocks:
             h = stage(h, emb)
             skips.append(h)
         h = self.middle_block(h, emb)
         for stage in self.output_blocks:
             h = stage(torch.cat([h, skips.pop()], dim=1), emb)
-        return self.out(h).to(x.dtype)
+        h = self.out(h).to(x.dtype)
+        return pixel_shuffle(h, self.patch) if self.patch > 1 else h
+
+
+def check_patch(image_size: int, patch: int) -> None:
+    """Raises: SettingsError for patches that do not tile the image."""
+    if image_size % patch:
+        raise SettingsError(f"patches of {patch} px do not tile images of {image_size} px", where="model.patch")
 
 
 def check_sizes(
@@ -212,6 +226,13 @@ class UNetSettings(Settings):
         le=10_000.0,
         title="Time scale",
         description="t is multiplied by it before its sinusoids, to 10000",
+    )
+    patch: int = Field(
+        1,
+        ge=1,
+        le=16,
+        title="Patch",
+        description="pixels of a side that the network takes as one, 1 to 16: patch^2 times cheaper, and coarser",
     )
 
     def build(self, shape: tuple[int, ...], classes: int | None = None) -> UNet:

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from fm.cells import Cell, Evaluation, cells, tightest
+from fm.cells import Budget, Cell, Evaluation, along, cells, tightest
 from fm.errors import SettingsError
 
 GRID = [{"solver": "euler", "nfe": 2}, {"solver": "dopri5", "tolerance": 1e-3, "samples": 20}]
@@ -39,7 +39,7 @@ def test_a_cell_holds_everything_that_is_asked_for_but_the_features() -> None:
     }
     cell = cells(settings(**values))[0]
     assert {name: getattr(cell, name) for name in values} == values
-    assert set(Evaluation.model_fields) - set(Cell.model_fields) == {"grid", "seeds", "features"}
+    assert set(Evaluation.model_fields) - set(Cell.model_fields) == {"grid", "seeds", "features", "along"}
 
 
 def test_an_adaptive_solver_shares_its_steps_or_not_and_fixed_ones_have_none_to_share() -> None:
@@ -56,3 +56,19 @@ def test_what_is_drawn_with_meanwhile_is_the_finest_adaptive_solver_of_the_grid(
         str(tightest(settings(grid=finer))) == "dopri5 1e-05"
         and str(tightest(settings(grid=GRID[:1]))) == "dopri5 0.001"
     )
+
+
+def test_a_point_decides_itself_whether_images_are_scored() -> None:
+    grid = [Budget(solver="euler", nfe=4), Budget(solver="euler", nfe=8, nll_images=0)]
+    grid += [Budget(solver="euler", nfe=2, nll_images=7)]
+    found = cells(settings(grid=grid, nll_images=3, nll_training_images=5))
+    assert [(cell.nll_images, cell.nll_training_images) for cell in found] == [(3, 5), (0, 0), (7, 5)]
+
+
+def test_what_is_measured_along_a_training_are_distances_alone() -> None:
+    assert along(settings()) is None
+    cell = along(settings(along=Budget(solver="midpoint", nfe=8), error_images=9, nll_images=3))
+    assert cell is not None
+    assert (cell.solver, cell.nfe, cell.nll_images, cell.error_images) == ("midpoint", 8, 0, 0)
+    with pytest.raises(SettingsError, match=r"evaluation\.along"):
+        cells(settings(along=Budget(solver="dopri5", nfe=8)))

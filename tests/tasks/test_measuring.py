@@ -48,8 +48,8 @@ def job_of(run: Path, weights: str = "") -> Job:
 
 
 def measured(job: Job) -> None:
-    states = measuring.converged(Solutions(job, range(job.cell.error_images)))
-    measuring.write(measuring.solutions_file(job), {"states": states})
+    exact = measuring.converged(Solutions(job, range(job.cell.error_images)))
+    measuring.write(measuring.solutions_file(job), exact)
     for part in job.parts():
         Share(job, part).keep(measuring.found(Share(job, part)))
 
@@ -84,7 +84,7 @@ def test_a_damaged_part_is_measured_again(run: Path) -> None:
 
 def test_a_row_is_of_the_weights_that_were_asked_for(run: Path) -> None:
     job = job_of(run, "0" * 64)
-    with pytest.raises(CheckpointError, match="newer weights than those to be measured"):
+    with pytest.raises(CheckpointError, match="no whole checkpoint of weights 0000000000000000; evaluate again"):
         measuring.found(Share(job, job.parts()[0]))
 
 

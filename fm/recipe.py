@@ -76,7 +76,7 @@ class Recipe(Settings):
     @classmethod
     def changed(cls, values: dict[str, Any], changes: Iterable[str] | Mapping[str, Any], source: str = "") -> Self:
         """A recipe from plain values, into which the changes are written; errors as `load` raises them."""
-        pairs = dict(changes.items() if isinstance(changes, Mapping) else [_pair(c) for c in changes])
+        pairs = dict(changes.items() if isinstance(changes, Mapping) else [pair(c) for c in changes])
         for key, value in pairs.items():
             _set(values, key, value)
         try:
@@ -325,7 +325,7 @@ def _table(file: Path) -> dict[str, Any]:
     return values
 
 
-def _pair(change: str) -> tuple[str, Any]:
+def pair(change: str) -> tuple[str, Any]:
     """`key=value`, the value as TOML says it; a bare word is a string, and none is no value."""
     key, sign, value = change.partition("=")
     if not sign or not key.strip():

@@ -1,0 +1,123 @@
+"""The methods of Table 1, its published figures, and the data sets that they are of.
+
+Source: Lipman et al., Flow Matching for Generative Modeling, ICLR 2023.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+OT, DIFFUSION = "FM w/ OT", "FM w/ Diffusion"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of Table 1, or one form of it; `key` names its folder.
+
+    form: of a score network, what its output means (the paper does not say which it took).
+    same_as: the method whose training this one would repeat bit by bit; it is not trained again.
+    published: whether the paper has figures of it.
+    """
+
+    name: str
+    key: str
+    objective: str
+    path: str
+    form: str = ""
+    same_as: str = ""
+    published: bool = True
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} ({self.form})" if self.form else self.name
+
+
+METHODS = {
+    method.key: method
+    for method in (
+        Method("DDPM", "ddpm", "noise_matching", "vp"),
+        Method("Score Matching", "score-matching-raw", "score_matching_raw", "vp", "raw"),
+        # Its loss and its velocity are NoiseMatching's, equations (43) and (45).
+        Method("Score Matching", "score-matching-scaled", "score_matching_scaled", "vp", "scaled", same_as="ddpm"),
+        Method("ScoreFlow", "scoreflow-raw", "score_flow_raw", "vp", "raw"),
+        Method("ScoreFlow", "scoreflow-scaled", "score_flow_scaled", "vp", "scaled"),
+        Method(DIFFUSION, "fm-vp", "flow_matching", "vp"),
+        Method(OT, "fm-ot", "flow_matching", "ot"),
+        Method("FM w/ VE", "fm-ve", "flow_matching", "ve", published=False),
+    )
+}
+
+
+class Figures(NamedTuple):
+    """What the paper's Table 1 has of a method: bits/dim (at its largest K), FID of 50,000 samples, NFE of dopri5 at
+    1e-5; None where it has none."""
+
+    nll: float | None
+    fid: float | None
+    nfe: int | None
+
+
+TABLE_1 = {
+    "cifar10": {
+        "DDPM": Figures(3.12, 7.48, 274),
+        "Score Matching": Figures(3.16, 19.94, 242),
+        "ScoreFlow": Figures(3.09, 20.78, 428),
+        DIFFUSION: Figures(3.10, 8.06, 183),
+        OT: Figures(2.99, 6.35, 142),
+    },
+    "imagenet32": {
+        "DDPM": Figures(3.54, 6.99, 262),
+        "Score Matching": Figures(3.56, 5.68, 178),
+        "ScoreFlow": Figures(3.55, 14.14, 195),
+        DIFFUSION: Figures(3.54, 6.37, 193),
+        OT: Figures(3.53, 5.02, 122),
+    },
+    "imagenet64": {
+        "DDPM": Figures(3.32, 17.36, 264),
+        "Score Matching": Figures(3.40, 19.74, 441),
+        "ScoreFlow": Figures(3.36, 24.95, 601),
+        DIFFUSION: Figures(3.33, 16.88, 187),
+        OT: Figures(3.31, 14.45, 138),
+    },
+    "imagenet128": {OT: Figures(2.90, 20.9, None)},
+}
+"""By data set and method. FID there is TensorFlow-GAN's (guided-diffusion's at 128 px), of the training set."""
+
+IMAGENET_COUNTS = {"train": 1_281_167, "test": 50_000}
+OLDER_VALIDATION = 49_999  # images of the downsampled ImageNet of van den Oord et al. 2016
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set of the comparison: its full-scale preset, where its pictures come from, and how many are published.
+
+    source: what is taken where the user names none; empty where only the user has the pictures.
+    """
+
+    key: str
+    title: str
+    preset: str
+    hint: str
+    source: str = ""
+    counts: dict[str, int] = field(default_factory=dict)
+    changes: dict[str, Any] = field(default_factory=dict)  # of the full-scale preset
+
+
+_IMAGENET = "ILSVRC2012_img_train.tar and _val.tar beside it, or a folder that `fm prepare` filled"
+DATASETS = {
+    one.key: one
+    for one in (
+        DataSet("cifar10", "CIFAR-10", "cifar10", "cifar-10-binary.tar.gz", counts={"train": 50_000, "test": 10_000}),
+        DataSet("imagenet32", "ImageNet 32", "imagenet32", "the official npz batches", counts=IMAGENET_COUNTS),
+        DataSet("imagenet64", "ImageNet 64", "imagenet64", "the official npz batches", counts=IMAGENET_COUNTS),
+        DataSet("imagenet128", "ImageNet 128", "imagenet128", _IMAGENET, counts=IMAGENET_COUNTS),
+        DataSet("emoji64", "emoji", "emoji64", "emoji:PATH, pictures named by code points"),
+        DataSet(
+            "photos",
+            "tiles of photographs",
+            "demo",
+            "photos:",
+            source="photos:",
+            changes={"training.max_seconds": None},
+        ),
+    )
+}

@@ -1,1 +1,1 @@
-"""The paper's experiments: what is trained, what it published, and what our rows say of its claims; no number is made here."""
+"""The paper's experiments: what is trained, what was published, what our rows say of its claims; makes no number."""

@@ -33,7 +33,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is trained for a data set at a scale, seed by seed; `methods` with those that repeat another's training."""
+    """All that is trained for a data set at a scale, seed by seed; `methods` holds repetitions of others too."""
 
     dataset: DataSet
     scale: str

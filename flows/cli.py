@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from flows.commands import comparing, evaluating, machine, runs, settings, stages
+from flows.commands import comparing, evaluating, machine, papers, runs, settings, stages
 from fm.errors import Unfinished, UserError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ for command, example in (
     (stages.train, "fm train data/mine runs/mine --preset demo --set training.total_images=200000"),
     (evaluating.evaluate, "fm evaluate runs/mine --solvers euler,midpoint --nfe 4,8,16 --samples 500"),
     (comparing.compare, "fm compare runs/ot runs/vp --out runs/ot-vp"),
+    (papers.paper, "fm paper --dataset photos --scale mini"),
     (runs.sample, "fm sample runs/demo --n 64 --out grid.png --solver midpoint --nfe 16"),
     (runs.import_, "fm import otcfm_cifar10_weights_step_400000.pt runs/otcfm"),
     (settings.settings, "fm settings training --preset cifar10"),

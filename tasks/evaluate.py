@@ -94,7 +94,7 @@ def evaluate(run: Path, recipe: Recipe, saved: Saved, tracking: Tracking) -> lis
         rows = [existing_row(run, job.key) for job in jobs]
         measured = [row for row in rows if "failed" not in row]
         if not any(row["weights"] == saved.weights for row in measured):
-            raise UserError(f"every cell failed, the first one so: {rows[0]['failed']}", str(run))
+            raise Unfinished(f"every cell failed, the first one so: {rows[0]['failed']}", str(run))
         tracking.rows([row for row in measured if not along_training(row, saved)])
         tracking.along([row for row in measured if along_training(row, saved)])
         keep_if_best(run, recipe, saved, measured)

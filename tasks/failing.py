@@ -107,9 +107,11 @@ def command_again(flow: str, given: Mapping[str, Any]) -> str:
         "train_run": ["fm", "train", given.get("data"), given.get("run"), "--preset", given.get("run")],
         "pipeline": ["fm", "pipeline", given.get("source"), given.get("run"), "--preset", given.get("run")],
         "evaluate_run": ["fm", "evaluate", given.get("run"), *([given["data"]] if given.get("data") else [])],
+        "rerun": ["fm", "evaluate", "--rerun", f"{given.get('run')}/evaluations/{given.get('key')}.json"],
+        "paper": ["fm", "paper", given.get("out"), *_compared(given)],
     }[flow]
     place = given["place"]
-    if flow in ("train_run", "pipeline"):
+    if flow in ("train_run", "pipeline", "paper"):
         names = ("workers", "fewest_workers", "gpus")
         changed = {name: value for name in names if (value := getattr(place, name)) != getattr(Place(), name)}
         words += [word for name, value in changed.items() for word in (f"--{name.replace('_', '-')}", value)]
@@ -123,6 +125,17 @@ def _as_options(settings: Any) -> list[str]:
     values = settings.model_dump(exclude={"seed", "accept_missing"}, exclude_none=True)
     words = [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     return words + _accepted({"accept_missing": settings.accept_missing})
+
+
+def _compared(given: Mapping[str, Any]) -> list[str]:
+    """The options of a comparison."""
+    words = ["--dataset", given.get("dataset"), "--scale", given.get("scale"), "--seeds", str(given.get("seeds"))]
+    if given.get("source"):
+        words += ["--source", given["source"]]
+    if given.get("methods"):
+        words += ["--methods", ",".join(given["methods"])]
+    words += [word for change in given.get("changes", ()) for word in ("--set", change)]
+    return words + ["--allow-different-data"] * bool(given.get("allow_different_data"))
 
 
 def _accepted(given: Mapping[str, Any]) -> list[str]:

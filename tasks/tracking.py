@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,10 @@ NO_METRICS = ("images_seen", "time")  # of a row of the records: its step and ti
 class Tracking:
     """The copy of one RUN in MLflow. Every method may be repeated, and none raises when MLflow is away."""
 
-    def __init__(self, run: Path, recipe: Recipe) -> None:
-        self.run, self.recipe = run, recipe
+    def __init__(self, run: Path, recipe: Recipe, told: Mapping[str, Any] | None = None, under: str = "") -> None:
+        """`told` are the run's parameters in place of its recipe's; `under` is the MLflow run that it is part of."""
+        self.run, self.recipe, self.under = run, recipe, under
+        self.told = leaves(recipe.model_dump(mode="json")) if told is None else told
         self.identity = _identity(run)
         self.sent: dict[str, int] = {}  # name of the records -> images_seen of the newest row that MLflow has
         self.grids: set[Path] = set()  # that MLflow has
@@ -56,7 +58,7 @@ class Tracking:
 
         def send() -> None:
             parent, run = self._run("pipeline"), of(self.run)
-            self._params(parent, leaves(self.recipe.model_dump(mode="json")))
+            self._params(parent, self.told)
             self._client.set_tag(parent, "recipe_digest", self.recipe.digest())
             if url := watching.flow_run_url():
                 self._client.set_tag(parent, "prefect_flow_run", url)
@@ -64,6 +66,10 @@ class Tracking:
             self._client.update_run(parent, status="RUNNING")
 
         self._safely(send)
+
+    def member(self, run: Path, recipe: Recipe) -> AbstractContextManager["Tracking"]:
+        """The copy of another RUN whose runs stand under this one's."""
+        return tracked(run, recipe, under=self._safely(lambda: self._run("pipeline")) or "")
 
     def note(self, **facts: Any) -> None:
         """What the flow at work in RUN is at and where it is shown, for `fm status RUN`."""
@@ -197,8 +203,8 @@ class Tracking:
             tags = {"fm.run": self.identity, "fm.stage": stage, "fm.folder": of(self.run)}
             query = f"tags.`fm.run` = '{self.identity}' and tags.`fm.stage` = '{stage}'"
             found = self._client.search_runs([self._experiment], query, max_results=1)
-            if stage != "pipeline":
-                tags["mlflow.parentRunId"] = self._run(parent)
+            if above := self._run(parent) if stage != "pipeline" else self.under:
+                tags["mlflow.parentRunId"] = above
             title = name or (f"{self.run.name} ({self.recipe.name})" if stage == "pipeline" else stage)
             made = found[0] if found else self._client.create_run(self._experiment, tags=tags, run_name=title)
             self._runs[stage] = made.info.run_id
@@ -261,9 +267,9 @@ class Tracking:
 
 
 @contextmanager
-def tracked(run: Path, recipe: Recipe) -> Iterator[Tracking]:
-    """RUN's copy in MLflow for the length of a flow, linked with Prefect both ways."""
-    tracking = Tracking(run, recipe)
+def tracked(run: Path, recipe: Recipe, told: Mapping[str, Any] | None = None, under: str = "") -> Iterator[Tracking]:
+    """RUN's copy in MLflow for the length of a flow, linked with Prefect both ways; `told`, `under` as in Tracking."""
+    tracking = Tracking(run, recipe, told, under)
     tracking.open()
     tracking.note(prefect=watching.flow_run_url(), mlflow=tracking.url)
     watching.link("mlflow", tracking.url, f"MLflow: {run.name}")

@@ -1,0 +1,93 @@
+"""`fm paper`: the paper's comparison of methods, one command for a data set and a scale."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.commands.answered import estimate_paper
+from flows.commands.asked import (
+    Address,
+    AsJson,
+    Changes,
+    Estimating,
+    FewestWorkers,
+    Gpus,
+    PortBase,
+    Workers,
+    look,
+    place,
+)
+from flows.commands.stages import flow, services
+from fm.errors import SettingsError, Unfinished
+
+
+def paper(
+    dataset: Annotated[str, typer.Option(help="cifar10, imagenet32, imagenet64, imagenet128, emoji64 or photos.")],
+    out: Annotated[
+        str, typer.Argument(metavar="[OUT]", help="Folder of the comparison. Default: runs/paper-DATASET-SCALE.")
+    ] = "",
+    scale: Annotated[
+        str, typer.Option(help="mini: minutes a training on two cores; full: the paper's recipe.")
+    ] = "mini",
+    source: Annotated[
+        str, typer.Option(help="Its pictures, or DATA that `fm prepare` filled. Default: those that come with it.")
+    ] = "",
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each method.")] = 2,
+    methods: Annotated[
+        str, typer.Option(help="Some methods alone, by key: fm-ot,fm-vp,ddpm,score-matching-raw, ... Default: all.")
+    ] = "",
+    allow_different_data: Annotated[
+        bool, typer.Option("--allow-different-data", help="Take other data than the published; the table says so.")
+    ] = False,
+    changes: Changes = None,
+    address: Address = "",
+    workers: Workers = 2,
+    fewest_workers: FewestWorkers = 0,
+    gpus: Gpus = "auto",
+    port_base: PortBase = None,
+    as_json: AsJson = False,
+    estimate: Estimating = False,
+) -> None:
+    """The paper's Table 1, sweeps and claims on a data set: every method trained and measured alike, seed by seed.
+
+    Started again it continues. A method that fails is said, ends the command with 1, and leaves the others be.
+    """
+    from fm.paper.plan import planned
+
+    chosen = tuple(key.strip() for key in methods.split(",") if key.strip())
+    plan = planned(dataset, scale, seeds, chosen, changes or ())
+    source = source or plan.dataset.source
+    if not source:
+        mend = f"name its pictures: {plan.dataset.hint}, or a folder that `fm prepare` filled"
+        raise SettingsError(f"is missing, for {plan.dataset.title} does not come with this project", "--source", mend)
+    if estimate:
+        return estimate_paper(plan, source, workers, as_json)
+    out = out or f"runs/paper-{plan.name}"
+    plan.recipe.check(workers, fewest_workers)
+    look(port_base, out, "" if (Path(source) / "manifest.json").exists() else source)
+    where = place(address, workers, fewest_workers=fewest_workers, gpus=gpus)
+    asked = (dataset, out, source, scale, seeds, chosen, tuple(changes or ()), allow_different_data)
+    with services(port_base, address):
+        try:
+            page = Path(flow("paper", "paper")(*asked, where))
+        except Unfinished:
+            _tell(Path(out) / "report.html", as_json)
+            raise
+        _tell(page, as_json)
+
+
+def _tell(page: Path, as_json: bool) -> None:
+    """The table and the verdicts, from the files beside the page."""
+    from fm.files import read_json
+    from fm.results import aligned
+
+    found: dict[str, Any] = read_json(page.parent / "report" / "claims.json")
+    if as_json:
+        typer.echo(json.dumps({"report": str(page), **found}))
+        return
+    typer.echo(f"\n{aligned(found['table'])}\n\n" + "\n".join(f"note: {note}" for note in found["notes"]) + "\n")
+    for claim in found["claims"]:
+        typer.echo(f"{claim['verdict']:<12}  {claim['says']}\n{'':<12}  {claim['evidence']}")
+    typer.echo(f"\nreport: {page.resolve().as_uri()}")

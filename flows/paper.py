@@ -1,0 +1,50 @@
+"""The paper's comparison: every method trained and measured alike -> its table, its claims, its figures."""
+
+from typing import Literal
+
+from fm.paper.estimating import check_room
+from prefect import flow
+
+from fm.paper.plan import planned
+from tasks import cluster, failing
+from tasks.evaluate import ready
+from tasks.paper import all_shown, measured, pictures, shown, together
+from tasks.place import Place
+
+
+@flow(name="paper", flow_run_name="paper {dataset} {scale}: {out}")
+@failing.in_sentences
+def paper(
+    dataset: Literal["cifar10", "imagenet32", "imagenet64", "imagenet128", "emoji64", "photos"],
+    out: str,
+    source: str = "",
+    scale: Literal["mini", "full"] = "mini",
+    seeds: int = 2,
+    methods: tuple[str, ...] = (),
+    changes: tuple[str, ...] = (),
+    allow_different_data: bool = False,
+    place: Place = Place(),  # noqa: B008
+) -> str:
+    """Trains and measures every method of the paper's Table 1 alike, and says which of its claims show.
+
+    Args:
+        dataset: On which of the data sets.
+        out: Folder of the comparison, new or to be continued; each training is a RUN in it.
+        source: Pictures, or DATA that was prepared. Empty: what comes with the data set, if anything.
+        scale: mini, in minutes a training on two cores; full, the paper's recipe.
+        seeds: Trainings of each method.
+        methods: Keys of methods, such as fm-ot; empty for all.
+        changes: Settings changed in every recipe, as key=value.
+        allow_different_data: Take other data than the published ones, and mark the table so.
+        place: Where it runs. Changes no number beyond rounding.
+    """
+    plan = planned(dataset, scale, seeds, methods, changes)
+    plan.recipe.check(place.workers, place.fewest)
+    ready(plan.recipe.evaluation.features, place)
+    with together(out, plan) as parent, cluster.session(place):
+        given = pictures(source, plan, parent.run, allow_different_data)
+        check_room(plan, parent.run)
+        found = measured(plan, given, parent.run, parent)
+        page = shown(plan, given, parent.run, found, parent)
+        all_shown(out, found)
+        return str(page)

@@ -1,0 +1,185 @@
+"""The paper's comparison: its pictures, one member after another, and what they show together."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fm.paper.page import write_page
+from numpy.typing import NDArray
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from fm.cells import along
+from fm.checkpoints import Saved
+from fm.data import Manifest, load_manifest
+from fm.data.addresses import is_address
+from fm.errors import Diverged, SettingsError, Unfinished, several
+from fm.evaluation import cell_of
+from fm.lineage import code_digest, digest, leaves
+from fm.paper.methods import METHODS
+from fm.paper.plan import Member, Plan, check_data
+from fm.paper.trained import Trained
+from fm.pixels import to_pixels
+from fm.recipe import Recipe, load, opened
+from fm.records import read
+from fm.report import kept
+from fm.results import Row
+from fm.runs import held
+from tasks import tracking, watching
+from tasks.evaluate import along_training, evaluate, judgeable
+from tasks.prepare import folder_for, prepare
+from tasks.tracking import Tracking
+from tasks.train import train
+
+TIMES = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)  # of the pictures on their way
+SHOWN = 4  # of each method
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The prepared data of a comparison; `marked` says in what they are not the published ones."""
+
+    data: Path
+    manifest: Manifest
+    marked: str = ""
+
+
+@contextmanager
+def together(out: str, plan: Plan) -> Iterator[Tracking]:
+    """OUT for one comparison at a time, with its run in MLflow, under which those of its members stand.
+
+    Raises: SettingsError for an address; UserError if another process is at work in OUT.
+    """
+    if is_address(out):
+        raise SettingsError("is an address, and a comparison lies in a folder", out, "give a folder that all nodes see")
+    facts = {"data set": plan.dataset.key, "scale": plan.scale, "seeds": plan.seeds, "methods": len(plan.methods)}
+    shared = leaves(plan.recipe.model_dump(mode="json", exclude={"path", "objective", "name"}))
+    with held(out) as folder, tracking.tracked(folder, plan.recipe, told=facts | shared) as copy:
+        yield copy
+
+
+def pictures(source: str, plan: Plan, out: Path, allowed: bool) -> Pictures:
+    """The comparison's data: SOURCE if it is prepared already, else what is prepared from it, in OUT/data.
+
+    Raises: DataError if they are not the published ones and that is not allowed, or cannot be judged by.
+    """
+    source = source or plan.dataset.source
+    if not source:
+        mend = f"name its pictures with --source: {plan.dataset.hint}, or a folder that `fm prepare` filled"
+        raise SettingsError(f"{plan.dataset.title} does not come with this project", "--source", mend)
+    if (Path(source) / "manifest.json").exists():
+        data = Path(source)
+        manifest = load_manifest(data)
+    else:
+        data = folder_for(source, plan.recipe.data, out)
+        manifest = prepare(source, data, plan.recipe.data)
+    return Pictures(data, judgeable(manifest), check_data(plan, manifest, source, allowed))
+
+
+def measured(plan: Plan, given: Pictures, out: Path, parent: Tracking) -> list[Trained]:
+    """All members, trained and evaluated; what stands is not done again, and one that diverges leaves the others be."""
+    progress, found = watching.Progress("paper", f"paper {plan.name}", every_s=0), {}
+    for done, member in enumerate(plan.members):
+        line = f"{done} of {len(plan.members)} trainings done; now {member.method.title}, seed {member.seed}"
+        progress.update(done / len(plan.members), line, now=True)
+        found[member.folder] = _measured(member, given, out, parent)
+    progress.update(1.0, several(len(plan.members), "training"), now=True)
+    return [_of_method(found, key, seed) for key in (m.key for m in plan.methods) for seed in range(plan.seeds)]
+
+
+def _measured(member: Member, given: Pictures, out: Path, parent: Tracking) -> Trained:
+    run = out / member.folder
+    recipe = member.recipe.model_copy(update={"data": given.manifest.settings})
+    with opened(run, recipe) as folder, parent.member(folder, recipe) as copy:
+        try:
+            saved = train(given.data, given.manifest, folder, recipe, copy)
+            rows = evaluate(folder, recipe, saved, copy)
+        except (Diverged, Unfinished) as error:
+            watching.say(f"paper: {member.folder} failed: {error}")
+            return Trained(member.method, member.seed, str(run), records=_records(folder), failed=str(error))
+        return trained(member, run, recipe, saved, rows)
+
+
+def trained(member: Member, run: Path, recipe: Recipe, saved: Saved, rows: list[Row]) -> Trained:
+    """What stands in RUN, sorted by what it is of."""
+    whole = [row for row in rows if "failed" not in row and row["method"] != "untrained"]
+    final = [row for row in whole if not along_training(row, saved)]
+    point, on_the_way = along(recipe.evaluation), [row for row in whole if along_training(row, saved)]
+    if point:
+        same = [row for row in final if str(cell_of(row)) == str(point) and row["samples"] == point.samples]
+        on_the_way += same[:1]
+    failed = [row for row in rows if "failed" in row]
+    return Trained(
+        member.method,
+        member.seed,
+        str(run),
+        tuple(final),
+        tuple(sorted(on_the_way, key=lambda row: row["images_seen"])),
+        _records(run),
+        tuple(read(run / "records", after=-1, name="solving")),
+        f"{several(len(failed), 'cell')} failed: {failed[0]['failed']}" if failed else "",
+    )
+
+
+def _records(run: Path) -> tuple[dict[str, object], ...]:
+    return tuple(read(run / "records", after=-1))
+
+
+def _of_method(found: Mapping[str, Trained], key: str, seed: int) -> Trained:
+    """A method's training, which may be that of another method under its own name."""
+    method = METHODS[key]
+    own = found[f"{method.same_as or key}-seed{seed}"]
+    rows, on_the_way = (tuple(row | {"method": method.title} for row in part) for part in (own.rows, own.along))
+    return Trained(method, seed, own.where, rows, on_the_way, own.records, own.solving, own.failed)
+
+
+@task(name="report", cache_policy=NO_CACHE)
+def shown(plan: Plan, given: Pictures, out: Path, found: list[Trained], parent: Tracking) -> Path:
+    """OUT/report.html: the table, the claims and their figures, from all members' rows and records."""
+    page = out / "report.html"
+    keys = [(one.method.key, one.seed, one.failed, [row["key"] for row in one.rows + one.along]) for one in found]
+    inputs = digest(keys, [one.records for one in found], given.marked, code_digest(), _page_code())
+    with parent.stage("report"):
+        if kept.stands(out, inputs):
+            watching.say(f"report: unchanged (same rows and records; {page} verified by hash)")
+        else:
+            links = {"MLflow": parent.url, "Prefect flow run": watching.flow_run_url()}
+            files = write_page(out, plan, found, _strips(found), links, _commands(plan, given, out), given.marked)
+            kept.keep(out, inputs, files)
+            watching.say(f"report: {page} and {len(files) - 1} files beside it")
+        parent.figures(page, *sorted((out / "report").glob("*.png")), *sorted((out / "report").glob("*.csv")))
+    return page
+
+
+def _page_code() -> str:
+    """Of `fm.paper`, which does not count as the code of a number."""
+    import fm.paper
+
+    return digest([file.read_text() for file in sorted(Path(fm.paper.__path__[0]).glob("*.py"))])
+
+
+def _strips(found: list[Trained]) -> dict[str, NDArray]:
+    """A few samples of each method on their way, uint8 (times, n, channels, height, width), all from the same noise."""
+    strips = {}
+    for one in found:
+        if one.seed == 0 and one.rows and not one.method.same_as:
+            states = load(one.where).trajectory(SHOWN, TIMES, method="dopri5", rtol=1e-4, atol=1e-4)
+            strips[one.method.title] = to_pixels(states.flatten(0, 1)).view(states.shape).numpy()
+    return strips
+
+
+def _commands(plan: Plan, given: Pictures, out: Path) -> list[str]:
+    """What repeats the comparison, and one of its rows."""
+    again = (
+        f"fm paper {out} --dataset {plan.dataset.key} --scale {plan.scale} --seeds {plan.seeds} --source {given.data}"
+    )
+    return [again, f"fm evaluate --rerun {out}/{plan.members[0].folder}/evaluations/KEY.json"]
+
+
+def all_shown(out: str, found: list[Trained]) -> None:
+    """Raises: Unfinished that says which trainings or cells failed."""
+    failed = [one for one in found if one.failed]
+    if failed:
+        which = ", ".join(f"{one.method.title} seed {one.seed} ({one.failed})" for one in failed[:3])
+        raise Unfinished(f"{len(failed)} of {len(found)} rows of the table lack something: {which}", out)

@@ -21,6 +21,7 @@ from fm.errors import Diverged, UserError
 from fm.files import atomic
 from fm.footprint import fitting
 from fm.leaving import told_to_leave
+from fm.lineage import code_digest
 from fm.mirror import LEAVE
 from fm.pairing import stream_of
 from fm.parallel import World
@@ -90,7 +91,7 @@ def record(
                 )
                 reports.write(time=time.time(), **event.values() | measured)
             elif isinstance(event, Started):
-                facts = {"threads": torch.get_num_threads(), "device": device}
+                facts = {"threads": torch.get_num_threads(), "device": device, "code": code_digest()}
                 starts.write(time=time.time(), **asdict(event) | facts | {"restored": event.restored + lost})
             elif isinstance(event, Saved):
                 draw_samples(run, event, tightest(Recipe.load(run).evaluation), device)

@@ -13,7 +13,7 @@ from torch import nn
 
 import fm.checkpoints
 import fm.files
-from fm.checkpoints import Store, load_weights, mark_best, newest
+from fm.checkpoints import Store, kept, load_weights, mark_best, newest
 from fm.ema import averages
 from fm.errors import CheckpointError
 from fm.optimizer import Adam
@@ -316,3 +316,17 @@ def test_a_checkpoint_that_is_gone_is_not_the_best(tmp_path: Path) -> None:
     first = store.save(state(10))
     store.save(state(20))
     assert not mark_best(tmp_path, first, 1.0, "fd")
+
+
+def test_any_kept_checkpoint_is_loaded_by_its_weights_hash(tmp_path) -> None:
+    states = saved_at(tmp_path, 10, 20, 30)
+    found = kept(tmp_path)
+    assert [saved.images_seen for saved in found] == [10, 20, 30] and len({saved.weights for saved in found}) == 3
+    weights, lineage = load_weights(tmp_path, found[1].weights)
+    assert lineage == {"weights": found[1].weights, "images_seen": 20}
+    assert all(torch.equal(weights[name], tensor) for name, tensor in states[1].tensors()["ema"].items())
+    with pytest.raises(CheckpointError, match="no whole checkpoint of weights 0000000000000000; evaluate again"):
+        load_weights(tmp_path, "0" * 64)
+    damage(tmp_path, 20)
+    with pytest.raises(CheckpointError, match=r"no whole checkpoint of weights .* is damaged"):
+        load_weights(tmp_path, found[1].weights)

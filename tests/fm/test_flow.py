@@ -74,6 +74,12 @@ def test_trajectory_ends_in_the_samples(trained):
     assert torch.allclose(states[-1], trained.draw(3, **options).x, atol=1e-5)
 
 
+def test_a_trajectory_may_start_at_any_position(trained):
+    options = {"method": "euler", "nfe": 4}
+    whole = trained.trajectory(3, [0.0, 1.0], **options)
+    assert torch.equal(trained.trajectory(1, [0.0, 1.0], start=2, **options)[:, 0], whole[:, 2])
+
+
 def test_decode_undoes_encode(trained):
     images = trained.sample(8, method="rk4", nfe=40)
     noise = trained.encode(images, method="rk4", nfe=200)

@@ -10,6 +10,7 @@ import pytest
 
 from fm.data import addresses
 from fm.errors import UserError
+from fm.files import read_json
 from fm.lineage import digest
 from fm.mirror import BEST, DRIVER, LEAVE, MACHINE, WORKER, Mirror, publish, writer
 
@@ -209,6 +210,19 @@ def test_the_best_checkpoint_comes_by_its_name(machine):
     reader.fetch_checkpoint("best")
     assert [name for name in files(reader) if name.endswith("ema.safetensors")] == [
         f"checkpoints/{best.name}/ema.safetensors"
+    ]
+
+
+def test_a_checkpoint_comes_by_its_weights_hash(machine):
+    one = machine("one")
+    older = checkpoint(one, 64)
+    checkpoint(one, 128)
+    one.push(WORKER)
+    reader = machine("other", DRIVER)
+    reader.pull(DRIVER, WORKER)
+    reader.fetch_checkpoint(read_json(older / "state.json")["sha256"]["ema"])
+    assert [name for name in files(reader) if name.endswith("ema.safetensors")] == [
+        f"checkpoints/{older.name}/ema.safetensors"
     ]
 
 

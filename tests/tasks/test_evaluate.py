@@ -32,6 +32,22 @@ def test_a_job_for_each_cell_and_one_untrained_with_keys_of_all_that_matters(tmp
         evaluate._jobs(tmp_path, recipe, SAVED)
 
 
+def test_kept_checkpoints_have_a_job_for_the_point_along_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_json(tmp_path / "data.json", {"data": "", "shape": [], "classes": [], "digest": "d"})
+    places = [Saved(place, 1.0, Path("c"), str(place) * 64) for place in (1, 2, 3)]
+    monkeypatch.setattr(evaluate, "kept", lambda run: places)
+    for change, last in (("midpoint', nfe = 8", []), ("euler', nfe = 2", ["3" * 64])):
+        recipe = Recipe.load("tiny", [f"evaluation.along={{solver = '{change}}}"])
+        jobs = evaluate._jobs(tmp_path, recipe, places[-1])
+        own = [job for job in jobs[4:] if not job.cell.nll_images]
+        assert [job.weights for job in own] == ["1" * 64, "2" * 64, *last]
+        assert len(jobs) == 4 + len(own)
+        rows = [{"weights": job.weights, "method": "FM w/ OT"} for job in own]
+        assert [evaluate.along_training(row, places[-1]) for row in rows] == [True, True, *[False for _ in last]]
+
+
 def test_a_run_without_a_checkpoint_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no whole checkpoint; train first"):
         evaluate.trained(tmp_path)

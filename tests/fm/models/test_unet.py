@@ -215,11 +215,20 @@ def test_memory_layout_changes_rounding_only() -> None:
         ({"attention_resolutions": (10,)}, "no level of the network is 10 px wide; its levels are 16, 8 px"),
         ({"head_channels": 48}, "heads of 48 channels do not divide a level of 64"),
         ({"heads": 3}, "3 heads do not divide a level of 64"),
+        ({"patch": 3}, "patches of 3 px do not tile images of 16 px"),
     ],
 )
 def test_sizes_that_do_not_fit_are_one_sentence(change: dict, sentence: str) -> None:
     with pytest.raises(SettingsError, match=sentence):
         UNet(**{"image_size": 16, **SMALL, **change})
+
+
+def test_patches_are_the_same_network_on_folded_pixels() -> None:
+    whole = random_weights(UNet(32, **SMALL, patch=2))
+    folded = random_weights(UNet(16, **SMALL, in_channels=12, out_channels=12))
+    folded.load_state_dict(whole.state_dict())
+    x, t = torch.randn(2, 3, 32, 32), torch.rand(2)
+    torch.testing.assert_close(whole(x, t), F.pixel_shuffle(folded(F.pixel_unshuffle(x, 2), t), 2))
 
 
 def test_settings_build_for_the_data_at_hand() -> None:

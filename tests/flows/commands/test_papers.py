@@ -1,0 +1,32 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--dataset", "photo"], "error: --dataset: unknown data set 'photo'; did you mean photos?"),
+        (["--dataset", "photos", "--scale", "minni"], "error: --scale: unknown scale 'minni'; did you mean mini?"),
+        (
+            ["--dataset", "photos", "--methods", "fm-ott"],
+            "error: --methods: unknown method 'fm-ott'; did you mean fm-ot?",
+        ),
+        (
+            ["--dataset", "cifar10"],
+            "error: --source: is missing, for CIFAR-10 does not come with this project; name its pictures: "
+            "cifar-10-binary.tar.gz, or a folder that `fm prepare` filled",
+        ),
+        (["--dataset", "photos", "--source", "nowhere"], "error: nowhere: no such file or folder"),
+        (["--dataset", "photos", "--set", "training.batch=3"], "error: --set: no such setting 'batch'"),
+        (["s3://bucket/x", "--dataset", "photos"], "error: s3://bucket/x: is an address"),
+    ],
+)
+def test_what_paper_refuses_before_anything_is_started(
+    words: list[str], says: str, tmp_path: Path, command: Any
+) -> None:
+    done = command("paper", *words, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(says) and len(done.stderr.splitlines()) == 1
+    assert not any(tmp_path.iterdir())

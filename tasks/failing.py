@@ -101,21 +101,21 @@ def command_again(flow: str, given: Mapping[str, Any]) -> str:
     """The command line that goes on where the flow ended; none where it would leave out what only the form knows."""
     if given.get("evaluation"):
         return ""
-    words = {
-        "prepare_data": ["fm", "prepare", given.get("source"), given.get("data"), *_as_options(given.get("settings"))],
-        "extend_data": ["fm", "prepare", given.get("source"), given.get("data"), "--add", *_accepted(given)],
-        "train_run": ["fm", "train", given.get("data"), given.get("run"), "--preset", given.get("run")],
-        "pipeline": ["fm", "pipeline", given.get("source"), given.get("run"), "--preset", given.get("run")],
-        "evaluate_run": ["fm", "evaluate", given.get("run"), *([given["data"]] if given.get("data") else [])],
-        "rerun": ["fm", "evaluate", "--rerun", f"{given.get('run')}/evaluations/{given.get('key')}.json"],
-        "paper": ["fm", "paper", given.get("out"), *_compared(given)],
-    }[flow]
+    words: list[Any] = {
+        "prepare_data": lambda: ["prepare", given["source"], given["data"], *_as_options(given.get("settings"))],
+        "extend_data": lambda: ["prepare", given["source"], given["data"], "--add", *_accepted(given)],
+        "train_run": lambda: ["train", given["data"], given["run"], "--preset", given["run"]],
+        "pipeline": lambda: ["pipeline", given["source"], given["run"], "--preset", given["run"]],
+        "evaluate_run": lambda: ["evaluate", given["run"], *([given["data"]] if given.get("data") else [])],
+        "rerun": lambda: ["evaluate", "--rerun", f"{given['run']}/evaluations/{given['key']}.json"],
+        "paper": lambda: ["paper", given["out"], *_compared(given)],
+    }[flow]()
     place = given["place"]
     if flow in ("train_run", "pipeline", "paper"):
         names = ("workers", "fewest_workers", "gpus")
         changed = {name: value for name in names if (value := getattr(place, name)) != getattr(Place(), name)}
         words += [word for name, value in changed.items() for word in (f"--{name.replace('_', '-')}", value)]
-    return shlex.join(map(str, [*words, *(["--address", place.address] if place.address else [])]))
+    return shlex.join(map(str, ["fm", *words, *(["--address", place.address] if place.address else [])]))
 
 
 def _as_options(settings: Any) -> list[str]:
@@ -129,7 +129,7 @@ def _as_options(settings: Any) -> list[str]:
 
 def _compared(given: Mapping[str, Any]) -> list[str]:
     """The options of a comparison."""
-    words = ["--dataset", given.get("dataset"), "--scale", given.get("scale"), "--seeds", str(given.get("seeds"))]
+    words = ["--dataset", given["dataset"], "--scale", given["scale"], "--seeds", str(given["seeds"])]
     if given.get("source"):
         words += ["--source", given["source"]]
     if given.get("methods"):

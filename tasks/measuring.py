@@ -157,11 +157,11 @@ def failed(job: Job, why: str) -> Row:
 
 
 def solutions_file(job: Job) -> Path:
-    """Where the converged solutions from a job's noise are kept."""
+    """Where the converged solutions from a job's noise are kept; of a row measured once more they are its own."""
     drawn = job.weights, job.cell.seed, job.cell.error_images
     labels = facts_of(job.folder)["digest"], job.cell.reference_images  # whose frequencies they have
     made_by = digest(*drawn, *labels, code_digest(), torch.__version__)
-    return job.folder / ".parts" / f"converged-{made_by}.safetensors"
+    return (job.folder / ".parts" if job.keep else job.scratch) / f"converged-{made_by}.safetensors"
 
 
 def write(file: Path, found: Found) -> None:

@@ -21,7 +21,7 @@ from flows.commands.asked import (
     recipe_of,
 )
 from flows.commands.stages import flow, services
-from fm.errors import SettingsError
+from fm.errors import SettingsError, Unfinished
 
 ONE = "Of the three, RUN, --images FOLDER DATA and --rerun ROW, name one."
 
@@ -57,7 +57,8 @@ def evaluate(
     ] = "",
     reference: Annotated[str, typer.Option(help="Of --images: heldout or training, what they are compared with.")] = "",
     rerun: Annotated[
-        Path | None, typer.Option(help="A row, RUN/evaluations/KEY.json: measure it again and compare each number.")
+        list[Path] | None,
+        typer.Option(help="A row, RUN/evaluations/KEY.json, or several: measure it again and compare each number."),
     ] = None,
     changes: Changes = None,
     address: Address = "",
@@ -150,16 +151,24 @@ def _score(
     typer.echo(json.dumps(row) if as_json else f"{text_table([row])}\n{table_note([row])}")
 
 
-def _again(row: Path, where: object, port_base: int | None, address: str, as_json: bool) -> None:
-    run = str(row.resolve().parent.parent)
-    if not row.is_file() or row.parent.name != "evaluations":
-        raise SettingsError(
-            "is no row", str(row), "name a file of RUN/evaluations, as `--rerun runs/mine/evaluations/KEY.json`"
-        )
-    existing(run)
-    look(port_base, run)
+def _again(rows: list[Path], where: object, port_base: int | None, address: str, as_json: bool) -> None:
+    for row in rows:
+        if not row.is_file() or row.parent.name != "evaluations":
+            mend = "name a file of RUN/evaluations, as `--rerun runs/mine/evaluations/KEY.json`"
+            raise SettingsError("is no row", str(row), mend)
+        run = existing(str(row.resolve().parent.parent))
+        look(port_base, run)
+    differing = []
     with services(port_base, address):
-        tell(flow("evaluate", "rerun")(run, row.stem, where), as_json)
+        for row in rows:
+            try:
+                tell(flow("evaluate", "rerun")(str(row.resolve().parent.parent), row.stem, where), as_json)
+            except Unfinished as error:
+                differing.append(error)
+    if differing:
+        first = differing[0]
+        what = f"{len(differing)} of {len(rows)} rows differ, the first one so: {first.what}"
+        raise first if len(rows) == 1 else Unfinished(what, first.where, first.mend)
 
 
 def measurements(

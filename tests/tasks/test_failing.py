@@ -85,3 +85,16 @@ def test_a_preparation_says_its_own_command(tmp_path: Path, told: list[str]) -> 
     command = next(line for line in told[0].splitlines() if "fm prepare" in line)
     assert f"fm prepare photos: {tmp_path / 'out'} --size 64 --method box --exif ignore --alpha white" in command
     assert command.endswith("--shard-images 1000 --accept-missing --address auto`")
+
+
+def test_a_comparison_and_a_rerun_go_on_by_their_own_commands() -> None:
+    given = {"dataset": "cifar10", "out": "runs/x", "source": "my data", "scale": "full", "seeds": 3, "place": Place()}
+    given |= {"methods": ("fm-ot", "ddpm"), "changes": ("training.keep=2",), "allow_different_data": True}
+    again = "fm paper runs/x --dataset cifar10 --scale full --seeds 3 --source 'my data' --methods fm-ot,ddpm"
+    assert failing.command_again("paper", given) == f"{again} --set training.keep=2 --allow-different-data"
+    given |= {"source": "", "methods": (), "changes": (), "allow_different_data": False, "place": Place(workers=8)}
+    assert failing.command_again("paper", given) == (
+        "fm paper runs/x --dataset cifar10 --scale full --seeds 3 --workers 8"
+    )
+    row = {"run": "runs/x", "key": "abc", "place": Place()}
+    assert failing.command_again("rerun", row) == "fm evaluate --rerun runs/x/evaluations/abc.json"

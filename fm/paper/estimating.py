@@ -213,6 +213,5 @@ def _final(recipe: Recipe) -> list[int]:
 
 def _free_disk(out: Path) -> int:
     """Bytes for a folder that need not be there yet."""
-    return shutil.disk_usage(
-        next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
-    ).free
+    there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+    return shutil.disk_usage(there).free

@@ -42,7 +42,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class PaperEstimate:
-    """What the comparison will cost from its start: each training, each cell of the grid, disk and memory."""
+    """What the comparison will cost from its start: each training, each cell of the grid, disk and memory.
+
+    disk: bytes with words, by folder.
+    """
 
     found: Measured
     known: Counted
@@ -53,15 +56,17 @@ class PaperEstimate:
     free_bytes: int  # of memory, for each worker
 
     def text(self) -> str:
-        """Three aligned tables: trainings, cells of all trainings together, memory and disk."""
-        head = [("", "training", "evaluation", "taken to train", "to evaluate", "")]
+        """What was measured, then aligned tables: trainings, cells of all trainings together, memory and disk."""
+        names = [("", "training", "evaluation", "taken to train", "to evaluate", "")]
         trainings = [cost.line(self.known.flops) for cost in self.costs]
         cells = [("", "in all", "", "")] + [
             (name.strip(), taken(parts), in_time(sum(part.seconds for part in parts)), _words(parts))
             for name, parts in self.by_cell().items()
         ]
-        tables = aligned([*head, *trainings, self._total()]), aligned(cells), aligned(self._room())
-        return "\n\n".join([title(self.found, self.known.workers), *("\n".join(table) for table in tables)])
+        tables = aligned([*names, *trainings, self._total()]), aligned(cells), aligned(self._room())
+        first = self.costs[0]
+        head = f"{title(self.found, self.known.workers)}\n{first.member.folder}: {first.training.words}"
+        return "\n\n".join([head, *("\n".join(table) for table in tables)])
 
     @property
     def values(self) -> dict[str, Any]:
@@ -138,6 +143,7 @@ def counted(plan: Plan, data: Data, workers: int) -> tuple[Counted, str]:
         lines.append((method.title, short(h100_hours(known.flops * seeds), 2), f"H100-hours, {several(seeds, 'seed')}"))
     flops = known.flops * len(plan.members)
     words = f"H100-hours, {several(len(plan.members), 'training')}, {flops:.1e} FLOP at {STATED}"
+    words += f"; the recipe's precision is {plan.recipe.training.precision}"
     lines.append(("total to train", short(h100_hours(flops), 2), words))
     return known, "\n".join([known.text(), "", *aligned(lines)])
 

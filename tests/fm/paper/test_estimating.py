@@ -70,7 +70,9 @@ def test_a_solver_grid_of_twice_the_evaluations_takes_so_much_longer(monkeypatch
 def test_the_text_has_every_training_every_cell_and_the_room(monkeypatch) -> None:
     monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: Usage(0, 0, 3 * 2**30))
     head, trainings, cells, room = estimated(monkeypatch, plan()).text().split("\n\n")
-    assert head == "measured in 7 s on CPU; nothing was trained or written"
+    measured, steps = head.splitlines()
+    assert measured == "measured in 7 s on CPU; nothing was trained or written"
+    assert steps.startswith("ddpm-seed0: 10 steps of 64 images, 500 ms each (mean of 9)")
     assert [line.split()[0] for line in trainings.splitlines()[1:]] == [one.folder for one in plan().members] + [
         "total"
     ]
@@ -87,7 +89,7 @@ def test_counting_comes_before_anything_that_can_be_refused() -> None:
         "DDPM",
         "total to train",
     ]
-    assert f"4 trainings, {4 * known.flops:.1e} FLOP" in lines[-1]
+    assert f"4 trainings, {4 * known.flops:.1e} FLOP" in lines[-1] and lines[-1].endswith("precision is fp32")
 
 
 def test_a_disk_that_cannot_hold_the_checkpoints_is_refused_in_one_sentence(tmp_path, monkeypatch) -> None:

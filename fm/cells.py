@@ -190,6 +190,11 @@ def along(settings: Evaluation) -> Cell | None:
     return cell.model_copy(update={"nll_images": 0, "nll_training_images": 0, "error_images": 0})
 
 
+def in_grid(point: Cell, grid: list[Cell]) -> bool:
+    """Whether the grid's cells measure the point along a training at its end."""
+    return any((str(cell), cell.samples) == (str(point), point.samples) for cell in grid)
+
+
 def _cell(budget: Budget, settings: Evaluation, where: str) -> Cell:
     adaptive = bool(tableau(budget.solver, where).error)
     if adaptive != (budget.nfe is None) or adaptive != (budget.tolerance is not None):

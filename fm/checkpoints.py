@@ -8,6 +8,7 @@ import copy
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -138,13 +139,13 @@ class Store:
 
     def _outdated(self) -> list[Path]:
         found = _newest_first(self.folder)
-        kept = set(found[: self.keep])
-        if self.keep_every_images:
-            first_of = {int(folder.name) // self.keep_every_images: folder for folder in found}  # the oldest stands
-            kept |= {folder for multiple, folder in first_of.items() if multiple > 0}
-        if best := _best(self.folder):
-            kept.add(self.folder / best["checkpoint"])
-        return [folder for folder in found if folder not in kept]
+        kept = staying((int(folder.name) for folder in found), self.keep, self.keep_every_images)
+        best = _best(self.folder)
+        return [
+            folder
+            for folder in found
+            if int(folder.name) not in kept and not (best and folder.name == best["checkpoint"])
+        ]
 
     def restore_newest_good(self, state: State) -> None:
         """Copies the newest whole checkpoint into the state; says in `restored` which, and why not a newer one.
@@ -178,6 +179,16 @@ class Store:
             raise CheckpointError(
                 f"belongs to another run ({'; '.join(differ)})", where=str(saved.path), mend="choose another RUN"
             )
+
+
+def staying(saved: Iterable[int], keep: int, keep_every_images: int | None) -> set[int]:
+    """The images seen of the checkpoints that a Store keeps of those saved, whether the newer ones are there or not."""
+    newest_first = sorted(saved, reverse=True)
+    kept = set(newest_first[:keep])
+    if keep_every_images:
+        first_of = {images // keep_every_images: images for images in newest_first}  # the oldest stands
+        kept |= {images for multiple, images in first_of.items() if multiple > 0}
+    return kept
 
 
 def newest_name(run: Path | str) -> str:

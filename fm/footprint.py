@@ -63,6 +63,11 @@ def footprint(parameters: int, settings: Training, workers: int, image: int = 0)
     return Footprint(weights, weights, 2 * weights, weights * len(settings.ema_halflife_kimg), image)
 
 
+def checkpoint_bytes(parameters: int, settings: Training) -> int:
+    """Whole, however many workers hold shards of it: weights, two moments, averages."""
+    return FLOAT * parameters * (3 + len(settings.ema_halflife_kimg))
+
+
 def activations(model: nn.Module, shape: tuple[int, ...]) -> Activations:
     """Counted in one forward pass of one image, on the model's own device, meta too; parameters are left out.
 
@@ -221,7 +226,7 @@ def options_that_fit(
             if alone or unequal or any(getattr(settings, name) for name in names):
                 continue
             # Of a sharded state the first worker gathers the whole for each checkpoint, in the machine's memory.
-            whole = FLOAT * parameters * (3 + len(settings.ema_halflife_kimg)) if changed.fsdp and on_cpu else 0
+            whole = checkpoint_bytes(parameters, settings) if changed.fsdp and on_cpu else 0
             need = footprint(parameters, changed, fewer, held.of(changed))
             images = need.images(free * workers // fewer - whole) // ABOVE
             if images < 1:

@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
 from torch import Tensor
 
-from fm.cells import along, cells
+from fm.cells import along, cells, in_grid
 from fm.checkpoints import Saved, kept, mark_best, newest
 from fm.data import Manifest, ShardedImages
 from fm.errors import CheckpointError, DataError, SettingsError, Unfinished, UserError, several
@@ -146,7 +146,7 @@ def _jobs(run: Path, recipe: Recipe, saved: Saved) -> list[Job]:
     pairs = [(cell, saved.weights) for cell in grid] + [(baseline, untrained_weights(recipe))]
     if point := along(settings):
         pairs += [(point, one.weights) for one in kept(run) if one.images_seen < saved.images_seen]
-        if not any(str(cell) == str(point) and cell.samples == point.samples for cell in grid):
+        if not in_grid(point, grid):
             pairs.append((point, saved.weights))
     keys = [row_key(weights, cell, features, data, recipe.plugins) for cell, weights in pairs]
     return [Job(key, of(run), run, settings, cell, weights) for key, (cell, weights) in zip(keys, pairs, strict=True)]

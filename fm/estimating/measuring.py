@@ -27,6 +27,8 @@ import torch.multiprocessing as mp
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fm.arithmetic import as_asked
+from fm.cells import cells
 from fm.checkpoints import Store
 from fm.columns import distances_of
 from fm.data import ShardedImages
@@ -184,7 +186,7 @@ def _measured(job: Job, world: World, device: str) -> dict[str, Any]:
         "footprint": job.need,
         "peak_bytes": peak,
     }
-    return measured | _evaluations(recipe, *build(), shape, dataset, say)
+    return measured | _evaluations(recipe, *build(), shape, dataset, say, device)
 
 
 def carried(
@@ -271,15 +273,17 @@ def _evaluations(
     shape: tuple[int, ...],
     dataset: Any,
     say: Callable[[str], None],
+    device: str,
 ) -> dict[str, float]:
-    """A core's seconds for one sample, image or cell: the evaluation's tasks have a core each."""
-    settings = recipe.evaluation
+    """Seconds of a core, or of a GPU, for one sample, image or cell: the evaluation's tasks have one each."""
+    settings, grid = recipe.evaluation, cells(recipe.evaluation)
     classes = tuple(dataset.classes) if recipe.class_conditional else None
-    flow, features = Flow(model, objective, shape, classes), load_features(settings.features)
+    flow, features = Flow(model.to(device), objective, shape, classes), load_features(settings.features, device)
     images = torch.randint(256, (max(settings.batch, 8), *shape), dtype=torch.uint8)
 
     def sampling(count: int) -> Any:
-        return flow.draw(count, batch=count, method="euler", nfe=2)
+        with as_asked(flow.device, tf32=settings.sampling_precision == "tf32"):
+            return flow.draw(count, batch=count, method="euler", nfe=2)
 
     def likelihood(count: int) -> Any:
         return flow.bits_per_dim(images[:count], batch=count, method="euler", nfe=2)
@@ -293,7 +297,8 @@ def _evaluations(
         samples, heldout = spread(min(settings.samples, 2000)), spread(min(settings.reference_images, 2000))
         return partial(distances_of, settings.distances, samples, heldout, samples)
 
-    samples, scored = min(settings.batch, settings.samples), min(settings.batch, settings.nll_images)
+    samples = min(settings.batch, max(cell.samples for cell in grid))
+    scored = min(settings.batch, max(cell.nll_images for cell in grid))
     with _one_thread():
         return {
             "sample_s": _each(sampling, samples, say, "two evaluations of the network for {}") / 2,
@@ -304,7 +309,7 @@ def _evaluations(
 
 
 def _each(work: Callable[[int], Any], most: int, say: Callable[[str], None], what: str) -> float:
-    """A core's seconds in work(most), for each image."""
+    """Seconds of a core or GPU in work(most), for each image."""
     if most < 1:
         return 0.0
 
@@ -319,9 +324,17 @@ def _each(work: Callable[[int], Any], most: int, say: Callable[[str], None], wha
 
 
 def _timed(work: Callable[[], Any]) -> float:
-    start = time.process_time()
+    start = _clock()
     work()
-    return time.process_time() - start
+    return _clock() - start
+
+
+def _clock() -> float:
+    """Seconds of this process's core; where there is a GPU those that pass until it has done what was begun."""
+    if not torch.cuda.is_available():
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 @contextmanager

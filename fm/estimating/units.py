@@ -1,5 +1,6 @@
 """Numbers as an estimate says them: no more digits than it knows, and no exponents."""
 
+from collections.abc import Sequence
 from decimal import Decimal
 
 
@@ -22,3 +23,14 @@ def in_bytes(size: float) -> str:
         if size >= 1024**power:
             return f"{short(size / 1024**power)} {unit}"
     return f"{size:.0f} B"
+
+
+def aligned(lines: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows of a table as lines: numbers to the right, the first and last column to the left."""
+    last = len(lines[0]) - 1
+    widths = [max(len(line[column]) for line in lines) for column in range(last)]
+
+    def cell(column: int, text: str) -> str:
+        return text if column == last else f"{text:{'>' if column else '<'}{widths[column]}}"
+
+    return ["  ".join(cell(column, text) for column, text in enumerate(line)).rstrip() for line in lines]

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from fm.cells import Budget, Cell, Evaluation, along, cells, tightest
+from fm.cells import Budget, Cell, Evaluation, along, cells, in_grid, tightest
 from fm.errors import SettingsError
 
 GRID = [{"solver": "euler", "nfe": 2}, {"solver": "dopri5", "tolerance": 1e-3, "samples": 20}]
@@ -70,5 +70,7 @@ def test_what_is_measured_along_a_training_are_distances_alone() -> None:
     cell = along(settings(along=Budget(solver="midpoint", nfe=8), error_images=9, nll_images=3))
     assert cell is not None
     assert (cell.solver, cell.nfe, cell.nll_images, cell.error_images) == ("midpoint", 8, 0, 0)
+    grid = cells(settings(grid=[*GRID, Budget(solver="midpoint", nfe=8)], error_images=9))
+    assert in_grid(cell, grid) and not in_grid(cell.model_copy(update={"samples": 20}), grid)
     with pytest.raises(SettingsError, match=r"evaluation\.along"):
         cells(settings(along=Budget(solver="dopri5", nfe=8)))

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from fm.cells import Cell, cells
 from fm.data import Preparation, load_manifest, open_source, write_shards
 from fm.errors import DataError
 from fm.estimating import estimate as module
+from fm.estimating import parts
 from fm.estimating.counting import count
-from fm.estimating.estimate import estimate, expected_nfe, makespan, of_folder, of_source
+from fm.estimating.estimate import estimate, of_folder, of_source
 from fm.estimating.measuring import Data, Measured
 from fm.footprint import Activations, Footprint
 from fm.recipe import Recipe
@@ -33,7 +33,7 @@ def found(need: Footprint, **changes) -> Measured:
 def estimated(monkeypatch: pytest.MonkeyPatch, *changes: str, workers: int = 2, **measured) -> module.Estimate:
     recipe = Recipe.load("tiny", [*CHANGES, *changes])
     monkeypatch.setattr(module, "measure", lambda recipe, data, workers, need, say: found(need, **measured))
-    monkeypatch.setattr(module.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(parts.os, "cpu_count", lambda: 2)
     known = replace(count(recipe, DATA, workers), parameters=10**6, held=Activations(1000, 500))
     return estimate(recipe, DATA, known, {"DATA": (2**20, "500 pictures")})
 
@@ -66,10 +66,12 @@ def test_a_time_limit_ends_the_training_and_a_gpu_counts_as_one(monkeypatch: pyt
     values = estimated(monkeypatch, "training.max_seconds=20").values
     assert (values["training_s"], values["images"]) == (20, 40 * 64)
     monkeypatch.setattr(module, "free_bytes", lambda device, workers: 10**9)
+    monkeypatch.setattr(parts.torch.cuda, "device_count", lambda: 1)
     changes = "training.threads=3", "training.fsdp=true"
     values = estimated(monkeypatch, *changes, workers=4, device="H100", step_s=3.6).values
     assert values["training_hours"] == pytest.approx(4 * 100 * 3.6 / 3600) and values["training_unit"] == "GPU-hours"
-    assert values["evaluation_unit"] == "core-hours" and values["disk_bytes"]["RUN"] == 2 * 4 * 4_000_000
+    assert values["evaluation_s"] == pytest.approx(3600 * values["evaluation_hours"])
+    assert values["evaluation_unit"] == "GPU-hours" and values["disk_bytes"]["RUN"] == 2 * 4 * 4_000_000
 
 
 def test_the_table_is_aligned_and_says_what_was_carried_on_and_assumed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,20 +102,6 @@ def test_totals_are_said_as_the_machine_is_and_as_if_it_were_idle(monkeypatch: p
     }
     assert "1 of 2 workers at work" in said.text() and "other work is in the way" in said.text()
     assert "on an idle machine" not in estimated(monkeypatch).text()
-    hours = module.Part("a", 1, 7200 * 61, "GPU-hours", ""), module.Part("b", 1, 360, "core-hours", "")
-    assert module.taken([*hours, *hours]) == "240 GPU-hours + 0.2 core-hours"
-
-
-def test_expected_evaluations_are_those_of_table_1_and_grow_with_the_fifth_root() -> None:
-    exact = Cell(solver="dopri5", tolerance=1e-5)
-    assert [expected_nfe(exact, name) for name in ("FM w/ OT", "Score Matching (raw)", "Mine w/ x")] == [134, 287, 188]
-    assert expected_nfe(Cell(solver="dopri5", tolerance=1e-4), "FM w/ OT", finer=True) == 134
-    assert expected_nfe(Cell(solver="dopri5", tolerance=0.5), "FM w/ OT") == 15
-    assert [expected_nfe(Cell(solver="midpoint", nfe=8), "DDPM", finer) for finer in (False, True)] == [8, 16]
-
-
-def test_the_longest_jobs_begin_first() -> None:
-    assert makespan([1, 1, 3, 2], 2) == 4 and makespan([1, 2], 8) == 2
 
 
 def test_bytes_of_a_source_are_those_of_its_shards(tmp_path: Path) -> None:
@@ -127,7 +115,3 @@ def test_bytes_of_a_source_are_those_of_its_shards(tmp_path: Path) -> None:
     assert (prepared.shape, prepared.classes) == (data.shape, data.classes)
     with pytest.raises(DataError, match="no training images"):
         of_folder("x", manifest.model_copy(update={"splits": {}}))
-
-
-def test_the_grid_of_every_preset_has_its_cost() -> None:
-    assert all(expected_nfe(cell, "FM w/ OT") > 0 for cell in cells(Recipe.load("demo").evaluation))

@@ -74,7 +74,8 @@ def test_what_stands_for_data_is_read_like_data() -> None:
 
 def test_a_step_an_evaluation_and_a_peak_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "BUDGET_S", 0.4)
-    recipe = Recipe.load("tiny", ["evaluation.features=random_conv"])
+    grid = "evaluation.grid=[{solver = 'euler', nfe = 2, nll_images = 8}]"  # which others have not
+    recipe = Recipe.load("tiny", ["evaluation.features=random_conv", grid, "evaluation.nll_images=0"])
     said: list[str] = []
     need = footprint(705_000, recipe.training, workers=4, image=2 * 10**6)
     found = measuring._measured(Job(recipe, STAND, 4, False, need, said.append), ALONE, "cpu")

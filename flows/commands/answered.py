@@ -1,7 +1,8 @@
 """What the commands answer: values for people or as JSON, a table with what is worth trying next."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +86,38 @@ def estimate_pipeline(source: str, recipe: Any, workers: int, as_json: bool) -> 
     _tell_estimate(recipe, data, workers, {"DATA": size}, as_json)
 
 
+def estimate_paper(plan: Any, source: str, out: str, workers: int, as_json: bool) -> None:
+    """What follows from counting comes first, as for a single training."""
+    from fm.data import load_manifest, open_source
+    from fm.estimating.estimate import of_folder, of_source
+    from fm.paper import estimating
+
+    prepared = (Path(source) / "manifest.json").exists()
+    if prepared:
+        data, disk = of_folder(source, load_manifest(source)), {}
+    else:
+        data, size = of_source(open_source(source), plan.recipe.data)
+        disk = {"DATA": size}
+    with _interruptible():
+        known, words = estimating.counted(plan, data, workers)
+        if not as_json:
+            typer.echo(words)
+        found = estimating.estimate_paper(plan, data, known, Path(out), disk, measuring)
+    typer.echo(json.dumps(known.values() | found.values) if as_json else found.text())
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("stopped: nothing was trained or written", err=True)
+        raise typer.Exit(130) from None
+
+
 def _tell_estimate(recipe: Any, data: Any, workers: int, disk: dict[str, Any], as_json: bool) -> None:
     """What is known without running comes first, so that it is told too where the machine cannot run it."""
-    try:
+    with _interruptible():
         from fm.estimating.counting import count
         from fm.estimating.estimate import estimate
 
@@ -100,9 +130,6 @@ def _tell_estimate(recipe: Any, data: Any, workers: int, disk: dict[str, Any], a
             if as_json:
                 typer.echo(json.dumps(known.values()))
             raise
-    except KeyboardInterrupt:
-        typer.echo("stopped: nothing was trained or written", err=True)
-        raise typer.Exit(130) from None
     typer.echo(json.dumps(known.values() | found.values) if as_json else found.text())
 
 

@@ -62,9 +62,9 @@ def paper(
     if not source:
         mend = f"name its pictures: {plan.dataset.hint}, or a folder that `fm prepare` filled"
         raise SettingsError(f"is missing, for {plan.dataset.title} does not come with this project", "--source", mend)
-    if estimate:
-        return estimate_paper(plan, source, workers, as_json)
     out = out or f"runs/paper-{plan.name}"
+    if estimate:
+        return estimate_paper(plan, source, out, workers, as_json)
     plan.recipe.check(workers, fewest_workers)
     look(port_base, out, "" if (Path(source) / "manifest.json").exists() else source)
     where = place(address, workers, fewest_workers=fewest_workers, gpus=gpus)

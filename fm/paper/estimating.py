@@ -187,14 +187,16 @@ def _cost(member: Member, found: Measured, workers: int) -> Cost:
 def check_room(plan: Plan, out: Path, data_bytes: int, workers: int = 1) -> None:
     """Whether disk and memory hold what the comparison still has to write, and a training; nothing is measured.
 
-    data_bytes: of the data that are still to be written to the disk of `out`.
+    data_bytes: of the data that are still to be written to the disk of `out`; workers: on this machine, none where they
+    are elsewhere, and say themselves what their memory holds.
 
     Raises: MachineError with the bytes that are due and free; SettingsError if a training does not suit this machine.
     """
     settings, shape = plan.recipe.training, (3, *[plan.recipe.data.size] * 2)
     with torch.device("meta"):
         model, _ = plan.recipe.build(shape, None)
-        check_fits(size(model), activations(model, shape), settings, workers, device_here(), free_here(workers))
+        if workers:
+            check_fits(size(model), activations(model, shape), settings, workers, device_here(), free_here(workers))
     one, missing = checkpoint_bytes(size(model), settings), sum(map(partial(_missing, out), plan.members))
     due, free = one * missing + data_bytes, _free_disk(out)
     if due > free:

@@ -1,6 +1,6 @@
 """The methods of Table 1, its published figures, and the data sets that they are of.
 
-Source: Lipman et al., Flow Matching for Generative Modeling, ICLR 2023.
+Source: Lipman et al. 2023.
 """
 
 from dataclasses import dataclass, field

@@ -16,11 +16,13 @@ from flows.commands.asked import (
     Gpus,
     PortBase,
     Workers,
+    is_address,
     look,
     place,
 )
 from flows.commands.stages import flow, services
 from fm.errors import SettingsError, Unfinished
+from fm.paper.methods import known
 
 
 def paper(
@@ -54,14 +56,17 @@ def paper(
 
     Started again it continues. A method that fails is said, ends the command with 1, and leaves the others be.
     """
+    chosen = tuple(key.strip() for key in methods.split(",") if key.strip())
+    of = known(dataset, scale, chosen)
+    source = source or of.source
+    if not source:
+        mend = f"name its pictures: {of.hint}, or a folder that `fm prepare` filled"
+        raise SettingsError(f"is missing, for {of.title} does not come with this project", "--source", mend)
+    if is_address(out):
+        raise SettingsError("is an address, and a comparison lies in a folder", out, "give a folder that all nodes see")
     from fm.paper.plan import planned
 
-    chosen = tuple(key.strip() for key in methods.split(",") if key.strip())
     plan = planned(dataset, scale, seeds, chosen, changes or ())
-    source = source or plan.dataset.source
-    if not source:
-        mend = f"name its pictures: {plan.dataset.hint}, or a folder that `fm prepare` filled"
-        raise SettingsError(f"is missing, for {plan.dataset.title} does not come with this project", "--source", mend)
     out = out or f"runs/paper-{plan.name}"
     if estimate:
         return estimate_paper(plan, source, out, workers, as_json)

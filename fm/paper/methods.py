@@ -3,9 +3,13 @@
 Source: Lipman et al. 2023.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from fm.errors import member
+
+SCALES = ("mini", "full")
 OT, DIFFUSION = "FM w/ OT", "FM w/ Diffusion"
 
 
@@ -121,3 +125,14 @@ DATASETS = {
         ),
     )
 }
+
+
+def known(dataset: str, scale: str, methods: Iterable[str]) -> DataSet:
+    """The data set of that name, if scale and methods are known too.
+
+    Raises: SettingsError that names the nearest.
+    """
+    member(scale, dict.fromkeys(SCALES), "scale", where="--scale")
+    for key in methods:
+        member(key, METHODS, "method", where="--methods")
+    return member(dataset, DATASETS, "data set", where="--dataset")

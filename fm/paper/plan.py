@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from fm.data import Manifest
-from fm.errors import DataError, SettingsError, member
-from fm.paper.methods import DATASETS, METHODS, OLDER_VALIDATION, DataSet, Method
+from fm.errors import DataError, SettingsError
+from fm.paper.methods import METHODS, OLDER_VALIDATION, DataSet, Method, known
 from fm.recipe import Recipe, pair
 
-SCALES = ("mini", "full")
 # Figure 7: fixed steps by NFE, and dopri5 at 1e-5, at which Table 1 was measured and likelihoods are computed.
 SWEEP = {"euler": (4, 8, 16, 32, 64, 100), "midpoint": (4, 8, 16, 32, 64, 100), "rk4": (4, 8, 16, 32, 64, 100)}
 SWEEP_SAMPLES = 10_000
@@ -58,11 +57,10 @@ def planned(
 
     Raises: SettingsError that names the nearest data set, scale or method, or the setting that is wrong.
     """
-    of = member(dataset, DATASETS, "data set", where="--dataset")
-    member(scale, dict.fromkeys(SCALES), "scale", where="--scale")
+    of = known(dataset, scale, methods)
     if seeds < 1:
         raise SettingsError(f"{seeds} is no number of seeds", "--seeds", "give 1 or more")
-    chosen = tuple(member(key, METHODS, "method", where="--methods") for key in methods or METHODS)
+    chosen = tuple(METHODS[key] for key in methods or METHODS)
     trained = {method.same_as or method.key: METHODS[method.same_as or method.key] for method in chosen}
     members = [
         Member(method, seed, _recipe(of, scale, method, seed, changes))

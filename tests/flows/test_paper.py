@@ -13,8 +13,7 @@ import pytest
 
 from flows.paper import paper
 from fm.files import read_json
-from fm.paper.methods import DATASETS
-from fm.paper.plan import SCALES
+from fm.paper.methods import DATASETS, SCALES
 
 METHODS = "fm-ot,ddpm,score-matching-scaled"
 CHANGES = [

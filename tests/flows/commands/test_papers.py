@@ -7,11 +7,11 @@ import pytest
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--dataset", "photo"], "error: --dataset: unknown data set 'photo'; did you mean photos?"),
-        (["--dataset", "photos", "--scale", "minni"], "error: --scale: unknown scale 'minni'; did you mean mini?"),
+        (["--dataset", "photo"], "error: --dataset: unknown data set 'photo'; did you mean 'photos'?"),
+        (["--dataset", "photos", "--scale", "minni"], "error: --scale: unknown scale 'minni'; did you mean 'mini'?"),
         (
             ["--dataset", "photos", "--methods", "fm-ott"],
-            "error: --methods: unknown method 'fm-ott'; did you mean fm-ot?",
+            "error: --methods: unknown method 'fm-ott'; did you mean 'fm-ot'?",
         ),
         (
             ["--dataset", "cifar10"],

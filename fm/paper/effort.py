@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from statistics import fmean
 
 from fm.paper.claim import (
@@ -103,9 +104,7 @@ def share(ours: Sequence[tuple[float, float]], other: Sequence[tuple[float, floa
 def _log_nfe(points: Sequence[tuple[float, float]], level: float) -> float:
     """Log NFE at a log error within the curve, by straight lines."""
     logs = [(math.log(n), math.log(error)) for n, error in points]
-    (n_0, e_0), (n_1, e_1) = next(
-        (pair for pair in zip(logs, logs[1:], strict=False) if pair[1][1] <= level), (logs[-2], logs[-1])
-    )
+    (n_0, e_0), (n_1, e_1) = next((pair for pair in pairwise(logs) if pair[1][1] <= level), (logs[-2], logs[-1]))
     return n_0 + (n_1 - n_0) * (e_0 - level) / (e_0 - e_1)
 
 

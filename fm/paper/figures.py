@@ -11,7 +11,7 @@ from fm.paper.behaviour import by_tenth, settled, way, way_half
 from fm.paper.effort import errors, solved
 from fm.paper.methods import METHODS, TABLE_1, Method
 from fm.paper.plan import SWEEP, Plan
-from fm.paper.reading import Value, bits, distance, distance_name, mean_of, nfe, rows_of, scored, swept
+from fm.paper.reading import Value, bits, distance, distance_name, is_fid, mean_of, nfe, rows_of, scored, swept
 from fm.paper.trained import Trained
 from fm.report.comparison_figures import sheet
 from fm.report.figures import COLOURS, GREY, MARKERS, nfe_ticks, plain, plain_log, png_of
@@ -19,7 +19,7 @@ from fm.report.figures import COLOURS, GREY, MARKERS, nfe_ticks, plain, plain_lo
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-NAMES = tuple(dict.fromkeys(method.name for method in reversed(METHODS.values()) if method.published)) + ("FM w/ VE",)
+NAMES = (*dict.fromkeys(method.name for method in reversed(METHODS.values()) if method.published), "FM w/ VE")
 WAYS = {
     "appears": "t from which the image shows",
     "bend": "bend (0: straight, even speed)",
@@ -35,22 +35,25 @@ def drawn(plan: Plan, trained: Sequence[Trained]) -> Shown:
     name = distance_name(trained)
     figures = published(plan)
     made: dict[str, tuple[Callable[[], bytes | None], str]] = {
-        "nfe": (lambda: dots(trained, nfe, "NFE of dopri5", figures("nfe")), "dot: a training seed; cross: published"),
+        "nfe": (
+            lambda: dots(trained, nfe, "NFE of dopri5", figures("nfe")),
+            "dot: a training seed, bar: their mean; cross: published",
+        ),
         "distance": (
-            lambda: dots(trained, distance(name), name, figures("fid")),
-            "dot: a training seed; cross: the published FID, which is another distance unless the features are its own",
+            lambda: dots(trained, distance(name), name, figures("fid") if is_fid(name) else {}),
+            "dot: a training seed, bar: their mean; cross: published, where the distance is FID",
         ),
         "nll": (
             lambda: dots(trained, bits, "bits/dim", figures("nll")),
-            "dot: a training seed; cross: published, at K",
+            "dot: a training seed, bar: their mean; cross: published, at its K",
         ),
         "error": (
             lambda: swept_curves(trained, errors, "RMS error against the\nconverged solution"),
-            "a thin line for each seed, both axes logarithmic; points that more evaluations do not improve are left out",
+            "a line for each seed; points that more evaluations do not improve are left out",
         ),
         "low-nfe": (
             lambda: swept_curves(trained, lambda one, solver: _distances(one, solver, name), name),
-            "a thin line for each seed",
+            "a line for each seed",
         ),
         "along": (
             lambda: curves(trained, lambda one: _along(one, name), name, log=True),

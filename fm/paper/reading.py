@@ -106,6 +106,11 @@ def distance_name(trained: Sequence[Trained]) -> str:
     return next((name for name in names if not name.startswith(SIMILARITIES)), "")
 
 
+def is_fid(name: str) -> bool:
+    """Whether a distance is FID: with Inception's features only."""
+    return name.startswith("fd_inception")
+
+
 def mean_of(rows: Sequence[Row], name: str) -> float | None:
     """The mean of a column; None unless each row has it."""
     known = [row[name] for row in rows if row.get(name) is not None]

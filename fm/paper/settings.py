@@ -9,6 +9,7 @@ from fm.recipe import Recipe
 
 OPEN = "not stated"
 NO_DATA = "no such data set"
+TF_GAN = "Inception, TensorFlow-GAN"
 
 
 class Setting(NamedTuple):
@@ -116,16 +117,16 @@ SETTINGS = (
     Setting("batch of dopri5 (joint step control)", OPEN, lambda r: f"{r.evaluation.batch}"),
     Setting(
         "features of the distance",
-        _same(*["Inception, TensorFlow-GAN"] * 3, "Inception, guided-diffusion's evaluator"),
+        _same(TF_GAN, TF_GAN, TF_GAN, "Inception, guided-diffusion's evaluator"),
         lambda r: r.evaluation.features,
     ),
-    Setting("samples of the distance", _same(*["50,000"] * 4), lambda r: f"{r.evaluation.samples:,}"),
+    Setting("samples of the distance", "50,000", lambda r: f"{r.evaluation.samples:,}"),
     Setting(
         "reference of the distance",
         f"{OPEN}; the norm is the training set",
         lambda r: f"{r.evaluation.reference_images:,} held-out images",
     ),
-    Setting("images of the likelihood", _same("10,000 (test)", *["50,000 (validation)"] * 3), lambda r: _scored(r)),
+    Setting("images of the likelihood", _same("10,000", "50,000", "50,000", "50,000"), lambda r: _scored(r)),
     Setting("decoding of samples", OPEN, lambda r: "floor((x + 1) 128), clipped: the inverse of the dequantisation"),
 )
 

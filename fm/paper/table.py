@@ -19,6 +19,7 @@ from fm.paper.reading import (
     distance,
     distance_name,
     forms,
+    is_fid,
     mean_of,
     nfe,
     rows_of,
@@ -92,7 +93,7 @@ def _differences(plan: Plan, form: Form, figures: Figures) -> dict[str, float | 
     ones = [*form.trained.values()]
     row = next((row for one in ones for row in rows_of(one, sampled(one))), {})
     name = distance_name(ones)
-    fid = name.startswith("fd_inception") and row.get("samples") == FID_SAMPLES
+    fid = is_fid(name) and row.get("samples") == FID_SAMPLES
     pairs: dict[str, tuple[Value, float | None, bool]] = {
         f"NLL, K = {K[key]}": (_bits("bits_per_dim_per_draw", K[key]), figures.nll, True),
         "FID": (distance(name), figures.fid, fid),

@@ -1,5 +1,6 @@
 """A figure for each claim -> PNG bytes: every training seed is drawn, a method has one colour in all of them."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 NAMES = (*dict.fromkeys(method.name for method in reversed(METHODS.values()) if method.published), "FM w/ VE")
+DOTS = "dot: a training seed, bar: their mean; cross: published"
+FACTOR = 4  # of the gradient norm, that is half of a band of its figure
 WAYS = {
     "appears": "t from which the image shows",
     "bend": "bend (0: straight, even speed)",
@@ -37,15 +40,15 @@ def drawn(plan: Plan, trained: Sequence[Trained]) -> Shown:
     made: dict[str, tuple[Callable[[], bytes | None], str]] = {
         "nfe": (
             lambda: dots(trained, nfe, "NFE of dopri5", figures("nfe")),
-            "dot: a training seed, bar: their mean; cross: published",
+            DOTS,
         ),
         "distance": (
             lambda: dots(trained, distance(name), name, figures("fid") if is_fid(name) else {}),
-            "dot: a training seed, bar: their mean; cross: published, where the distance is FID",
+            f"{DOTS}, where the distance is FID",
         ),
         "nll": (
             lambda: dots(trained, bits, "bits/dim", figures("nll")),
-            "dot: a training seed, bar: their mean; cross: published, at its K",
+            f"{DOTS}, at its K",
         ),
         "error": (
             lambda: swept_curves(trained, errors, "RMS error against the\nconverged solution"),
@@ -59,7 +62,10 @@ def drawn(plan: Plan, trained: Sequence[Trained]) -> Shown:
             lambda: curves(trained, lambda one: _along(one, name), name, log=True),
             "a line for each seed; the same samples of the same noise at each kept checkpoint",
         ),
-        "stability": (lambda: stability(trained), "left: each report by the mean of the last three quarters"),
+        "stability": (
+            lambda: stability(trained),
+            "left: each report by the mean of the last three quarters, a line for each seed",
+        ),
         "appears": (lambda: ways(trained), "of converged solutions; bars are 95 % intervals over samples"),
         "generalisation": (
             lambda: generalisation(trained),
@@ -198,20 +204,24 @@ def _by_images(axes: "Axes", points: Sequence[tuple[float, float]], **style: Any
 
 
 def stability(trained: Sequence[Trained]) -> bytes | None:
-    """The gradient norm along the training by its mean, and the spread of the loss in each tenth of t."""
+    """The gradient norm along the training by its mean, a band for each method, and the loss's spread by tenth of t."""
     having = [one for one in trained if _norms(one)]
     if not having:
         return None
+    methods = _methods(having)
     figure, (left, right) = _figure(2, (11.4, 4.8))
     for one in having:
-        _by_images(left, _norms(one), alpha=0.6, **look(one.method) | {"marker": ""})
+        band = [
+            (seen, methods.index(one.method) - math.log(norm, FACTOR) / 2) for seen, norm in _norms(one) if norm > 0
+        ]
+        _by_images(left, band, alpha=0.6, **look(one.method) | {"marker": "", "linestyle": "-"})
         spreads = [(0.05 + tenth / 10, s) for tenth, s in enumerate(by_tenth(one)) if s is not None]
         right.plot(*_columns(spreads), linewidth=1.2, markersize=4.5, **look(one.method))
-    left.set_yscale("log")
-    plain_log(left.yaxis)
-    left.set_ylabel("gradient norm by its mean")
-    right.set(xlabel="t (noise 0, data 1)", ylabel="spread of the loss: s.d. by mean", ylim=(0, None))
-    _legend(figure, _methods(having))
+    _down(left, methods)
+    left.set_title(f"gradient norm by its mean; from line to line a factor of {FACTOR**2}", fontsize=10)
+    right.set(xlabel="t (noise 0, data 1)", ylim=(0, None))
+    right.set_title("spread of the loss in each tenth of t: s.d. by mean", fontsize=10)
+    _legend(figure, methods)
     return png_of(figure)
 
 

@@ -16,7 +16,7 @@ from fm.paper.claim import NOT_MEASURED, NOT_SHOWN, SHOWN, Claim
 from fm.paper.claims import claims
 from fm.paper.figures import Shown, drawn, trajectory_figure
 from fm.paper.plan import Plan
-from fm.paper.reading import sampled
+from fm.paper.reading import rows_of, sampled
 from fm.paper.settings import settings_table
 from fm.paper.table import csv_of, rows_csv, table, table_note
 from fm.paper.trained import Trained
@@ -75,16 +75,14 @@ def _page(
     marked: str,
 ) -> str:
     title = f"Flow matching against diffusion: {plan.dataset.title}, {plan.scale} scale"
-    rows = [row for one in trained for row in one.rows]
     body = [
         f"<h1>{escape(title)}</h1>",
         *(f"<p class=soft>{escape(words)}</p>" for words in [_what(plan, trained), *_cautions(plan, trained, marked)]),
         f"<div class=cards>{''.join(_cards(found))}</div>",
         "<h2>The claims at a glance</h2>",
-        page.html_table([["claim", "verdict", ""], *([claim.says, claim.verdict, ""] for claim in found)]),
+        page.html_table([["claim", "verdict"], *([claim.says, claim.verdict] for claim in found)]),
         "<h2>The table</h2>",
-        page.html_table(table(plan, trained, marked)),
-        f"<p class=soft>{escape(' '.join([table_note(plan, trained, marked), *_sentences(notes_on(rows))]))}</p>",
+        *_table(plan, trained, marked),
         "<h2>The claims</h2>",
         *(part for claim in found for part in _claim(claim, shown)),
         "<h2>In what this differs from the paper</h2>",
@@ -98,6 +96,15 @@ def _page(
     return page.document(title, body)
 
 
+def _table(plan: Plan, trained: Sequence[Trained], marked: str) -> list[str]:
+    """The paper's table, its notes below it: beside the figures they would push them out of sight."""
+    texts = table(plan, trained, marked)
+    rows = [row for one in trained for row in rows_of(one, sampled(one))]
+    notes = "".join(f"<li>{escape(line[0])}: {escape(line[-1])}</li>" for line in texts[1:] if line[-1])
+    said = " ".join([table_note(plan, trained, marked), *_sentences(notes_on(rows))])
+    return [page.html_table([line[:-1] for line in texts]), f"<p class=soft>{escape(said)}</p>", f"<ul>{notes}</ul>"]
+
+
 def _what(plan: Plan, trained: Sequence[Trained]) -> str:
     """What was compared, in two sentences."""
     seen = sorted({row["images_seen"] for one in trained for row in one.rows if row.get("images_seen")})
@@ -106,8 +113,8 @@ def _what(plan: Plan, trained: Sequence[Trained]) -> str:
     samples = f"{at.samples:,} samples, distances through {at.features}" if at else "nothing sampled"
     return (
         f"{several(len({one.method for one in trained}), 'training objective')} on {plan.dataset.title} at"
-        f" {plan.recipe.data.size} px, each trained on {images} images seen with {several(plan.seeds, 'seed')}: the same"
-        f" network, images, order, noise and budget. Measured with {samples}, against"
+        f" {plan.recipe.data.size} px, each trained on {images} images seen with {several(plan.seeds, 'seed')}: the"
+        f" same network, images, order, noise and budget. Measured with {samples}, against"
         f" {at.reference_images if at else 0:,} held-out images."
     )
 

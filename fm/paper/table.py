@@ -133,29 +133,30 @@ def _all_bits(form: Form) -> bool:
 def table(plan: Plan, trained: Sequence[Trained], marked: str = "") -> list[list[str]]:
     """The table as text, headings first: `402 (398 to 406)` is the mean over training seeds and their range.
 
-    `marked` says in what the data are not the published ones; it stands in each line.
+    `marked` says in what the data are not the published ones; it stands in the note of each line, the last column.
     """
     found, shown = lines(plan, trained), quantities(trained)
     ours = [*shown]
     beside = [key for key in found[0] if key.startswith("published ")]
     beside += list(dict.fromkeys(key for line in found for key in line if key.startswith("difference in ")))
-    head = ["method", "seeds", *map(heading, ours), *beside, "note", *["data"] * bool(marked)]
+    head = ["method", "seeds", *map(heading, ours), *beside, "note"]
     return [head, *(_texts(line, ours, beside, marked) for line in found)]
 
 
 def _texts(line: Line, ours: Sequence[str], beside: Sequence[str], marked: str) -> list[str]:
     own = [ranged(line, words) for words in ours]
     others = [_plain(line.get(words), words) for words in beside]
-    return [line["method"], str(line["seeds"] or "none"), *own, *others, line["note"], *[marked] * bool(marked)]
+    note = "; ".join(filter(None, [line["note"], f"the data set {marked}" * bool(marked)]))
+    return [line["method"], str(line["seeds"] or "none"), *own, *others, note]
 
 
 def ranged(line: Line, words: str) -> str:
-    """`402 (398 to 406)`; the range is left out of a single seed."""
+    """`402 (398 to 406)`; the range is left out where there is none."""
     value = line[words]
     if value is None:
         return "none"
     ends = [_plain(line[f"{words}, {end}"], words) for end in ("least", "most")]
-    return _plain(value, words) + (f" ({ends[0]} to {ends[1]})" if line[f"{words}, seeds"] > 1 else "")
+    return _plain(value, words) + (f" ({ends[0]} to {ends[1]})" if ends[0] != ends[1] else "")
 
 
 def _plain(value: float | str | None, words: str) -> str:

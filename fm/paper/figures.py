@@ -64,7 +64,7 @@ def drawn(plan: Plan, trained: Sequence[Trained]) -> Shown:
         ),
         "stability": (
             lambda: stability(trained),
-            "left: each report by the mean of the last three quarters, a line for each seed",
+            "a line for each seed; means are of the last three quarters",
         ),
         "appears": (lambda: ways(trained), "of converged solutions; bars are 95 % intervals over samples"),
         "generalisation": (

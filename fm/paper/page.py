@@ -18,7 +18,7 @@ from fm.paper.figures import Shown, drawn, trajectory_figure
 from fm.paper.plan import Plan
 from fm.paper.reading import rows_of, sampled
 from fm.paper.settings import settings_table
-from fm.paper.table import csv_of, rows_csv, table, table_note
+from fm.paper.table import BESIDE, csv_of, rows_csv, table, table_note
 from fm.paper.trained import Trained
 from fm.report import page
 from fm.results import notes_on
@@ -98,11 +98,15 @@ def _page(
 
 def _table(plan: Plan, trained: Sequence[Trained], marked: str) -> list[str]:
     """The paper's table, its notes below it: beside the figures they would push them out of sight."""
-    texts = table(plan, trained, marked)
+    head, *texts = table(plan, trained, marked)
     rows = [row for one in trained for row in rows_of(one, sampled(one))]
-    notes = "".join(f"<li>{escape(line[0])}: {escape(line[-1])}</li>" for line in texts[1:] if line[-1])
+    notes = "".join(f"<li>{escape(line[0])}: {escape(line[-1])}</li>" for line in texts if line[-1])
     said = " ".join([table_note(plan, trained, marked), *_sentences(notes_on(rows))])
-    return [page.html_table([line[:-1] for line in texts]), f"<p class=soft>{escape(said)}</p>", f"<ul>{notes}</ul>"]
+    beside = [i for i, words in enumerate(head) if words.startswith(BESIDE)]
+    ours = [i for i in range(len(head) - 1) if i not in beside]
+    parts = [ours, *[[0, *beside]] * bool(beside)]
+    tables = [page.html_table([[line[i] for i in part] for line in (head, *texts)]) for part in parts]
+    return [*tables, f"<p class=soft>{escape(said)}</p>", f"<ul>{notes}</ul>"]
 
 
 def _what(plan: Plan, trained: Sequence[Trained]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from fm.paper.methods import NLL_K1, TABLE_1, Figures, K, Method
+from fm.paper.methods import METHODS, NLL_K1, TABLE_1, Figures, K, Method
 from fm.paper.plan import Plan
 from fm.paper.reading import (
     Form,
@@ -34,6 +34,7 @@ from fm.results import Row, csv_table, number
 NOTHING = Figures(None, None, None)
 NOT_COMPARABLE = "not comparable"
 FID_SAMPLES = 50_000
+BESIDE = ("published ", "difference in ")  # how the columns that are not of our own figures begin
 Line = dict[str, Any]
 
 
@@ -72,8 +73,8 @@ def _line(plan: Plan, trained: Sequence[Trained], method: Method, shown: dict[st
         line |= {words: fmean(known) if known else None, f"{words}, s.d.": spread, f"{words}, seeds": len(known)}
         line |= {f"{words}, least": ends[0], f"{words}, most": ends[1]}
     figures = TABLE_1.get(plan.dataset.key, {}).get(method.name, NOTHING)
-    line |= {f"published {name}": value for name, value in _published(plan, method.name, figures).items()}
-    line |= {f"difference in {name}": value for name, value in _differences(plan, form, figures).items()}
+    line |= {f"{BESIDE[0]}{name}": value for name, value in _published(plan, method.name, figures).items()}
+    line |= {f"{BESIDE[1]}{name}": value for name, value in _differences(plan, form, figures).items()}
     return line | {"note": "; ".join(_notes(trained, form, shown))}
 
 
@@ -115,7 +116,9 @@ def _difference(form: Form, value: Value, published: float | None, comparable: b
 def _notes(trained: Sequence[Trained], form: Form, shown: dict[str, Value]) -> list[str]:
     """What a reader has to know of a line."""
     method = form.method
-    notes = [f"repeats the training of {method.same_as.upper()}, whose figures these are"] * bool(method.same_as)
+    notes = (
+        [f"repeats the training of {METHODS[method.same_as].title}, whose figures these are"] if method.same_as else []
+    )
     notes += ["extra row: the paper has no figure of it"] * (not method.published)
     judged = {words: value for words, value in shown.items() if words != "floor"}
     if len(forms(trained, method.name)) > 1 and form.trained:
@@ -137,8 +140,7 @@ def table(plan: Plan, trained: Sequence[Trained], marked: str = "") -> list[list
     """
     found, shown = lines(plan, trained), quantities(trained)
     ours = [*shown]
-    beside = [key for key in found[0] if key.startswith("published ")]
-    beside += list(dict.fromkeys(key for line in found for key in line if key.startswith("difference in ")))
+    beside = list(dict.fromkeys(key for start in BESIDE for line in found for key in line if key.startswith(start)))
     head = ["method", "seeds", *map(heading, ours), *beside, "note"]
     return [head, *(_texts(line, ours, beside, marked) for line in found)]
 
@@ -162,7 +164,7 @@ def ranged(line: Line, words: str) -> str:
 def _plain(value: float | str | None, words: str) -> str:
     if value is None or isinstance(value, str):
         return value or "none"
-    sign = "+" if words.startswith("difference") and value > 0 else ""
+    sign = "+" if words.startswith(BESIDE[1]) and value > 0 else ""
     return sign + (f"{value:.3f}" if "bits" in words or "NLL" in words else number(value))
 
 

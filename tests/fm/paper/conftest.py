@@ -25,8 +25,8 @@ FD = "fd_efficientnet_lite0_b7"
 
 
 def without(value: float, spread: float, seed: int = 0) -> list[float]:
-    """What a value is without each of ten groups: of noise that all methods share, so that it drops out of pairs."""
-    return [value + spread * math.sin(7 * group + seed) for group in range(10)]
+    """What a value is without each of ten groups: most of its noise is shared by all methods, and drops out of pairs."""
+    return [value + spread * (math.sin(7 * group + seed) + math.cos(group * value) / 10) for group in range(10)]
 
 
 def row(worse: float, seed: int, **values):

@@ -25,7 +25,7 @@ FD = "fd_efficientnet_lite0_b7"
 
 
 def without(value: float, spread: float, seed: int = 0) -> list[float]:
-    """What a value is without each of ten groups: most of its noise is shared by all methods, and drops out of pairs."""
+    """What a value is without each of ten groups; most of the noise is shared by all methods and drops out of pairs."""
     return [value + spread * (math.sin(7 * group + seed) + math.cos(group * value) / 10) for group in range(10)]
 
 

@@ -45,9 +45,7 @@ def test_pairs_are_of_the_same_noise_only(trained):
 
 
 def test_a_contrast_drops_what_both_share():
-    rows = [
-        {"a": 3.0, "a_without": [float(g) for g in range(10)]},
-        {"a": 1.0, "a_without": [g + 2.0 for g in range(10)]},
-    ]
+    groups = [float(g) for g in range(10)]
+    rows = [{"a": 3.0, "a_without": groups}, {"a": 1.0, "a_without": [group + 2 for group in groups]}]
     assert contrast([(1, rows[0], "a"), (-1, rows[1], "a")]) == (2.0, 0.0)
     assert contrast([(1, rows[0], "a")]) == (3.0, half_interval(rows[0]["a_without"]))

@@ -28,23 +28,18 @@ def test_evaluations_that_do_not_help_are_left_out_of_a_curve(trained):
 
 def test_an_equal_error_at_nearly_as_many_evaluations_is_not_about_60_percent(trained):
     ot = {one.seed: one for one in trained if one.method.key == "fm-ot"}
-    slower = [
-        replace(
-            one,
-            rows=tuple(
-                r | {"solution_error": r["solution_error"] * 1.2} for r in ot[one.seed].rows if r.get("solution_error")
-            ),
-        )
-        if one.method.key == "fm-vp"
-        else one
-        for one in trained
-    ]
-    assert effort.equal_error(slower).verdict == NOT_SHOWN and effort.equal_error(trained).verdict == SHOWN
+
+    def slower(seed):
+        swept = [row for row in ot[seed].rows if row.get("solution_error")]
+        return tuple(row | {"solution_error": 1.2 * row["solution_error"]} for row in swept)
+
+    found = [replace(one, rows=slower(one.seed)) if one.method.key == "fm-vp" else one for one in trained]
+    assert effort.equal_error(found).verdict == NOT_SHOWN and effort.equal_error(trained).verdict == SHOWN
 
 
 def test_flat_is_flat(trained):
-    rising = tuple({"images_seen": seen, "nfe": 60 + 20 * seen, "tolerance": 1e-5} for seen in (1, 2))
+    rising = tuple({"images_seen": seen, "nfe": 60 + 30 * seen, "tolerance": 1e-5} for seen in (1, 2))
     assert effort.flat(changed(trained, "fm-ot", solving=rising)).verdict == NOT_SHOWN
     assert effort.flat(changed(trained, "fm-ot", solving=rising[:1])).verdict == NOT_MEASURED
     coarse = ({"images_seen": 3, "nfe": 5, "tolerance": 1e-2},)
-    assert effort.solved(replace(trained[0], solving=rising + coarse)) == [(1, 80), (2, 100)]
+    assert effort.solved(replace(trained[0], solving=rising + coarse)) == [(1, 90), (2, 120)]

@@ -106,10 +106,12 @@ def _of_seed(name: str, ours: Trained, other: Trained, title: str) -> Finding:
     last = theirs[both[-1]]
     early = [seen for seen in both[:-1] if _better(name, mine[seen], last) == "ours"]
     above = [seen for seen in both if _better(name, mine[seen], theirs[seen]) == "other"]
-    told = f"below its final {number(last[name])} after {early[0]:,} images" if early else "not below its final one"
+    told = f"never below its final {number(last[name])} before the last checkpoint"
+    if early:
+        told = f"below its final {number(last[name])} after {early[0]:,} images of {both[-1]:,}"
     at = f"; above it at {', '.join(f'{seen:,}' for seen in above)}" if above else "; above it at no checkpoint"
     pairs = ", ".join(f"{number(mine[seen][name])} / {number(theirs[seen][name])}" for seen in both)
-    return Finding(bool(early) and not above, f"{words}: {told} of {both[-1]:,}{at} ({pairs})")
+    return Finding(bool(early) and not above, f"{words}: {told}{at} ({pairs})")
 
 
 def _better(name: str, ours: Row, other: Row) -> str:

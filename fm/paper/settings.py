@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from fm.errors import several
 from fm.paper.methods import OT, K
 from fm.paper.plan import Plan
 from fm.recipe import Recipe
@@ -30,7 +31,7 @@ def _network(recipe: Recipe) -> str:
     if "channels" not in model:
         return str(model["kind"])
     patch = f", patches of {model['patch']} px" if model.get("patch", 1) > 1 else ""
-    return f"{model['channels']} channels, {model['blocks']} blocks, {'-'.join(map(str, model['multiples']))}{patch}"
+    return f"{model['channels']} channels, {several(model['blocks'], 'block')}, {'-'.join(map(str, model['multiples']))}{patch}"
 
 
 def _attention(recipe: Recipe) -> str:

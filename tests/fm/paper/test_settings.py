@@ -22,4 +22,4 @@ def test_what_is_as_in_the_paper_is_left_out():
 
 def test_of_data_that_the_paper_has_not_it_says_nothing():
     assert told("photos")["images seen"] == [NO_DATA, "120,000"]
-    assert told("photos")["network"][1] == "32 channels, 1 blocks, 1-1, patches of 2 px"
+    assert told("photos")["network"][1] == "32 channels, 1 block, 1-1, patches of 2 px"

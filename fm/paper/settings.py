@@ -31,7 +31,8 @@ def _network(recipe: Recipe) -> str:
     if "channels" not in model:
         return str(model["kind"])
     patch = f", patches of {model['patch']} px" if model.get("patch", 1) > 1 else ""
-    return f"{model['channels']} channels, {several(model['blocks'], 'block')}, {'-'.join(map(str, model['multiples']))}{patch}"
+    multiples = "-".join(map(str, model["multiples"]))
+    return f"{model['channels']} channels, {several(model['blocks'], 'block')}, {multiples}{patch}"
 
 
 def _attention(recipe: Recipe) -> str:

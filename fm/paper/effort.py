@@ -1,0 +1,189 @@
+"""Claims on evaluations: how many dopri5 takes, how many an equal numerical error takes, what few of them cost."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from statistics import fmean
+
+from fm.paper.claim import (
+    WHOLE,
+    Claim,
+    Finding,
+    Judge,
+    Paired,
+    against_all,
+    by_rows,
+    contrast,
+    counted,
+    decided,
+    lacking,
+)
+from fm.paper.methods import DIFFUSION, OT
+from fm.paper.plan import SWEEP
+from fm.paper.quality import IN_EACH
+from fm.paper.reading import BASELINES, Value, better, distance_name, nfe, rows_of, swept, values
+from fm.paper.trained import Trained
+from fm.results import number
+
+ERROR = "solution_error"
+LEVELS = 9  # of numerical error, evenly spaced on a logarithmic scale, at which evaluations are compared
+SHARE = 0.7  # of diffusion's evaluations; the paper reads 0.6 off its Figure 7
+FLAT = 1.25  # the most of a training's NFE by its least
+
+
+def fewest(trained: Sequence[Trained]) -> Claim:
+    """NFE of Table 1."""
+    ours = better(trained, OT, nfe)
+    return decided(
+        "nfe",
+        "Fewest evaluations",
+        "At equal budget FM w/ OT takes the fewest evaluations of dopri5.",
+        "NFE a sample of dopri5 (joint) at the finest tolerance: the worst training seed of OT is below the best seed"
+        " of each baseline in its better form.",
+        [counted(ours, better(trained, name, nfe), nfe, "NFE") for name in BASELINES],
+        WHOLE,
+    )
+
+
+def equal_error(trained: Sequence[Trained]) -> Claim:
+    """Figure 7, left: numerical error against NFE."""
+    sides = [better(trained, name, _any_error) for name in (OT, DIFFUSION)]
+    lacks = lacking(*sides)
+    found = (
+        [Finding(None, lacks)]
+        if lacks
+        else [_shares(sides[0].trained[s], sides[1].trained[s]) for s in sides[0].trained]
+    )
+    return decided(
+        "error",
+        "Evaluations for equal error",
+        "For equal numerical error FM w/ OT takes about 60 % of the evaluations of FM w/ Diffusion.",
+        f"NFE at {LEVELS} levels of numerical error that both reach, interpolated on logarithmic scales: in each seed"
+        f" the mean ratio is below 1 with each of {', '.join(SWEEP)}, and at most {SHARE} over the three.",
+        found,
+        "a network as large as the paper's, trained to the end, and sweeps up to 100 evaluations (`--scale full`)",
+    )
+
+
+def _any_error(one: Trained) -> float | None:
+    return next((error for solver in SWEEP for _, error in errors(one, solver)), None)
+
+
+def errors(one: Trained, solver: str) -> list[tuple[float, float]]:
+    """(NFE, numerical error) of a solver by budget, without those that more evaluations do not make smaller."""
+    points: list[tuple[float, float]] = []
+    for cell in swept(one, solver):
+        found = [row[ERROR] for row in rows_of(one, cell) if row.get(ERROR)]
+        if found and (not points or fmean(found) < points[-1][1]):
+            points.append((float(cell.nfe or 0), fmean(found)))
+    return points
+
+
+def _shares(ours: Trained, other: Trained) -> Finding:
+    """One seed's ratios of NFE."""
+    ratios = {solver: share(errors(ours, solver), errors(other, solver)) for solver in SWEEP}
+    known = {solver: ratio for solver, ratio in ratios.items() if ratio is not None}
+    told = ", ".join(f"{solver} {'no common error' if r is None else f'{r:.2f}'}" for solver, r in ratios.items())
+    over = math.exp(fmean(map(math.log, known.values()))) if known else math.nan
+    against = any(ratio >= 1 for ratio in known.values()) or (len(known) == len(ratios) and over > SHARE)
+    holds = False if against else True if len(known) == len(ratios) else None
+    return Finding(holds, f"seed {ours.seed}: NFE of OT by that of diffusion: {told}; together {over:.2f}")
+
+
+def share(ours: Sequence[tuple[float, float]], other: Sequence[tuple[float, float]]) -> float | None:
+    """The geometric mean ratio of NFE at error levels that both curves reach; None if there are none."""
+    if min(len(ours), len(other)) < 2:
+        return None
+    low, high = (pick(math.log(p[end][1]) for p in (ours, other)) for pick, end in ((max, -1), (min, 0)))
+    if low >= high:
+        return None
+    levels = [low + (high - low) * i / (LEVELS - 1) for i in range(LEVELS)]
+    return math.exp(fmean(_log_nfe(ours, level) - _log_nfe(other, level) for level in levels))
+
+
+def _log_nfe(points: Sequence[tuple[float, float]], level: float) -> float:
+    """Log NFE at a log error within the curve, by straight lines."""
+    logs = [(math.log(n), math.log(error)) for n, error in points]
+    (n_0, e_0), (n_1, e_1) = next((pair for pair in pairwise(logs) if pair[1][1] <= level), (logs[-2], logs[-1]))
+    return n_0 + (n_1 - n_0) * (e_0 - level) / (e_0 - e_1)
+
+
+def few_steps(trained: Sequence[Trained]) -> Claim:
+    """Figure 7, right: FID against NFE."""
+    name = distance_name(trained)
+    return decided(
+        "low-nfe",
+        "Distance at few evaluations",
+        "FM w/ OT's FID degrades least at few evaluations.",
+        f"The rise of {name or 'the distance'} from a solver's largest budget to its smallest, for each of"
+        f" {', '.join(SWEEP)}: {IN_EACH}, the difference of the rises, paired by noise, lies below zero with its"
+        " whole 95 % interval.",
+        [
+            Finding(found.holds, f"{solver}: {found.says}")
+            for solver in SWEEP
+            for found in against_all(trained, rise(name, solver), _rises(name, solver))
+        ],
+        WHOLE,
+    )
+
+
+def rise(name: str, solver: str) -> Value:
+    """By how much a distance is higher at a solver's smallest budget than at its largest."""
+
+    def value(one: Trained) -> float | None:
+        ends = [rows_of(one, cell) for cell in swept(one, solver)]
+        if len(ends) < 2 or not all(rows and rows[0].get(name) is not None for rows in (ends[0], ends[-1])):
+            return None
+        return ends[0][0][name] - ends[-1][0][name]
+
+    return value
+
+
+def _rises(name: str, solver: str) -> Judge:
+    def judge(ours: Trained, other: Trained) -> Paired:
+        ends = [swept(ours, solver)[end] for end in (0, -1)]
+        for cell in ends:
+            alike = by_rows(name, lambda _, cell=cell: cell)(ours, other)  # type: ignore[misc]
+            if isinstance(alike, str):
+                return alike
+        signs = ((1, ours, ends[0]), (-1, ours, ends[1]), (-1, other, ends[0]), (1, other, ends[1]))
+        return contrast([(sign, rows_of(one, cell)[0], name) for sign, one, cell in signs])
+
+    return judge
+
+
+def flat(trained: Sequence[Trained]) -> Claim:
+    """Figure 10: NFE over the training."""
+    ours = better(trained, OT, unevenness)
+    found = [
+        Finding(v <= FLAT, f"{OT}, seed {seed}: {_course(ours.trained[seed])}, most by least {v:.2f}")
+        for seed, v in values(ours, unevenness).items()
+    ]
+    for name in BASELINES:
+        other = better(trained, name, unevenness)
+        told = ", ".join(f"{v:.2f} (seed {seed})" for seed, v in values(other, unevenness).items())
+        found += [Finding(True, f"beside it {other.title}: {told}")] * bool(told)
+    return decided(
+        "solving",
+        "Evaluations along the training",
+        "The evaluations that FM w/ OT takes stay flat while it trains.",
+        f"NFE of dopri5 at the kept checkpoints: in each seed of OT the most is at most {FLAT} times the least.",
+        found if ours.trained else [Finding(None, ours.lacks)],
+        "a longer training with more checkpoints: early on the network still learns what to integrate",
+    )
+
+
+def solved(one: Trained) -> list[tuple[int, float]]:
+    """(images seen, NFE) of the finest tolerance at each checkpoint."""
+    tolerance = min((row["tolerance"] for row in one.solving if row.get("tolerance")), default=None)
+    return sorted((row["images_seen"], row["nfe"]) for row in one.solving if row.get("tolerance") == tolerance)
+
+
+def unevenness(one: Trained) -> float | None:
+    """The most NFE of any checkpoint by the least; None for fewer than two."""
+    counts = [count for _, count in solved(one)]
+    return max(counts) / min(counts) if len(counts) > 1 else None
+
+
+def _course(one: Trained) -> str:
+    return ", ".join(number(count) for _, count in solved(one))

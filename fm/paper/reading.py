@@ -1,0 +1,133 @@
+"""What one value of a method is, over its training seeds: which rows count, which of a baseline's forms is the better.
+
+Rows are read, none is made; what a claim does with values is decided in its own module.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from fm.comparing import Cell, Run, run_of
+from fm.paper.methods import METHODS, OT, Method
+from fm.paper.trained import Trained
+from fm.report.comparison_figures import evaluations
+from fm.results import SIMILARITIES, Row, distances
+
+BASELINES = tuple(dict.fromkeys(m.name for m in METHODS.values() if m.published and m.name != OT))
+Value = Callable[[Trained], float | None]
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form of a method with its trainings by seed; `lacks` says why it has no value, if it has none."""
+
+    method: Method
+    trained: dict[int, Trained]
+    lacks: str = ""
+
+    @property
+    def title(self) -> str:
+        return self.method.title
+
+
+def forms(trained: Sequence[Trained], name: str) -> list[Form]:
+    """The forms of a method by its name; one that repeats another's training holds that training."""
+    found = []
+    for method in (m for m in METHODS.values() if m.name == name):
+        mine = {one.seed: one for one in trained if one.method.key == (method.same_as or method.key)}
+        found.append(Form(method, dict(sorted(mine.items()))))
+    return found
+
+
+def better(trained: Sequence[Trained], name: str, value: Value) -> Form:
+    """The form of a method with the lowest mean of this value over its seeds, all of which have one.
+
+    Where none has: the first form, with the reason.
+    """
+    there = forms(trained, name)
+    lacking = {form.title: _lacks(form, value) for form in there}
+    having = [form for form in there if not lacking[form.title]]
+    if not having:
+        return Form(there[0].method, {}, "; ".join(lacking.values()))
+    return min(having, key=lambda form: fmean(values(form, value).values()))
+
+
+def values(form: Form, value: Value) -> dict[int, float]:
+    """The value by training seed, of the seeds that have one."""
+    known = {seed: value(one) for seed, one in form.trained.items()}
+    return {seed: number for seed, number in known.items() if number is not None}
+
+
+def _lacks(form: Form, value: Value) -> str:
+    """Why a form cannot stand in a comparison; empty if each of its seeds has the value."""
+    if not form.trained:
+        return f"{form.title} was not trained"
+    bare = [one for one in form.trained.values() if value(one) is None]
+    return next((f"{form.title}, seed {one.seed}: {one.failed or 'has no value'}" for one in bare), "")
+
+
+def run(one: Trained) -> Run | None:
+    """The rows of a training as fm.comparing pairs them; None where there are none."""
+    return run_of(f"{one.method.title}, seed {one.seed}", one.where, one.rows) if one.rows else None
+
+
+def sampled(one: Trained) -> Cell | None:
+    """The cell of Table 1: dopri5 (joint) at the finest tolerance, of the most samples."""
+    cells = [cell for cell in _cells(one) if cell.solver == "dopri5" and cell.control != "per_sample"]
+    return min(cells, key=lambda cell: (cell.tolerance or 0, -(cell.samples or 0)), default=None)
+
+
+def scored(one: Trained) -> Cell | None:
+    """The cell whose rows hold bits/dim, converged or not: of those with the most images the finest tolerance."""
+    held = {cell: rows[0] for cell, rows in _cells(one).items() if rows[0].get("nll_converged") is not None}
+    return min(held, key=lambda cell: (-held[cell].get("nll_images", 0), cell.tolerance or 0), default=None)
+
+
+def swept(one: Trained, solver: str) -> list[Cell]:
+    """The cells of a solver of fixed steps, by evaluations; of two of one budget that of the most samples."""
+    cells = [cell for cell in _cells(one) if cell.solver == solver and cell.tolerance is None]
+    most = max((cell.samples or 0 for cell in cells), default=0)
+    return sorted((cell for cell in cells if cell.samples == most), key=lambda cell: cell.nfe or 0)
+
+
+def _cells(one: Trained) -> dict[Cell, list[Row]]:
+    found = run(one)
+    return found.cells if found else {}
+
+
+def rows_of(one: Trained, cell: Cell | None) -> list[Row]:
+    """The rows of a cell without failed ones, one of each seed of the evaluation."""
+    return [row for row in _cells(one).get(cell, []) if not row.get("failed")] if cell else []
+
+
+def distance_name(trained: Sequence[Trained]) -> str:
+    """The distance that all is judged by: the first one by name that is no similarity; empty if there is none."""
+    names = distances(row for one in trained for row in one.rows)
+    return next((name for name in names if not name.startswith(SIMILARITIES)), "")
+
+
+def is_fid(name: str) -> bool:
+    """Whether a distance is FID: with Inception's features only."""
+    return name.startswith("fd_inception")
+
+
+def mean_of(rows: Sequence[Row], name: str) -> float | None:
+    """The mean of a column; None unless each row has it."""
+    known = [row[name] for row in rows if row.get(name) is not None]
+    return fmean(known) if known and len(known) == len(rows) else None
+
+
+def nfe(one: Trained) -> float | None:
+    """Evaluations of dopri5 at the finest tolerance, on average over samples."""
+    rows = rows_of(one, sampled(one))
+    return evaluations(rows) if rows else None
+
+
+def distance(name: str) -> Value:
+    """The distance of that name of dopri5's samples at the finest tolerance."""
+    return lambda one: mean_of(rows_of(one, sampled(one)), name)
+
+
+def bits(one: Trained) -> float | None:
+    """Bits/dim of held-out images; None where it has not converged."""
+    return mean_of(rows_of(one, scored(one)), "bits_per_dim")

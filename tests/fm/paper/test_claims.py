@@ -1,0 +1,75 @@
+from dataclasses import replace
+
+import pytest
+
+from fm.paper.claim import NOT_MEASURED, NOT_SHOWN, SHOWN
+from fm.paper.claims import CLAIMS, claims
+
+from .conftest import changed, swapped
+
+
+def verdicts(trained):
+    return {claim.key: claim.verdict for claim in claims(trained)}
+
+
+def test_what_the_paper_found_is_shown(trained):
+    found = claims(trained)
+    assert {claim.key: claim.verdict for claim in found} == dict.fromkeys([claim.key for claim in found], SHOWN)
+    assert len({claim.key for claim in found}) == len(CLAIMS) == 12
+    assert all(claim.says and claim.test and claim.evidence and not claim.needs for claim in found)
+
+
+@pytest.mark.parametrize("other", ["score-matching-raw", "fm-vp"])
+def test_two_methods_swapped_show_nothing(trained, other):
+    """`stability` is of both FM methods, so only a swap with a score method turns it."""
+    found = verdicts(swapped(trained, "fm-ot", other))
+    kept = {"stability"} if other == "fm-vp" else set()
+    assert {key for key, verdict in found.items() if verdict != NOT_SHOWN} == kept
+
+
+def test_a_claim_that_is_not_shown_says_what_it_would_need(trained):
+    assert all(claim.needs for claim in claims(swapped(trained, "fm-ot", "score-matching-raw")))
+
+
+def test_one_seed_against_it_is_enough(trained):
+    other = swapped(trained, "fm-ot", "score-matching-raw")
+    mixed = [two if two.seed == 1 else one for one, two in zip(trained, other, strict=True)]
+    assert set(verdicts(mixed).values()) == {NOT_SHOWN}
+
+
+def test_a_method_that_was_not_trained_leaves_claims_open(trained):
+    found = claims([one for one in trained if one.method.key != "fm-vp"])
+    open_claims = [claim for claim in found if claim.verdict == NOT_MEASURED]
+    assert {"distance", "nll", "nfe", "error", "along"} < {claim.key for claim in open_claims}
+    assert all(any("FM w/ Diffusion was not trained" in line for line in c.evidence) for c in open_claims)
+
+
+def test_nothing_at_all_is_not_measured():
+    assert set(verdicts([]).values()) == {NOT_MEASURED}
+
+
+def test_a_failed_training_is_named(trained):
+    empty = {"rows": (), "along": (), "records": (), "solving": ()}
+    found = claims(changed(trained, "ddpm", **empty, failed="loss is not finite"))
+    nll = next(claim for claim in found if claim.key == "nll")
+    assert nll.verdict == NOT_MEASURED and any("DDPM, seed 0: loss is not finite" in line for line in nll.evidence)
+
+
+def test_bits_that_have_not_converged_are_not_measured(trained):
+    lost = [
+        replace(
+            one,
+            rows=tuple(
+                r | {"bits_per_dim": None, "nll_converged": False} if r["nll_converged"] else r for r in one.rows
+            ),
+        )
+        if one.method.key == "fm-ot"
+        else one
+        for one in trained
+    ]
+    assert verdicts(lost)["nll"] == NOT_MEASURED and verdicts(lost)["distance"] == SHOWN
+
+
+def test_the_extra_row_decides_nothing(trained):
+    """FM w/ VE with OT's own rows would tie in every claim."""
+    assert set(verdicts(changed(trained, "fm-ve", rows=trained[0].rows)).values()) == {SHOWN}

@@ -1,0 +1,74 @@
+import base64
+import json
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fm.paper.page import codes, write_page
+
+from .conftest import changed, swapped
+
+COMMANDS = ["fm paper --dataset photos --scale mini --seeds 2"]
+
+
+@pytest.fixture
+def written(plan, tmp_path):
+    strips = {"FM w/ OT": torch.zeros(3, 2, 3, 8, 8, dtype=torch.uint8)}
+
+    def write(trained, **more):
+        files = write_page(tmp_path, plan, trained, strips, {"MLflow": "runs/mlflow"}, COMMANDS, **more)
+        return files, files[0].read_text()
+
+    return write
+
+
+def test_the_page_holds_all_by_itself(written, trained, tmp_path):
+    files, text = written(trained)
+    assert all(file.is_file() for file in files) and files[0] == tmp_path / "report.html"
+    shown = {base64.b64decode(data) for data in re.findall(r'base64,([^"]+)"', text)}
+    assert shown == {file.read_bytes() for file in files if file.suffix == ".png"} and len(shown) == 11
+    assert "http" not in text and all(len(words) > 20 for words in re.findall(r'alt="([^"]*)"', text))
+    for said in (
+        "tiles of photographs, mini scale",
+        "7 training objectives",
+        "80,128 images seen with 2 seeds",
+        "This is a miniature",
+        "Fewest evaluations: shown",
+        "sigma_min of the OT path",
+        COMMANDS[0],
+        "runs/mlflow",
+    ):
+        assert said in text, said
+
+
+def test_two_methods_swapped_are_said_not_to_show(written, trained):
+    _, text = written(swapped(trained, "fm-ot", "score-matching-raw"))
+    assert text.count(": not shown</h3>") == 12 and text.count("What would be needed") == 12
+
+
+def test_the_claims_lie_beside_it_as_json(written, trained, tmp_path):
+    written(trained)
+    found = json.loads((tmp_path / "report" / "claims.json").read_text())
+    assert [claim["verdict"] for claim in found] == ["shown"] * 12 and found[0]["evidence"]
+
+
+def test_rows_of_several_versions_of_the_code_are_said_loudly(written, trained):
+    mixed = changed(trained, "ddpm", rows=tuple(row | {"code": "other"} for row in trained[2].rows))
+    _, text = written(mixed)
+    assert "WARNING: figures are of 2 versions of the code (c, other): measure them again" in text
+    assert "WARNING" not in written(trained)[1]
+    assert codes(mixed) == {"rows": "c, other", "trainings": "c"}
+
+
+def test_other_data_and_failures_are_said(written, trained):
+    failed = [replace(one, failed="out of memory") if one.seed == 1 else one for one in trained]
+    _, text = written(failed, marked="holds 9 train images")
+    assert "NOT the published data: the data set holds 9 train images" in text
+    assert "FM w/ OT, seed 1: out of memory." in text
+
+
+def test_nothing_trained_is_a_page_too(written):
+    _, text = written([])
+    assert text.count(": not measured</h3>") == 12

@@ -1,0 +1,82 @@
+from types import SimpleNamespace
+
+import pytest
+
+from fm.errors import DataError, SettingsError
+from fm.lineage import differences
+from fm.paper.methods import METHODS
+from fm.paper.plan import check_data, differing, planned
+
+
+def manifest(train: int, test: int, size: int = 32):
+    splits = {"train": SimpleNamespace(images=train), "test": SimpleNamespace(images=test)}
+    return SimpleNamespace(splits=splits, shape=(3, size, size))
+
+
+@pytest.mark.parametrize(("dataset", "scale"), [("photos", "mini"), ("emoji64", "mini"), ("cifar10", "full")])
+def test_recipes_differ_in_nothing_but_path_objective_and_seed(dataset, scale):
+    members = planned(dataset, scale).members
+    first = members[0].recipe.model_dump(mode="json")
+    keys = {d.split()[0] for one in members for d in differences(first, one.recipe.model_dump(mode="json"))}
+    assert {key.partition(".")[0] for key in keys} == {"path", "objective", "training"}
+    assert {key for key in keys if key.startswith("training")} == {"training.seed"}
+
+
+def test_each_seed_trains_each_method_once_and_repetitions_never():
+    plan = planned("photos", seeds=3)
+    assert len(plan.members) == 3 * (len(METHODS) - 1) and len(plan.methods) == len(METHODS)
+    assert len({member.folder for member in plan.members}) == len(plan.members)
+    assert [member.seed for member in plan.members] == sorted(member.seed for member in plan.members)
+    assert plan.name == "photos-mini" == plan.recipe.name
+
+
+def test_a_repetition_alone_trains_what_it_repeats():
+    plan = planned("photos", methods=["score-matching-scaled", "fm-ot"], seeds=1)
+    assert [member.method.key for member in plan.members] == ["ddpm", "fm-ot"]
+
+
+def test_changes_are_of_every_recipe():
+    plan = planned("photos", seeds=1, changes=["training.total_images=6400"])
+    assert {member.recipe.training.total_images for member in plan.members} == {6400}
+
+
+def test_the_full_scale_sweeps_solvers_and_keeps_checkpoints():
+    recipe = planned("cifar10", "full", seeds=1).recipe
+    assert {point.solver for point in recipe.evaluation.grid} == {"euler", "midpoint", "rk4", "dopri5"}
+    assert recipe.training.keep_every_images and recipe.evaluation.along
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"dataset": "cifar"}, "did you mean 'cifar10'"),
+        ({"dataset": "photos", "scale": "fulll"}, "did you mean 'full'"),
+        ({"dataset": "photos", "methods": ["fm-to"]}, "did you mean 'fm-ot'"),
+        ({"dataset": "photos", "seeds": 0}, "--seeds: 0 is no number of seeds"),
+        ({"dataset": "photos", "changes": ["training.batch=3"]}, "no such setting 'batch'"),
+    ],
+)
+def test_what_is_unknown_is_refused_with_the_nearest(asked, said):
+    with pytest.raises(SettingsError, match=said.replace("(", r"\(")):
+        planned(**asked)
+
+
+def test_published_counts_are_told_from_others():
+    cifar, imagenet = planned("cifar10", seeds=1), planned("imagenet32", "full", seeds=1)
+    assert not differing(cifar.dataset, manifest(50_000, 10_000))
+    assert not differing(planned("photos").dataset, manifest(7, 3))
+    assert "49,999" in differing(imagenet.dataset, manifest(1_281_149, 49_999))
+    assert "holds 4,000 train, 1,000 test images" in differing(cifar.dataset, manifest(4_000, 1_000))
+
+
+def test_other_data_are_refused_unless_allowed_and_then_marked():
+    plan = planned("cifar10", seeds=1)
+    with pytest.raises(DataError, match=r"runs/data: holds 9 train.*--allow-different-data"):
+        check_data(plan, manifest(9, 1), "runs/data", allowed=False)
+    assert check_data(plan, manifest(9, 1), "runs/data", allowed=True).startswith("holds 9 train")
+    assert check_data(plan, manifest(50_000, 10_000), "runs/data", allowed=False) == ""
+
+
+def test_pictures_of_another_size_are_refused_whatever_is_allowed():
+    with pytest.raises(DataError, match="of 64 px"):
+        check_data(planned("photos"), manifest(9, 1, size=64), "runs/data", allowed=True)

@@ -1,0 +1,51 @@
+from dataclasses import replace
+
+import pytest
+
+from fm.paper import reading
+from fm.paper.methods import DIFFUSION, OT
+
+from .conftest import FD, changed
+
+
+@pytest.fixture
+def ot(trained):
+    return trained[0]
+
+
+def test_table_1_reads_dopri5_at_its_finest_tolerance_and_bits_where_they_are(ot):
+    assert (reading.sampled(ot).tolerance, reading.sampled(ot).samples) == (1e-5, 256)
+    assert (reading.scored(ot).tolerance, reading.scored(ot).samples) == (1e-4, 20)
+    assert reading.nfe(ot) == 68 and reading.bits(ot) == 4.0 and reading.distance(FD)(ot) == 400
+    assert [cell.nfe for cell in reading.swept(ot, "rk4")] == [4, 8, 16, 32]
+
+
+def test_failed_rows_and_those_of_samples_alone_in_their_steps_do_not_count(ot):
+    failed = replace(ot, rows=tuple(row | {"failed": "no"} if row["tolerance"] == 1e-5 else row for row in ot.rows))
+    assert reading.nfe(failed) is None
+    own = replace(ot, rows=tuple(row | {"control": "per_sample"} if row["tolerance"] else row for row in ot.rows))
+    assert reading.sampled(own) is None and reading.nfe(own) is None
+
+
+def test_the_better_form_is_that_of_the_lower_value(trained):
+    assert reading.better(trained, "ScoreFlow", reading.nfe).title == "ScoreFlow (scaled)"
+    form = reading.better(trained, "Score Matching", reading.nfe)  # scaled: DDPM's training
+    assert form.title == "Score Matching (scaled)" and form.trained[0].method.key == "ddpm"
+    assert reading.better(trained, "ScoreFlow", lambda one: -reading.nfe(one)).title == "ScoreFlow (raw)"
+
+
+def test_a_form_without_values_gives_way_to_the_other(trained):
+    lost = changed(trained, "scoreflow-scaled", rows=(), failed="diverged")
+    assert reading.better(lost, "ScoreFlow", reading.nfe).title == "ScoreFlow (raw)"
+    lost = changed(lost, "scoreflow-raw", rows=(), failed="diverged too")
+    form = reading.better(lost, "ScoreFlow", reading.nfe)
+    assert not form.trained and "diverged too" in form.lacks and "ScoreFlow (scaled), seed 0: diverged" in form.lacks
+
+
+def test_baselines_are_the_published_methods_but_ot():
+    assert set(reading.BASELINES) == {"DDPM", "Score Matching", "ScoreFlow", DIFFUSION} and OT not in reading.BASELINES
+
+
+def test_the_distance_is_the_first_by_name_and_fid_only_with_inception(trained):
+    assert reading.distance_name(trained) == FD and reading.distance_name([]) == ""
+    assert reading.is_fid("fd_inception_x") and not reading.is_fid(FD)

@@ -1,0 +1,25 @@
+from fm.paper.plan import planned
+from fm.paper.settings import NO_DATA, OPEN, settings_table
+
+
+def told(*plan, **more):
+    return {line[0]: line[1:] for line in settings_table(planned(*plan, **more))}
+
+
+def test_what_the_paper_leaves_open_is_said_with_our_value():
+    found = told("cifar10", "full")
+    for words in ("scale of the time in the network's embedding", "sigma_min of the OT path", "horizontal flips"):
+        assert found[words][0] == OPEN and found[words][1]
+    assert found["divergence's probe"][1] == "Rademacher, per_image"
+    assert found["features of the distance"] == ["Inception, TensorFlow-GAN", "efficientnet_lite0_b7"]
+
+
+def test_what_is_as_in_the_paper_is_left_out():
+    assert not {"global batch", "network", "law of t in training", "learning rate"} & told("cifar10", "full").keys()
+    assert told("cifar10")["global batch"] == ["256", "64"]
+    assert told("cifar10", changes=["training.batch_images=256"]).keys() & {"global batch"} == set()
+
+
+def test_of_data_that_the_paper_has_not_it_says_nothing():
+    assert told("photos")["images seen"] == [NO_DATA, "120,000"]
+    assert told("photos")["network"][1] == "32 channels, 1 block, 1-1, patches of 2 px"

@@ -1,0 +1,86 @@
+import csv
+from dataclasses import replace
+
+import pytest
+
+from fm.paper import table
+from fm.paper.plan import planned
+
+from .conftest import FD, changed
+
+
+def by_method(found):
+    return {line["method"]: line for line in found}
+
+
+def test_figures_are_means_over_training_seeds_with_their_range(plan, trained):
+    head, *body = table.table(plan, trained)
+    assert head == ["method", "seeds", "bits/dim, K = 1", FD, "floor", "NFE", "note"]
+    assert len(body) == len(plan.methods) and all(len(line) == len(head) for line in body)
+    ot = next(line for line in body if line[0] == "FM w/ OT")
+    assert ot[1:6] == ["2", "4.005 (4.000 to 4.010)", "400 (400 to 401)", "60", "69 (68 to 70)"]
+
+
+def test_a_repetition_shows_the_figures_that_it_repeats_and_says_so(plan, trained):
+    found = by_method(table.lines(plan, trained))
+    assert found["Score Matching (scaled)"][FD] == found["DDPM"][FD]
+    assert "repeats the training of DDPM" in found["Score Matching (scaled)"]["note"]
+    assert "the better form in" in found["ScoreFlow (scaled)"]["note"] and not found["ScoreFlow (raw)"]["note"]
+    assert found["FM w/ VE"]["note"] == "extra row: the paper has no figure of it"
+
+
+def test_at_mini_scale_and_of_other_data_nothing_is_subtracted(plan, trained):
+    for one in (plan, planned("cifar10"), planned("emoji64")):
+        assert not any("difference" in words for words in table.table(one, trained)[0])
+    assert any(words.startswith("published") for words in table.table(planned("cifar10"), trained)[0])
+    assert "none are of these data" in table.table_note(plan, trained)
+    assert "they are of the full scale" in table.table_note(planned("cifar10"), trained)
+
+
+def test_another_distance_or_k_is_not_subtracted_but_evaluations_are(trained):
+    found = by_method(table.lines(planned("cifar10", "full"), trained))["FM w/ OT"]
+    assert found["difference in FID"] == found["difference in NLL, K = 50"] == table.NOT_COMPARABLE
+    assert found["difference in NFE"] == 69 - 142
+    assert found["difference in NLL, K = 1"] == pytest.approx(4.005 - 3.11)
+    assert found["published NLL, K = 50"] == 2.99 and found["published FID"] == 6.35
+    head, *body = table.table(planned("cifar10", "full"), trained)
+    assert [line[head.index("difference in NFE")] for line in body if line[0] == "FM w/ OT"] == ["-73"]
+
+
+def test_like_is_subtracted_from_like(trained):
+    """Inception's features, 50,000 samples, and a probe for each of 50 draws."""
+
+    def full(row):
+        found = {key.replace(FD, "fd_inception_v3"): value for key, value in row.items()} | {"samples": 50_000}
+        drawn = {"nll_k": 50, "bits_per_dim_per_draw": 3.0} if row["nll_converged"] else {}
+        return found | drawn
+
+    found = [replace(one, rows=tuple(map(full, one.rows))) for one in trained]
+    line = by_method(table.lines(planned("cifar10", "full"), found))["FM w/ OT"]
+    assert line["difference in FID"] == pytest.approx(400.5 - 6.35)
+    assert line["difference in NLL, K = 50"] == pytest.approx(0.01)
+    assert line["bits/dim, K = 50"] == 4.005 and line["bits/dim, K = 50, probe per draw"] == 3.0
+
+
+def test_other_data_are_marked_in_every_line(plan, trained):
+    *_, last = zip(*table.table(plan, trained, "holds 9 train images")[1:], strict=True)
+    assert all("the data set holds 9 train images" in note for note in last)
+    assert "not the published data" in table.table_note(plan, trained, "holds 9 train images")
+
+
+def test_what_failed_has_no_figures_and_its_reason(plan, trained):
+    found = by_method(table.lines(plan, changed(trained, "fm-vp", rows=(), failed="loss is not finite")))
+    assert found["FM w/ Diffusion"][FD] is None and "seed 0: loss is not finite" in found["FM w/ Diffusion"]["note"]
+    assert table.ranged(found["FM w/ Diffusion"], FD) == "none"
+
+
+def test_nothing_measured_is_a_table_without_figures(plan):
+    assert table.table(plan, [])[0] == ["method", "seeds", "note"]
+
+
+def test_both_csv_hold_all_digits(plan, trained):
+    lines = list(csv.DictReader(table.csv_of(plan, trained).splitlines()))
+    assert float(by_method(lines)["DDPM"]["NFE, s.d."]) == 2**0.5
+    rows = list(csv.DictReader(table.rows_csv(trained).splitlines()))
+    assert len(rows) == sum(len(one.rows) + len(one.along) for one in trained)
+    assert {row["kept"] for row in rows} == {"end", "along"} and {row["training_seed"] for row in rows} == {"0", "1"}

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fm.paper.page import write_page
-from numpy.typing import NDArray
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from torch import Tensor
 
 from fm.cells import along
 from fm.checkpoints import Saved
@@ -18,6 +17,7 @@ from fm.errors import Diverged, SettingsError, Unfinished, several
 from fm.evaluation import cell_of
 from fm.lineage import code_digest, digest, leaves
 from fm.paper.methods import METHODS
+from fm.paper.page import write_page
 from fm.paper.plan import Member, Plan, check_data
 from fm.paper.trained import Trained
 from fm.pixels import to_pixels
@@ -97,7 +97,8 @@ def _measured(member: Member, given: Pictures, out: Path, parent: Tracking) -> T
             rows = evaluate(folder, recipe, saved, copy)
         except (Diverged, Unfinished) as error:
             watching.say(f"paper: {member.folder} failed: {error}")
-            return Trained(member.method, member.seed, str(run), records=_records(folder), failed=str(error))
+            failed, trained_by = str(error), _trained_by(folder)
+            return Trained(member.method, member.seed, str(run), (), (), _records(folder), (), trained_by, failed)
         return trained(member, run, recipe, saved, rows)
 
 
@@ -118,6 +119,7 @@ def trained(member: Member, run: Path, recipe: Recipe, saved: Saved, rows: list[
         tuple(sorted(on_the_way, key=lambda row: row["images_seen"])),
         _records(run),
         tuple(read(run / "records", after=-1, name="solving")),
+        _trained_by(run),
         f"{several(len(failed), 'cell')} failed: {failed[0]['failed']}" if failed else "",
     )
 
@@ -126,12 +128,17 @@ def _records(run: Path) -> tuple[dict[str, object], ...]:
     return tuple(read(run / "records", after=-1))
 
 
+def _trained_by(run: Path) -> tuple[str, ...]:
+    starts = read(run / "records", after=-1, name="starts")
+    return tuple(sorted({start["code"] for start in starts if "code" in start}))
+
+
 def _of_method(found: Mapping[str, Trained], key: str, seed: int) -> Trained:
     """A method's training, which may be that of another method under its own name."""
     method = METHODS[key]
     own = found[f"{method.same_as or key}-seed{seed}"]
     rows, on_the_way = (tuple(row | {"method": method.title} for row in part) for part in (own.rows, own.along))
-    return Trained(method, seed, own.where, rows, on_the_way, own.records, own.solving, own.failed)
+    return replace(own, method=method, seed=seed, rows=rows, along=on_the_way)
 
 
 @task(name="report", cache_policy=NO_CACHE)
@@ -145,7 +152,8 @@ def shown(plan: Plan, given: Pictures, out: Path, found: list[Trained], parent: 
             watching.say(f"report: unchanged (same rows and records; {page} verified by hash)")
         else:
             links = {"MLflow": parent.url, "Prefect flow run": watching.flow_run_url()}
-            files = write_page(out, plan, found, _strips(found), links, _commands(plan, given, out), given.marked)
+            commands = _commands(plan, given, out)
+            files = write_page(out, plan, found, _strips(found), links, commands, given.marked, TIMES)
             kept.keep(out, inputs, files)
             watching.say(f"report: {page} and {len(files) - 1} files beside it")
         parent.figures(page, *sorted((out / "report").glob("*.png")), *sorted((out / "report").glob("*.csv")))
@@ -159,13 +167,13 @@ def _page_code() -> str:
     return digest([file.read_text() for file in sorted(Path(fm.paper.__path__[0]).glob("*.py"))])
 
 
-def _strips(found: list[Trained]) -> dict[str, NDArray]:
+def _strips(found: list[Trained]) -> dict[str, Tensor]:
     """A few samples of each method on their way, uint8 (times, n, channels, height, width), all from the same noise."""
     strips = {}
     for one in found:
         if one.seed == 0 and one.rows and not one.method.same_as:
             states = load(one.where).trajectory(SHOWN, TIMES, method="dopri5", rtol=1e-4, atol=1e-4)
-            strips[one.method.title] = to_pixels(states.flatten(0, 1)).view(states.shape).numpy()
+            strips[one.method.title] = to_pixels(states.flatten(0, 1)).view(states.shape)
     return strips
 
 

@@ -92,7 +92,7 @@ def _tell(page: Path, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"report": str(page), **found}))
         return
-    typer.echo(f"\n{aligned(found['table'])}\n\n" + "\n".join(f"note: {note}" for note in found["notes"]) + "\n")
+    typer.echo(f"\n{aligned(found['table'])}\n{found['note']}\n")
     for claim in found["claims"]:
-        typer.echo(f"{claim['verdict']:<12}  {claim['says']}\n{'':<12}  {claim['evidence']}")
+        typer.echo(f"{claim['verdict']:<12}  {claim['says']}")
     typer.echo(f"\nreport: {page.resolve().as_uri()}")

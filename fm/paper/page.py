@@ -39,18 +39,16 @@ def write_page(
     strips: Mapping[str, Tensor],
     links: Mapping[str, str],
     commands: Sequence[str],
-    marked: str = "",
-    times: Sequence[float] = (),
+    marked: str,
+    times: Sequence[float],
 ) -> list[Path]:
     """Writes OUT/report.html (self-contained) and OUT/report -> all files written, the page first.
 
-    strips: uint8 (times, n, c, h, w) by method, of the same noises at `times`, evenly from 0 to 1 if not given.
+    strips: uint8 (times, n, c, h, w) by method, of the same noises at `times`.
     links: name -> address. commands: what repeats it. marked: in what the data are not the published ones.
     """
     found, shown = claims(trained), drawn(plan, trained)
     if strips:
-        steps = len(next(iter(strips.values())))
-        times = times or [step / (steps - 1) for step in range(steps)]
         caption = "The same noises on their way to images, a row for each method; the first ones, not the best ones."
         shown[TRAJECTORIES] = trajectory_figure(strips, times), caption
     folder = out / "report"
@@ -59,7 +57,8 @@ def write_page(
             file.write(png)
     write_text(folder / "table.csv", rows_csv(trained))
     write_text(folder / "methods.csv", csv_of(plan, trained))
-    write_json(folder / "claims.json", [asdict(claim) for claim in found])
+    told = {"table": table(plan, trained, marked), "note": table_note(plan, trained, marked)}
+    write_json(folder / "claims.json", told | {"claims": [asdict(claim) for claim in found]})
     write_text(out / "report.html", _page(plan, trained, found, shown, links, commands, marked))
     beside = ["table.csv", "methods.csv", "claims.json", *(f"{name}.png" for name in shown)]
     return [out / "report.html", *(folder / name for name in beside)]
@@ -141,7 +140,7 @@ def _measured(trained: Sequence[Trained]) -> list[str]:
 
 
 def _trained(trained: Sequence[Trained]) -> list[str]:
-    return sorted({record["code"] for one in trained for record in one.records if record.get("code")})
+    return sorted({code for one in trained for code in one.trained_by})
 
 
 def codes(trained: Sequence[Trained]) -> dict[str, str]:

@@ -84,13 +84,14 @@ def trained_of(key: str, seed: int) -> Trained:
     for step in range(1, 101):
         z = torch.randn(11, generator=generator).tolist()
         flat = {f"loss_t{t}": (0.6 + 0.05 * abs(t - 4.5)) * (1 + 0.02 * (1 + worse) * z[t]) for t in range(10)}
-        one = {"images_seen": 800 * step, "loss": 0.6, "seconds": 1.0, "code": "c"}
+        one = {"images_seen": 800 * step, "loss": 0.6, "seconds": 1.0}
         records.append(one | {"grad_norm": 0.4 * math.exp(0.1 * (1 + worse) * z[10])} | flat)
     solving = tuple(
         {"images_seen": seen, "tolerance": 1e-5, "nfe": 62 + 20 * worse + 2 * i + 15 * worse * i}
         for i, seen in enumerate(SEEN)
     )
-    return Trained(method, seed, f"runs/{key}-seed{seed}", rows_of(key, worse, seed), along, tuple(records), solving)
+    where = f"runs/{key}-seed{seed}"
+    return Trained(method, seed, where, rows_of(key, worse, seed), along, tuple(records), solving, ("c",))
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,9 @@ COMMANDS = ["fm paper --dataset photos --scale mini --seeds 2"]
 def written(plan, tmp_path):
     strips = {"FM w/ OT": torch.zeros(3, 2, 3, 8, 8, dtype=torch.uint8)}
 
-    def write(trained, **more):
-        files = write_page(tmp_path, plan, trained, strips, {"MLflow": "runs/mlflow"}, COMMANDS, **more)
+    def write(trained, marked=""):
+        links = {"MLflow": "runs/mlflow"}
+        files = write_page(tmp_path, plan, trained, strips, links, COMMANDS, marked, times=(0.0, 0.5, 1.0))
         return files, files[0].read_text()
 
     return write
@@ -51,7 +52,8 @@ def test_two_methods_swapped_are_said_not_to_show(written, trained):
 def test_the_claims_lie_beside_it_as_json(written, trained, tmp_path):
     written(trained)
     found = json.loads((tmp_path / "report" / "claims.json").read_text())
-    assert [claim["verdict"] for claim in found] == ["shown"] * 12 and found[0]["evidence"]
+    assert [claim["verdict"] for claim in found["claims"]] == ["shown"] * 12 and found["claims"][0]["evidence"]
+    assert found["table"][0][0] == "method" and found["note"]
 
 
 def test_rows_of_several_versions_of_the_code_are_said_loudly(written, trained):

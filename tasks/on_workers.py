@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from fm.cells import Cell, tightest
-from fm.checkpoints import Saved, Store
+from fm.checkpoints import Saved, Store, kept
 from fm.data import ShardedImages
 from fm.drawing import is_conditional
 from fm.errors import Diverged, UserError
@@ -93,6 +93,8 @@ def record(
             elif isinstance(event, Started):
                 facts = {"threads": torch.get_num_threads(), "device": device, "code": code_digest()}
                 starts.write(time=time.time(), **asdict(event) | facts | {"restored": event.restored + lost})
+                for saved in kept(run)[-1:]:  # a start before this one may have ended between checkpoint and grid
+                    draw_samples(run, saved, tightest(Recipe.load(run).evaluation), device)
             elif isinstance(event, Saved):
                 draw_samples(run, event, tightest(Recipe.load(run).evaluation), device)
     except Diverged as error:
@@ -107,7 +109,7 @@ def draw_samples(run: Path, saved: Saved, cell: Cell, device: str = "cpu") -> No
     file = run / "samples" / f"seen-{saved.images_seen:012d}.png"
     if not file.exists() and saved.images_seen:
         try:
-            drawn = load(run, device).draw(GRID, seed=0, batch=GRID, **cell.options())
+            drawn = load(run, device, saved.weights).draw(GRID, seed=0, batch=GRID, **cell.options())
             with atomic(file) as out:
                 out.write(image_grid(to_pixels(drawn.x).cpu(), columns=4))
             cost = {"nfe": drawn.nfe, "nfe_mean": drawn.nfe_mean, "samples": GRID}

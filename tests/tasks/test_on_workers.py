@@ -73,6 +73,20 @@ def test_a_file_tells_to_leave_and_the_next_start_goes_on_without_gap_or_double(
     assert start["averages"] == {"ema": "half-life 500 kimg, 0.999911 a step from 5000 kimg on"}
 
 
+def test_a_grid_that_a_killed_worker_did_not_draw_is_drawn_by_the_next_start(tmp_path: Path) -> None:
+    config = prepared(tmp_path, "training.total_images=128")
+    on_workers.training(config)
+    run = Path(config["run"])
+    grid, before = run / "samples" / f"seen-{64:012d}.png", read(run / "records", name="solving")
+    drawn = grid.read_bytes()
+    shutil.rmtree(run / "checkpoints" / f"{128:012d}")
+    shutil.rmtree(run / "samples")
+    (run / "records" / "solving.jsonl").unlink()
+    on_workers.training(config)
+    assert grid.read_bytes() == drawn
+    assert [row | {"time": 0} for row in read(run / "records", name="solving")] == [row | {"time": 0} for row in before]
+
+
 @pytest.mark.parametrize("encoding", ["raw", "png"])
 def test_data_at_an_address_train_the_same_weights(tmp_path: Path, encoding: str, monkeypatch: Any) -> None:
     config = prepared(tmp_path)

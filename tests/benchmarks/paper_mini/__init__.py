@@ -1,0 +1,1 @@
+"""What the miniature of the paper's comparison showed."""

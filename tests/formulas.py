@@ -57,6 +57,10 @@ LISTED = {
     "Figure 2": "conditional fields, OT against diffusion",
     "Figure 3": "trajectories, OT against diffusion",
     "Figure 4": "densities on the way, samples at few evaluations",
+    "Figure 5": "distance against images seen",
+    "Figure 6": "samples on their way, when the picture shows",
+    "Figure 7": "numerical error and distance against NFE",
+    "Figure 10": "NFE along the training",
 }
 LAST = {"equation": 47, "Theorem": 3, "Table": 4, "Figure": 17}  # the paper has no more
 

@@ -35,7 +35,8 @@ class UNet(nn.Module):
     `heads`, where given, is their number at every level, in place of `head_channels`. Peers' weights keep their scale:
     1 where t ran over [0, 1], 1000 for guided-diffusion; and their order inside qkv, which no shape shows.
     With `patch` p the network sees each p x p pixels as one of p^2 times the channels: levels, and the pixels of
-    `attention_resolutions`, are then p times coarser than the image.
+    `attention_resolutions`, are then p times coarser than the image. With `input_skip` a multiple of the input, learned
+    as a function of the time, is added to the output: few channels need not carry the noise through all layers.
 
     Raises: SettingsError if image_size, channels and heads do not fit together.
     """
@@ -59,6 +60,7 @@ class UNet(nn.Module):
         resample_conv: bool = True,
         new_attention_order: bool = False,
         patch: int = 1,
+        input_skip: bool = False,
     ) -> None:
         super().__init__()
         check_patch(image_size, patch)
@@ -103,6 +105,7 @@ class UNet(nn.Module):
                 self.output_blocks.append(Stage(stage))
         last = nn.Conv2d(width, out_channels * patch**2, 3, padding=1)
         self.out = nn.Sequential(GroupNorm32(width), nn.SiLU(), zeroed(last))
+        self.input_skip = zeroed(nn.Linear(emb, 1)) if input_skip else None
 
     def embed(self, t: Tensor, y: Tensor | None) -> Tensor:
         """Embedding of time and label (batch, 4 channels): float32 under autocast too; bf16 rounds t > 0.998 to 1."""
@@ -125,7 +128,8 @@ class UNet(nn.Module):
         for stage in self.output_blocks:
             h = stage(torch.cat([h, skips.pop()], dim=1), emb)
         h = self.out(h).to(x.dtype)
-        return pixel_shuffle(h, self.patch) if self.patch > 1 else h
+        h = pixel_shuffle(h, self.patch) if self.patch > 1 else h
+        return h if self.input_skip is None else h + self.input_skip(emb).to(x.dtype)[:, :, None, None] * x
 
 
 def check_patch(image_size: int, patch: int) -> None:
@@ -233,6 +237,12 @@ class UNetSettings(Settings):
         le=16,
         title="Patch",
         description="pixels of a side that the network takes as one, 1 to 16: patch^2 times cheaper, and coarser",
+    )
+
+    input_skip: bool = Field(
+        False,
+        title="Input skip",
+        description="adds a multiple of the input, which the time decides: a network of few channels need not carry noise",
     )
 
     def build(self, shape: tuple[int, ...], classes: int | None = None) -> UNet:

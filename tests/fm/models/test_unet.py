@@ -231,6 +231,16 @@ def test_patches_are_the_same_network_on_folded_pixels() -> None:
     torch.testing.assert_close(whole(x, t), F.pixel_shuffle(folded(F.pixel_unshuffle(x, 2), t), 2))
 
 
+def test_an_input_skip_adds_a_multiple_of_the_input_for_each_time() -> None:
+    net = UNet(16, **SMALL, input_skip=True)
+    x, t = torch.randn(2, 3, 16, 16), torch.tensor([0.2, 0.7])
+    assert torch.equal(net(x, t), torch.zeros_like(x))  # at first nothing, as all of the network
+    torch.nn.init.normal_(net.input_skip.weight)
+    factors = net(x, t) / x
+    torch.testing.assert_close(factors, factors[:, :1, :1, :1].expand_as(x))
+    assert not torch.isclose(factors[0, 0, 0, 0], factors[1, 0, 0, 0])
+
+
 def test_settings_build_for_the_data_at_hand() -> None:
     net = UNetSettings(**SMALL).build((1, 16, 16), classes=4)
     assert net(torch.randn(2, 1, 16, 16), torch.rand(2), torch.tensor([0, 3])).shape == (2, 1, 16, 16)

@@ -92,7 +92,16 @@ class Evaluation(Settings):
         min_length=1, title="Distances", description=f"Distances on these features: {', '.join(sorted(DISTANCES))}."
     )
     reference_images: int = Field(
-        ge=20, le=10_000_000, title="Reference images", description="Held-out images, at most: 20 to 10,000,000."
+        ge=20,
+        le=10_000_000,
+        title="Reference images",
+        description="Real images compared with, at most: 20 to 10,000,000.",
+    )
+    reference_split: Literal["heldout", "training"] = Field(
+        default="heldout",
+        title="Reference",
+        description="Samples are compared with held-out images, or with training images, as published FID does; the "
+        "floor is of the others.",
     )
     nll_images: int = Field(
         ge=0, le=100_000, title="NLL images", description="Held-out images for bits/dim: 0 (not measured) to 100,000."
@@ -149,6 +158,7 @@ class Cell(Settings):
     nll_training_images: int = 0
     error_images: int = 0
     reference_images: int = 1000
+    reference_split: str = "heldout"
 
     def options(self, finer: bool = False) -> dict[str, Any]:
         """The solver's arguments, or those of the finer solution it is compared with."""

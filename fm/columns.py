@@ -3,11 +3,10 @@
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from fm.cells import Cell
-from fm.jackknife import GROUPS
+from fm.jackknife import means_without
 from fm.metrics import Estimate, distance, estimate, fd_extrapolated, inception_score, of_reference
 from fm.metrics.score import SPLITS
 from fm.results import Row
@@ -58,6 +57,13 @@ def inception_columns(classes: Tensor | None) -> Row:
     return {"inception_score": mean, "inception_score_sd": spread}
 
 
+def value_columns(mean: Tensor, square: Tensor, outside: Tensor) -> Row:
+    """The s.d. of all values of the samples, and the share of them outside of those of a picture, from each sample's
+    means (n,) of its values, their squares, and whether they lie there."""
+    variance = float(square.double().mean() - mean.double().mean().square())
+    return {"samples_sd": math.sqrt(max(0.0, variance)), "samples_outside": float(outside.double().mean())}
+
+
 def error_columns(states: Tensor, converged: Tensor, finite: Tensor) -> Row:
     """RMS difference per value of states and converged ones of the same finite samples, in the units of x."""
     most = min(len(states), len(converged))
@@ -67,9 +73,10 @@ def error_columns(states: Tensor, converged: Tensor, finite: Tensor) -> Row:
         return {}
     squares = (states[taken] - converged[taken]).double().square().flatten(1).mean(1)
     error = float(squares.mean().sqrt())
-    spread = float(squares.std() / math.sqrt(count)) if count > 1 else math.nan
+    spread, without = float(squares.std() / math.sqrt(count)) if count > 1 else math.nan, means_without(squares)
     return {
         "solution_error": error,
+        "solution_error_without": None if without is None else [math.sqrt(value) for value in without],
         "solution_error_stderr": _number(spread / (2 * error)) if error else None,
         "solution_error_images": count,
         "solution_error_tolerance": CONVERGED_TOLERANCE,
@@ -80,15 +87,17 @@ def likelihood_columns(cell: Cell, heldout: Found, training: Found) -> Row:
     """Bits/dim of the held-out images; it counts only if a finer solution agrees: a coarse one is of no model."""
     if not heldout:
         return {"bits_per_dim": None, "bits_per_dim_stderr": None, "bits_per_dim_k1": None, "nll_converged": None}
-    bpd = heldout["bpd"].double()
+    bpd, k1 = heldout["bpd"].double(), heldout["bpd_k1"].double()
     value, moved = float(bpd.mean()), heldout["finer"].double() - bpd
     # Image by image too: errors of both signs cancel in the mean, which may stand still while it crosses the truth.
     converged = float(moved.mean().abs()) < MOVED and float(moved.abs().mean()) < CONVERGED  # False for nan
     row = {
         "bits_per_dim": value if converged else None,
         "bits_per_dim_stderr": _stderr(bpd) if converged else None,
-        "bits_per_dim_k1": float(heldout["bpd_k1"].double().mean()) if converged else None,
-        "bits_per_dim_without": _without(bpd) if converged else None,
+        "bits_per_dim_k1": float(k1.mean()) if converged else None,
+        "bits_per_dim_k1_stderr": _stderr(k1) if converged else None,
+        "bits_per_dim_k1_without": means_without(k1) if converged else None,
+        "bits_per_dim_without": means_without(bpd) if converged else None,
         "nll_converged": converged,
         "nll_unconverged": None if converged else _number(value),
         "nll_moved": _number(float(moved.mean())),
@@ -100,11 +109,13 @@ def likelihood_columns(cell: Cell, heldout: Found, training: Found) -> Row:
         "nll_seconds": round(float(heldout["seconds"].sum()), 3),
     }
     if "per_draw" in heldout and converged:
-        row["bits_per_dim_per_draw"] = float(heldout["per_draw"].double().mean())
+        lucky = heldout["per_draw"].double()
+        row["bits_per_dim_per_draw"], row["bits_per_dim_per_draw_stderr"] = float(lucky.mean()), _stderr(lucky)
+        row["bits_per_dim_per_draw_without"] = means_without(lucky)
     if training and converged:
         own = training["bpd"].double()
         row["bits_per_dim_train"], row["bits_per_dim_train_stderr"] = float(own.mean()), _stderr(own)
-        row["bits_per_dim_train_without"], row["nll_training_images"] = _without(own), len(own)
+        row["bits_per_dim_train_without"], row["nll_training_images"] = means_without(own), len(own)
         row["generalisation_gap"] = value - float(own.mean())
         row["generalisation_gap_stderr"] = _number(math.hypot(_stderr(bpd) or math.nan, _stderr(own) or math.nan))
     return row
@@ -112,14 +123,6 @@ def likelihood_columns(cell: Cell, heldout: Found, training: Found) -> Row:
 
 def _stderr(values: Tensor) -> float | None:
     return _number(float(values.std() / math.sqrt(len(values)))) if len(values) > 1 else None
-
-
-def _without(values: Tensor) -> list[float] | None:
-    """The mean without each of ten groups of images, image i in group i modulo ten; None for fewer images."""
-    if len(values) < GROUPS:
-        return None
-    group = torch.arange(len(values)) % GROUPS
-    return [float(values[group != g].mean()) for g in range(GROUPS)]
 
 
 def _number(value: float) -> float | None:

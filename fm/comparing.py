@@ -26,6 +26,7 @@ SAME = {  # what one measurement has to share with another, and what it is calle
     "features_weights": "a features file",
     "samples": "samples",
     "reference_images": "reference images",
+    "reference_split": "reference split",
     "batch": "batch",
     "control": "step control",
     "precision": "precision",
@@ -45,6 +46,7 @@ class Cell(NamedTuple):
     features_weights: str | None = None
     samples: int | None = None
     reference_images: int | None = None
+    reference_split: str = "heldout"
     batch: int | None = None
     control: str | None = None
     precision: str = "fp32"
@@ -64,7 +66,7 @@ def cell_of(row: Row) -> Cell:
     shared: dict[str, Any] = {
         name: row.get(name) for name in ("data", "features", "features_weights", "samples", "reference_images")
     }
-    shared["precision"] = row.get("precision", "fp32")
+    shared |= {"precision": row.get("precision", "fp32"), "reference_split": row.get("reference_split", "heldout")}
     if row.get("tolerance") is None:
         return Cell(row["solver"], row.get("nfe"), None, **shared)
     return Cell(row["solver"], None, row["tolerance"], **shared, batch=row.get("batch"), control=row.get("control"))

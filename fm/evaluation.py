@@ -25,6 +25,7 @@ from fm.columns import (
     error_columns,
     inception_columns,
     likelihood_columns,
+    value_columns,
 )
 from fm.errors import NumericalError, SettingsError
 from fm.flow import NOISE, Drawn, Flow
@@ -105,7 +106,8 @@ def check(flow: Flow, features: Features, reference: Reference) -> None:
 
 def sample(flow: Flow, cell: Cell, part: Part, features: Features, labels: Tensor) -> Found:
     """Draws these samples: features (n, d) float32, with Inception's the classes (n, 1008), nfe (n,), finite (n,) bool,
-    noise (n, 32) SHA-256 of each sample's initial noise, the states (k, *shape) whose error is measured, seconds.
+    noise (n, 32) SHA-256 of each sample's initial noise, of the values of each sample's state their mean, square and
+    share outside of [-1, 1), each (n,), the states (k, *shape) whose error is measured, seconds.
 
     `labels` have the frequencies to draw with.
     """
@@ -120,10 +122,17 @@ def sample(flow: Flow, cell: Cell, part: Part, features: Features, labels: Tenso
         "nfe": drawn.nfe_per_sample,
         "finite": finite,
         "noise": _hashes(draws(cell.seed, NOISE, positions, flow.shape)),
+        **_values(drawn.x.cpu()),
         "states": drawn.x[: max(0, cell.error_images - part.start)].cpu(),
         "seconds": torch.tensor(seconds, dtype=torch.float64),
         "on_gpu": torch.tensor(flow.device.type == "cuda"),
     }
+
+
+def _values(x: Tensor) -> Found:
+    flat = x.flatten(1).double()
+    outside = ((flat < -1) | (flat >= 1)).double()
+    return {"mean": flat.mean(1), "square": flat.square().mean(1), "outside": outside.mean(1)}
 
 
 def _labels(flow: Flow, seed: int, positions: Tensor, law: Tensor) -> Tensor | None:
@@ -215,13 +224,14 @@ def row_of(
     plugins = flow.lineage.get("plugins", "")
     finite = _finite_samples(samples["finite"], cell)
     nfe = samples["nfe"][finite]
-    sets = reference.heldout[: cell.reference_images], reference.training[: cell.samples]
+    sets = reference.sets(cell)
     return {
         "key": row_key(str(flow.lineage.get("weights")), cell, features.identity, reference.data, plugins),
         **head(flow, cell),
         "nfe": int(nfe.max()),
         "nfe_mean": float(nfe.double().mean()),
         "samples_not_finite": int((~finite).sum()),
+        **value_columns(*(samples[name][finite] for name in ("mean", "square", "outside"))),
         "seconds": round(float(samples["seconds"].sum()), 3),
         **distance_columns(cell.distances, reference.features, samples["features"][finite], *sets),
         **inception_columns(samples["classes"][finite] if "classes" in samples else None),
@@ -234,7 +244,8 @@ def row_of(
         "features_preprocessing": features.preprocessing,
         "features_dimensions": reference.heldout.shape[1],
         "levels": "floor((x + 1) 128), clipped to 0..255",
-        "reference_images": min(cell.reference_images, len(reference.heldout)),
+        "reference_images": len(sets[0]),
+        "reference_split": cell.reference_split,
         "batch": cell.batch,
         "grid": tableau(cell.solver).grid if cell.tolerance is None else ADAPTIVE[cell.control],
         "noise": "sample i: position i of stream 'sample'",

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fm.cells import Evaluation, cells
+from fm.cells import Cell, Evaluation, cells
 from fm.data.addresses import node_cache
 from fm.errors import ValueUserError
 from fm.files import atomic, writable_folder
@@ -76,6 +76,13 @@ class Reference:
     features: str
     features_weights: str
 
+    def sets(self, cell: Cell) -> tuple[Tensor, Tensor]:
+        """The features that a cell's samples are compared with, and those of real images in the samples' place."""
+        against, beside = self.heldout, self.training
+        if cell.reference_split == "training":
+            against, beside = beside, against
+        return against[: cell.reference_images], beside[: cell.samples]
+
 
 def counts(settings: Evaluation, heldout: int, training: int) -> dict[str, int]:
     """How many images of each split an evaluation compares with, of so many.
@@ -84,8 +91,11 @@ def counts(settings: Evaluation, heldout: int, training: int) -> dict[str, int]:
     """
     if heldout < FEWEST:
         raise ValueUserError(f"{heldout} held-out images are too few to judge by", mend=f"hold out at least {FEWEST}")
-    most = max([settings.samples, *(cell.samples for cell in cells(settings))])
-    return {HELDOUT: min(settings.reference_images, heldout), TRAINING: min(most, training)}
+    most = max([settings.samples, *(cell.samples for cell in cells(settings))])  # of the floor
+    against, beside = settings.reference_images, most
+    if settings.reference_split == "training":
+        against, beside = beside, against
+    return {HELDOUT: min(against, heldout), TRAINING: min(beside, training)}
 
 
 def measure_reference(

@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor
 
+from fm.jackknife import means_without
 from fm.results import Row
 
 TIMES = tuple(step / 32 for step in range(33))
@@ -48,6 +49,8 @@ def way_columns(found: dict[str, Tensor]) -> Row:
         values, count = found[name], len(found[name])
         row[f"way_{name}"] = _number(float(values.mean()))
         row[f"way_{name}_stderr"] = _number(float(values.std() / math.sqrt(count))) if count > 1 else None
+        without = means_without(values)
+        row[f"way_{name}_without"] = without if without is not None and all(map(math.isfinite, without)) else None
     return row
 
 

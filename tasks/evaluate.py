@@ -165,7 +165,8 @@ def same_again(row: Row, run: Path, recipe: Recipe) -> dict[str, str]:
         raise DataError("does not say what it was measured by", row["key"], "evaluate again, and rerun the new row")
     cell = cell_of(row)
     settings = recipe.evaluation.model_copy(
-        update={"features": row["features"], "samples": cell.samples, "reference_images": cell.reference_images}
+        update={"features": row["features"]}
+        | {name: getattr(cell, name) for name in ("samples", "reference_images", "reference_split")}
     )
     job = Job(row["key"], of(run), run, settings, cell, row["weights"], keep=False)
     shutil.rmtree(job.scratch, ignore_errors=True)  # what an earlier one left may be of other code

@@ -14,6 +14,7 @@ from torch import Tensor
 from fm.cells import Cell, Evaluation
 from fm.columns import Found
 from fm.data import ShardedImages
+from fm.errors import MachineError
 from fm.evaluation import SAMPLES, TRAINING_BITS, Part, check, converge, failed_row, parts, row_of, sample, score
 from fm.files import atomic
 from fm.flow import Flow
@@ -141,6 +142,9 @@ def row(job: Job) -> Row:
     check(flow, features, reference)
     whole = [(part, _read(job.file(part))) for part in job.parts()]
     exact = _read(solutions_file(job)) if job.cell.error_images else None
+    if exact is not None and not exact:
+        solutions_file(job).unlink(missing_ok=True)
+        raise MachineError("the converged solutions cannot be read any more", str(job.folder), "start again")
     made = row_of(flow, job.cell, whole, features, reference, exact)
     if job.keep:
         write_row(job.folder, made)

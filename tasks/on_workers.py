@@ -28,7 +28,7 @@ from fm.parallel import World
 from fm.pixels import to_pixels
 from fm.progress import GRID, Progress, Started
 from fm.recipe import Recipe, load
-from fm.records import Recorder
+from fm.records import Recorder, read
 from fm.report.figures import image_grid
 from fm.runs import working
 from fm.training import train
@@ -107,15 +107,15 @@ def draw_samples(run: Path, saved: Saved, cell: Cell, device: str = "cpu") -> No
     """RUN/samples/seen-N.png: 16 samples of the checkpoint's first average, from the same noise each time, by this
     solver; what they cost it is recorded as `solving`."""
     file = run / "samples" / f"seen-{saved.images_seen:012d}.png"
-    if not file.exists() and saved.images_seen:
+    told = any(row["images_seen"] == saved.images_seen for row in read(run / "records", after=-1, name="solving"))
+    if saved.images_seen and not (file.exists() and told):
         try:
             drawn = load(run, device, saved.weights).draw(GRID, seed=0, batch=GRID, **cell.options())
             with atomic(file) as out:
                 out.write(image_grid(to_pixels(drawn.x).cpu(), columns=4))
-            cost = {"nfe": drawn.nfe, "nfe_mean": drawn.nfe_mean, "samples": GRID}
-            Recorder(run / "records", "solving").write(
-                saved.images_seen, time.time(), solver=cell.solver, tolerance=cell.tolerance, **cost
-            )
+            cost = {"solver": cell.solver, "tolerance": cell.tolerance, "nfe": drawn.nfe, "nfe_mean": drawn.nfe_mean}
+            if not told:
+                Recorder(run / "records", "solving").write(saved.images_seen, time.time(), **cost, samples=GRID)
         except (OSError, UserError, MemoryError, torch.OutOfMemoryError) as error:  # no picture is worth a training
             sys.stderr.write(f"no samples at {saved.images_seen:,} images seen: {error}\n")
 

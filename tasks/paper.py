@@ -1,5 +1,6 @@
 """The paper's comparison: its pictures, one member after another, and what they show together."""
 
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from fm.pixels import to_pixels
 from fm.recipe import Recipe, load, opened
 from fm.records import read
 from fm.report import kept
-from fm.results import Row
+from fm.results import Row, row_file
 from fm.runs import held
 from tasks import tracking, watching
 from tasks.evaluate import along_training, evaluate, judgeable
@@ -146,13 +147,14 @@ def shown(plan: Plan, given: Pictures, out: Path, found: list[Trained], parent: 
     """OUT/report.html: the table, the claims and their figures, from all members' rows and records."""
     page = out / "report.html"
     keys = [(one.method.key, one.seed, one.failed, [row["key"] for row in one.rows + one.along]) for one in found]
-    inputs = digest(keys, [one.records for one in found], given.marked, code_digest(), _page_code())
+    told = [(one.records, one.solving, one.trained_by) for one in found]
+    inputs = digest(keys, told, given.marked, plan.recipe, plan.seeds, code_digest(), _page_code())
     with parent.stage("report"):
         if kept.stands(out, inputs):
             watching.say(f"report: unchanged (same rows and records; {page} verified by hash)")
         else:
             links = {"MLflow": parent.url, "Prefect flow run": watching.flow_run_url()}
-            commands = _commands(plan, given, out)
+            commands = _commands(plan, given, out, found)
             files = write_page(out, plan, found, _strips(found), links, commands, given.marked, TIMES)
             kept.keep(out, inputs, files)
             watching.say(f"report: {page} and {len(files) - 1} files beside it")
@@ -177,12 +179,16 @@ def _strips(found: list[Trained]) -> dict[str, Tensor]:
     return strips
 
 
-def _commands(plan: Plan, given: Pictures, out: Path) -> list[str]:
+def _commands(plan: Plan, given: Pictures, out: Path, found: list[Trained]) -> list[str]:
     """What repeats the comparison, and one of its rows."""
-    again = (
-        f"fm paper {out} --dataset {plan.dataset.key} --scale {plan.scale} --seeds {plan.seeds} --source {given.data}"
-    )
-    return [again, f"fm evaluate --rerun {out}/{plan.members[0].folder}/evaluations/KEY.json"]
+    words = ["fm", "paper", str(out), "--dataset", plan.dataset.key, "--scale", plan.scale, "--seeds", str(plan.seeds)]
+    words += ["--source", str(given.data)]
+    if len(plan.methods) < len(METHODS):
+        words += ["--methods", ",".join(method.key for method in plan.methods)]
+    words += [word for change in plan.changes for word in ("--set", change)]
+    rows = [row_file(Path(one.where), row["key"]) for one in found for row in one.rows]
+    again = [shlex.join(["fm", "evaluate", "--rerun", str(row)]) for row in rows[:1]]
+    return [shlex.join(words + ["--allow-different-data"] * bool(given.marked)), *again]
 
 
 def all_shown(out: str, found: list[Trained]) -> None:

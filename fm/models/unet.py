@@ -242,7 +242,7 @@ class UNetSettings(Settings):
     input_skip: bool = Field(
         False,
         title="Input skip",
-        description="adds a multiple of the input, which the time decides: a network of few channels need not carry noise",
+        description="adds a multiple of the input, which the time decides: few channels need not carry the noise",
     )
 
     def build(self, shape: tuple[int, ...], classes: int | None = None) -> UNet:

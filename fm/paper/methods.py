@@ -102,7 +102,8 @@ OLDER_VALIDATION = 49_999  # images of the downsampled ImageNet of van den Oord 
 class DataSet:
     """A data set of the comparison: its full-scale preset, where its pictures come from, and how many are published.
 
-    source: what is taken where the user names none; empty where only the user has the pictures.
+    hint: which pictures to name. source: what is taken where the user names none. scheme: of the sources that it is
+    made from, where no counts are published. features: that its FID is computed on at full scale.
     """
 
     key: str
@@ -110,7 +111,10 @@ class DataSet:
     preset: str
     hint: str
     source: str = ""
+    scheme: str = ""
+    classes: int = 0
     counts: dict[str, int] = field(default_factory=dict)
+    features: str = "inception_legacy_tensorflow"  # the nearest to the paper's that there is
     changes: dict[str, Any] = field(default_factory=dict)  # of the full-scale preset
 
 
@@ -118,18 +122,35 @@ _IMAGENET = "ILSVRC2012_img_train.tar and _val.tar beside it, or a folder that `
 DATASETS = {
     one.key: one
     for one in (
-        DataSet("cifar10", "CIFAR-10", "cifar10", "cifar-10-binary.tar.gz", counts={"train": 50_000, "test": 10_000}),
-        DataSet("imagenet32", "ImageNet 32", "imagenet32", "the official npz batches", counts=IMAGENET_COUNTS),
-        DataSet("imagenet64", "ImageNet 64", "imagenet64", "the official npz batches", counts=IMAGENET_COUNTS),
-        DataSet("imagenet128", "ImageNet 128", "imagenet128", _IMAGENET, counts=IMAGENET_COUNTS),
-        DataSet("emoji64", "emoji", "emoji64", "emoji:PATH, pictures named by code points"),
+        DataSet(
+            "cifar10",
+            "CIFAR-10",
+            "cifar10",
+            "cifar-10-binary.tar.gz",
+            classes=10,
+            counts={"train": 50_000, "test": 10_000},
+        ),
+        DataSet(
+            "imagenet32", "ImageNet 32", "imagenet32", "the official npz batches", classes=1000, counts=IMAGENET_COUNTS
+        ),
+        DataSet(
+            "imagenet64", "ImageNet 64", "imagenet64", "the official npz batches", classes=1000, counts=IMAGENET_COUNTS
+        ),
+        DataSet("imagenet128", "ImageNet 128", "imagenet128", _IMAGENET, classes=1000, counts=IMAGENET_COUNTS),
+        DataSet("emoji64", "emoji", "emoji64", "emoji:PATH, pictures named by code points", scheme="emoji"),
         DataSet(
             "photos",
             "tiles of photographs",
             "demo",
             "photos:",
             source="photos:",
-            changes={"training.max_seconds": None},
+            scheme="photos",
+            changes={
+                "training.max_seconds": None,
+                "evaluation.samples": 1000,
+                "evaluation.batch": 64,
+                "evaluation.nll_images": 256,
+            },
         ),
     )
 }

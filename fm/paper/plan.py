@@ -14,6 +14,8 @@ from fm.recipe import Recipe, pair
 # Figure 7: fixed steps by NFE, and dopri5 at 1e-5, at which Table 1 was measured and likelihoods are computed.
 SWEEP = {"euler": (4, 8, 16, 32, 64, 100), "midpoint": (4, 8, 16, 32, 64, 100), "rk4": (4, 8, 16, 32, 64, 100)}
 SWEEP_SAMPLES = 10_000
+ERROR_IMAGES = 256  # noises of Figure 7, left
+GAP_IMAGES = 2_000
 ALONG = 8  # checkpoints that are kept along a training
 
 
@@ -39,6 +41,7 @@ class Plan:
     seeds: int
     methods: tuple[Method, ...]
     members: tuple[Member, ...]
+    changes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -60,40 +63,55 @@ def planned(
     of = known(dataset, scale, methods)
     if seeds < 1:
         raise SettingsError(f"{seeds} is no number of seeds", "--seeds", "give 1 or more")
-    chosen = tuple(METHODS[key] for key in methods or METHODS)
+    chosen = tuple(METHODS[key] for key in dict.fromkeys(methods or METHODS))
     trained = {method.same_as or method.key: METHODS[method.same_as or method.key] for method in chosen}
     members = [
         Member(method, seed, _recipe(of, scale, method, seed, changes))
         for seed in range(seeds)
         for method in trained.values()
     ]
-    return Plan(of, scale, seeds, chosen, tuple(members))
+    return Plan(of, scale, seeds, chosen, tuple(members), tuple(changes))
 
 
 def _recipe(of: DataSet, scale: str, method: Method, seed: int, changes: Iterable[str]) -> Recipe:
-    """The preset with the method's path and objective, and at full scale the solver grid of the paper's figures."""
-    own: dict[str, Any] = {"objective": method.objective, "path": method.path, "training.seed": seed}
-    if scale == "mini":
-        base = Recipe.load("mini")
-    else:
-        base = Recipe.load(of.preset, of.changes)
-        own |= {"evaluation.grid": _grid(base), "evaluation.nll_images": 0}
-        if base.training.keep_every_images is None:
-            own["training.keep_every_images"] = -(-base.training.total_images // ALONG)
-        own |= {"evaluation.along": {"solver": "midpoint", "nfe": 16, "samples": min(5000, base.evaluation.samples)}}
-    name = {"name": f"{of.key}-{scale}"}
-    return Recipe.changed(base.model_dump(mode="json"), name | own | dict(pair(change) for change in changes), of.key)
+    """The preset with the method's path and objective; at full scale with the paper's evaluation too."""
+    base = Recipe.load("mini") if scale == "mini" else Recipe.load(of.preset, of.changes)
+    own: dict[str, Any] = {} if scale == "mini" else _as_published(base, of)
+    given = dict(pair(change) for change in changes)
+    for key in given:
+        if key.split(".")[0] in ("path", "objective", "name") or key == "training.seed":
+            raise SettingsError("is what the comparison decides", f"--set {key}", "choose by --methods and --seeds")
+    decided = {"objective": method.objective, "path": method.path, "training.seed": seed}
+    values = base.model_dump(mode="json")
+    return Recipe.changed(values, {"name": f"{of.key}-{scale}"} | own | given | decided, of.key)
 
 
-def _grid(base: Recipe) -> list[dict[str, Any]]:
+def _as_published(base: Recipe, of: DataSet) -> dict[str, Any]:
+    """What the paper measured: Table 1 with FID against training images, NLL by both probe rules, Figures 5 and 7."""
     own = base.evaluation
     samples = min(SWEEP_SAMPLES, own.samples)
     swept = [{"solver": s, "nfe": nfe, "samples": samples} for s, budgets in SWEEP.items() for nfe in budgets]
-    return [*swept, {"solver": "dopri5", "tolerance": 1e-5, "nll_images": own.nll_images}]
+    changes: dict[str, Any] = {
+        "evaluation.grid": [*swept, {"solver": "dopri5", "tolerance": 1e-5, "nll_images": own.nll_images}],
+        "evaluation.along": {"solver": "dopri5", "tolerance": 1e-5, "samples": samples, "nll_images": 0},
+        "evaluation.nll_images": 0,
+        "evaluation.nll_training_images": min(GAP_IMAGES, own.nll_images),
+        "evaluation.error_images": ERROR_IMAGES,
+    }
+    if of.counts:
+        changes |= {"evaluation.features": of.features, "evaluation.reference_split": "training"}
+        changes |= {"evaluation.reference_images": of.counts["train"], "evaluation.nll_probe": "both"}
+    if base.training.keep_every_images is None:
+        changes["training.keep_every_images"] = -(-base.training.total_images // ALONG)
+    return changes
 
 
 def differing(dataset: DataSet, manifest: Manifest) -> str:
     """In what a prepared data set is not the published one; nothing if it is, or none is published."""
+    if dataset.scheme and not manifest.source.startswith(f"{dataset.scheme}:"):
+        return f"was prepared from {manifest.source}, not from {dataset.scheme}:"
+    if dataset.classes and manifest.classes and len(manifest.classes) != dataset.classes:
+        return f"has {len(manifest.classes)} classes, where {dataset.title} has {dataset.classes}"
     found = {name: split.images for name, split in manifest.splits.items()}
     if not dataset.counts or found == dataset.counts:
         return ""

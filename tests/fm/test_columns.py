@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from fm.cells import Cell
-from fm.columns import distance_columns, distances_of, error_columns, inception_columns, likelihood_columns
+from fm.columns import (
+    distance_columns,
+    distances_of,
+    error_columns,
+    inception_columns,
+    likelihood_columns,
+    value_columns,
+)
 from fm.metrics import DISTANCES, fd_extrapolated
 from fm.noise import draws
 
@@ -88,3 +95,22 @@ def test_the_inception_score_wants_ten_samples() -> None:
     assert inception_columns(torch.eye(9)) == inception_columns(None) == {}
     found = inception_columns(torch.eye(5).repeat(20, 1))
     assert (found["inception_score"], found["inception_score_sd"]) == pytest.approx((5, 0), abs=1e-9)
+
+
+def test_the_values_of_samples_tell_whether_they_can_be_pictures() -> None:
+    x = torch.tensor([[-0.5, 0.5, 0.5, -0.5], [3.0, -1.0, 1.0, 0.0]]).double()
+    outside = ((x < -1) | (x >= 1)).double().mean(1)
+    row = value_columns(x.mean(1), x.square().mean(1), outside)
+    assert row["samples_sd"] == pytest.approx(float(x.std(correction=0)))
+    assert row["samples_outside"] == 2 / 8
+
+
+def test_k_1_and_a_probe_for_each_draw_have_their_errors_and_groups() -> None:
+    bpd = torch.linspace(3, 4, 20).double()
+    found = {"bpd": bpd, "bpd_k1": bpd + 0.1, "per_draw": bpd - 0.1, "finer": bpd}
+    found |= {"nfe": torch.ones(20), "seconds": torch.zeros(1)}
+    row = likelihood_columns(Cell(solver="rk4", nfe=4, nll_images=20), found, {})
+    for name, shift in (("k1", 0.1), ("per_draw", -0.1)):
+        assert row[f"bits_per_dim_{name}"] == pytest.approx(row["bits_per_dim"] + shift)
+        assert row[f"bits_per_dim_{name}_stderr"] == pytest.approx(row["bits_per_dim_stderr"])
+        assert row[f"bits_per_dim_{name}_without"] == pytest.approx([w + shift for w in row["bits_per_dim_without"]])

@@ -241,6 +241,7 @@ def test_key_follows_what_the_numbers_depend_on(features, reference):
         "nonfinite": "drop",
         "nll_training_images": 3,
         "error_images": 4,
+        "reference_split": "training",
     }
     others = [
         row_key("v", cell, features.identity, "data set"),
@@ -369,3 +370,18 @@ def test_a_failed_cell_has_a_row_that_says_so_under_the_key_it_would_have(featur
     row = failed_row(flow(data="data set"), cell, (features.name, features.identity), "data set", "no memory")
     assert row["failed"] == "no memory" and row["key"] == evaluate(flow(), cell, features, reference)["key"]
     assert cell_of(row) == cell and json.loads(json.dumps(row)) == row
+
+
+def test_samples_may_be_compared_with_training_images_as_published_fid_is(features, reference):
+    cell = Cell(solver="rk4", nfe=4, samples=40, nll_images=0, reference_images=50)
+    both = {split: cell.model_copy(update={"reference_split": split}) for split in ("heldout", "training")}
+    rows = {split: evaluate(flow(), one, features, reference) for split, one in both.items()}
+    samples = features(flow().sample(40, method="rk4", nfe=4))
+    fd = DISTANCES["fd"]
+    assert rows["training"][FD] == pytest.approx(fd(samples, reference.training[:50]), rel=1e-9)
+    assert rows["training"][f"{FD}_floor"] == pytest.approx(
+        fd(reference.heldout[:40], reference.training[:50]), rel=1e-9
+    )
+    assert rows["heldout"][FD] == pytest.approx(fd(samples, reference.heldout[:50]), rel=1e-9)
+    assert [row["reference_split"] for row in rows.values()] == ["heldout", "training"]
+    assert rows["heldout"]["key"] != rows["training"]["key"]

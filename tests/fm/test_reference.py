@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fm.cells import Budget
 from fm.errors import ValueUserError
 from fm.metrics import FEATURES, Features, load_features
 from fm.noise import draws
@@ -102,3 +103,10 @@ def test_too_few_held_out_images_are_refused() -> None:
 @pytest.mark.parametrize("name", [name for name in FEATURES if not name.startswith(("inception", "dinov2"))])
 def test_batches_divide_the_parts(name: str) -> None:
     assert PART % load_features(name).batch == 0
+
+
+def test_as_many_images_are_described_as_are_compared_with_and_stand_in_the_samples_place() -> None:
+    grid = [Budget(solver="euler", nfe=2), Budget(solver="euler", nfe=4, samples=70)]
+    values = {"grid": grid, "samples": 40, "reference_images": 30}
+    assert counts(settings(**values), 100, 50) == {"test": 30, "train": 50}
+    assert counts(settings(**values, reference_split="training"), 100, 50) == {"test": 70, "train": 30}

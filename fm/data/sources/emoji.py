@@ -1,23 +1,30 @@
 """`emoji:PATH`: pictures of emoji, a folder or tar whose files are named by code points (`1f44b-1f3fb.png`), split so
 that nothing held out has a copy among the training pictures.
 
-An emoji in its skin tones and presentations is one picture drawn several times, and some are drawn twice under two
-names: all of these fall into one group, and a hash of the group decides. `emoji:PATH?holdout=0.1` sets the share.
+An emoji in its skin tones, genders and presentations is one drawing several times, and many are drawn alike under two
+names: pictures of one base name, or that look alike, fall into one group, and a hash of the group decides.
+`emoji:PATH?holdout=0.1` sets the share.
 """
 
-import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from fm.data.decode import Rejected
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fm.data.decode import Rejected, decode
 from fm.data.order import words
 from fm.data.sources import Item, Source, open_source, options
 from fm.errors import SettingsError
 from fm.lineage import digest
 
 SCHEME = "emoji"
-VARIANTS = {"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff", "fe0e", "fe0f"}  # skin tones (Unicode TS 51), presentations
+TONES = {"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"}  # Unicode TS 51
+SIGNS = {"fe0e", "fe0f", "200d", "2640", "2642"}  # presentation, joiner, gender
+SIDE, ALIKE = 16, 0.98  # pictures look alike whose grey values at SIDE x SIDE correlate by more
+AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -30,43 +37,61 @@ class Emoji(Source):
 
     def found(self) -> Iterable[Item]:
         items = list(self.pictures.items())
-        held = self._held([(base(item.key), self._content(item)) for item in items])
-        for item, out in zip(items, held, strict=True):
+        for item, group in zip(items, groups(items, [self._look(item) for item in items]), strict=True):
+            share = (words(1, SCHEME, group)[0] >> 11) / 2**53
             label = item.label or PurePosixPath(item.key).parent.name or None
-            yield replace(item, label=label, split="test" if out else "train")
+            yield replace(item, label=label, split="test" if share < self.holdout else "train")
 
-    def _content(self, item: Item) -> str:
-        """What tells copies from each other; a picture that cannot be read has none, and is refused when it is due."""
+    def _look(self, item: Item) -> NDArray[np.float32]:
+        """Its grey values (SIDE^2,), centred and of length 1; zeros for what shows nothing or cannot be read, which is
+        refused when it is due."""
         try:
-            return item.key if item.fault else hashlib.sha256(self.read(item)).hexdigest()
+            picture = decode(self.read(item), alpha="white").convert("L")
         except Rejected:
-            return item.key
-
-    def _held(self, pairs: list[tuple[str, str]]) -> list[bool]:
-        """Which pictures are held out, each given by its base and the hash of its bytes."""
-        group: dict[str, str] = {}  # name -> another of its group, at last the least
-
-        def least(name: str) -> str:
-            while (above := group.setdefault(name, name)) != name:
-                name = above
-            return name
-
-        for base_name, content in pairs:
-            a, b = sorted((least(base_name), least(f"~{content}")))
-            group[b] = a
-        share = {root: (words(1, SCHEME, root)[0] >> 11) / 2**53 for root in {least(name) for name, _ in pairs}}
-        return [bool(share[least(name)] < self.holdout) for name, _ in pairs]
+            return np.zeros(SIDE * SIDE, np.float32)
+        grey = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX))
+        centred = grey.astype(np.float32).ravel() - grey.mean(dtype=np.float32)
+        return centred / max(1.0, float(np.linalg.norm(centred)))
 
     def read(self, item: Item) -> bytes:
         return self.pictures.read(item)
 
     def digest(self) -> str:
-        return digest(SCHEME, self.pictures.digest(), self.holdout)
+        return digest(SCHEME, self.pictures.digest(), self.holdout, SIDE, ALIKE)
+
+
+def groups(items: list[Item], looks: list[NDArray[np.float32]]) -> list[str]:
+    """The group of each picture, named by the least key in it."""
+    above = list(range(len(items)))  # of each picture another of its group, in the end the first
+
+    def first(i: int) -> int:
+        while above[i] != i:
+            above[i] = above[above[i]]
+            i = above[i]
+        return i
+
+    for a, b in (*_of_one_base(items), *_alike(np.array(looks))):
+        low, high = sorted((first(a), first(b)))
+        above[high] = low
+    return [items[first(i)].key for i in range(len(items))]
+
+
+def _of_one_base(items: list[Item]) -> Iterator[tuple[int, int]]:
+    known: dict[str, int] = {}
+    for i, item in enumerate(items):
+        yield known.setdefault(base(item.key), i), i
+
+
+def _alike(looks: NDArray[np.float32]) -> Iterator[tuple[int, int]]:
+    for start in range(0, len(looks), AT_ONCE):
+        for a, b in np.argwhere(looks[start : start + AT_ONCE] @ looks.T > ALIKE):
+            yield start + int(a), int(b)
 
 
 def base(key: str) -> str:
-    """What a picture shows, whatever its skin tone: its file's code points without those of `VARIANTS`."""
-    return "-".join(part for part in PurePosixPath(key).stem.lower().split("-") if part not in VARIANTS)
+    """What a picture shows, whatever its skin tone and gender: its file's code points without those of the two."""
+    parts = [part for part in PurePosixPath(key).stem.lower().split("-") if part not in TONES]
+    return "-".join(part for part in parts if part not in SIGNS) or "-".join(parts)
 
 
 def fits(path: str) -> bool:

@@ -8,9 +8,10 @@ from fm.paper.methods import METHODS
 from fm.paper.plan import check_data, differing, planned
 
 
-def manifest(train: int, test: int, size: int = 32):
-    splits = {"train": SimpleNamespace(images=train), "test": SimpleNamespace(images=test)}
-    return SimpleNamespace(splits=splits, shape=(3, size, size))
+def manifest(train, test, size=32, classes=10, source="cifar10:archive"):
+    splits = {name: SimpleNamespace(images=count) for name, count in (("train", train), ("test", test))}
+    names = tuple(map(str, range(classes)))
+    return SimpleNamespace(splits=splits, shape=(3, size, size), classes=names, source=source)
 
 
 @pytest.mark.parametrize(("dataset", "scale"), [("photos", "mini"), ("emoji64", "mini"), ("cifar10", "full")])
@@ -61,12 +62,38 @@ def test_what_is_unknown_is_refused_with_the_nearest(asked, said):
         planned(**asked)
 
 
-def test_published_counts_are_told_from_others():
+def test_published_counts_and_classes_are_told_from_others():
     cifar, imagenet = planned("cifar10", seeds=1), planned("imagenet32", "full", seeds=1)
     assert not differing(cifar.dataset, manifest(50_000, 10_000))
-    assert not differing(planned("photos").dataset, manifest(7, 3))
-    assert "49,999" in differing(imagenet.dataset, manifest(1_281_149, 49_999))
+    assert "has 100 classes, where CIFAR-10 has 10" in differing(cifar.dataset, manifest(50_000, 10_000, classes=100))
+    assert "49,999" in differing(imagenet.dataset, manifest(1_281_149, 49_999, classes=1000))
     assert "holds 4,000 train, 1,000 test images" in differing(cifar.dataset, manifest(4_000, 1_000))
+
+
+def test_data_without_published_counts_are_known_by_their_source():
+    photos = planned("photos").dataset
+    assert not differing(photos, manifest(7, 3, source="photos:?tiles=9"))
+    assert differing(photos, manifest(7, 3, source="emoji:x")) == "was prepared from emoji:x, not from photos:"
+
+
+def test_what_the_comparison_decides_cannot_be_changed():
+    for change in ("path=ve", "path.beta_min=0.2", "objective=flow_matching", "training.seed=7", "name=x"):
+        with pytest.raises(SettingsError, match="is what the comparison decides; choose by --methods and --seeds"):
+            planned("photos", changes=[change])
+
+
+def test_a_method_named_twice_counts_once():
+    assert [method.key for method in planned("photos", methods=["fm-ot", "fm-ot"]).methods] == ["fm-ot"]
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "imagenet32", "imagenet64", "imagenet128"])
+def test_the_full_scale_measures_what_the_paper_measured(dataset):
+    evaluation = planned(dataset, "full", seeds=1).recipe.evaluation
+    assert (evaluation.features, evaluation.reference_split) == ("inception_legacy_tensorflow", "training")
+    assert evaluation.nll_probe == "both" and evaluation.error_images == 256 and evaluation.nll_training_images
+    scored = [point for point in evaluation.grid if point.nll_images]
+    assert [(point.solver, point.tolerance) for point in scored] == [("dopri5", 1e-5)]
+    assert evaluation.along.solver == "dopri5" and evaluation.samples == 50_000
 
 
 def test_other_data_are_refused_unless_allowed_and_then_marked():
@@ -79,4 +106,4 @@ def test_other_data_are_refused_unless_allowed_and_then_marked():
 
 def test_pictures_of_another_size_are_refused_whatever_is_allowed():
     with pytest.raises(DataError, match="of 64 px"):
-        check_data(planned("photos"), manifest(9, 1, size=64), "runs/data", allowed=True)
+        check_data(planned("photos"), manifest(9, 1, 64, source="photos:"), "runs/data", allowed=True)

@@ -73,7 +73,7 @@ def error_columns(states: Tensor, converged: Tensor, finite: Tensor) -> Row:
         return {}
     squares = (states[taken] - converged[taken]).double().square().flatten(1).mean(1)
     error = float(squares.mean().sqrt())
-    spread, without = float(squares.std() / math.sqrt(count)) if count > 1 else math.nan, means_without(squares)
+    spread, without = float(squares.std() / math.sqrt(count)) if count > 1 else math.nan, means_without(squares.tolist())
     return {
         "solution_error": error,
         "solution_error_without": None if without is None else [math.sqrt(value) for value in without],
@@ -96,8 +96,8 @@ def likelihood_columns(cell: Cell, heldout: Found, training: Found) -> Row:
         "bits_per_dim_stderr": _stderr(bpd) if converged else None,
         "bits_per_dim_k1": float(k1.mean()) if converged else None,
         "bits_per_dim_k1_stderr": _stderr(k1) if converged else None,
-        "bits_per_dim_k1_without": means_without(k1) if converged else None,
-        "bits_per_dim_without": means_without(bpd) if converged else None,
+        "bits_per_dim_k1_without": means_without(k1.tolist()) if converged else None,
+        "bits_per_dim_without": means_without(bpd.tolist()) if converged else None,
         "nll_converged": converged,
         "nll_unconverged": None if converged else _number(value),
         "nll_moved": _number(float(moved.mean())),
@@ -111,11 +111,11 @@ def likelihood_columns(cell: Cell, heldout: Found, training: Found) -> Row:
     if "per_draw" in heldout and converged:
         lucky = heldout["per_draw"].double()
         row["bits_per_dim_per_draw"], row["bits_per_dim_per_draw_stderr"] = float(lucky.mean()), _stderr(lucky)
-        row["bits_per_dim_per_draw_without"] = means_without(lucky)
+        row["bits_per_dim_per_draw_without"] = means_without(lucky.tolist())
     if training and converged:
         own = training["bpd"].double()
         row["bits_per_dim_train"], row["bits_per_dim_train_stderr"] = float(own.mean()), _stderr(own)
-        row["bits_per_dim_train_without"], row["nll_training_images"] = means_without(own), len(own)
+        row["bits_per_dim_train_without"], row["nll_training_images"] = means_without(own.tolist()), len(own)
         row["generalisation_gap"] = value - float(own.mean())
         row["generalisation_gap_stderr"] = _number(math.hypot(_stderr(bpd) or math.nan, _stderr(own) or math.nan))
     return row

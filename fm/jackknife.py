@@ -7,19 +7,15 @@ from collections.abc import Sequence
 from math import sqrt
 from statistics import fmean
 
-import torch
-from torch import Tensor
-
 GROUPS = 10
 STUDENT = 2.262  # 95 % of Student's t with the nine degrees of freedom that ten groups leave lie within
 
 
-def means_without(values: Tensor) -> list[float] | None:
-    """The means of values (n,) without each group; None for fewer than a value in each."""
+def means_without(values: Sequence[float]) -> list[float] | None:
+    """The means of values without each group; None for fewer than a value in each."""
     if len(values) < GROUPS:
         return None
-    group = torch.arange(len(values)) % GROUPS
-    return [float(values[group != g].mean()) for g in range(GROUPS)]
+    return [fmean(value for i, value in enumerate(values) if i % GROUPS != g) for g in range(GROUPS)]
 
 
 def variance(without: Sequence[float]) -> float:

@@ -49,7 +49,7 @@ def way_columns(found: dict[str, Tensor]) -> Row:
         values, count = found[name], len(found[name])
         row[f"way_{name}"] = _number(float(values.mean()))
         row[f"way_{name}_stderr"] = _number(float(values.std() / math.sqrt(count))) if count > 1 else None
-        without = means_without(values)
+        without = means_without(values.tolist())
         row[f"way_{name}_without"] = without if without is not None and all(map(math.isfinite, without)) else None
     return row
 

@@ -108,7 +108,7 @@ def straight(trained: Sequence[Trained]) -> Claim:
         "FM w/ OT's trajectories are straighter than diffusion's.",
         "The bend (0 for a straight line at constant speed) and the detour (length by distance of the ends)",
         ("bend", "detour"),
-        _if_perfect("detour"),
+        _if_perfect("bend", "detour"),
     )
 
 
@@ -133,13 +133,13 @@ def of_gaussian(path: Path) -> dict[str, float]:
     return {name: float(value) for name, value in described(states).items()}
 
 
-def _if_perfect(name: str) -> str:
+def _if_perfect(*names: str) -> str:
     """That the claim may be false of a perfect model, with its figures."""
-    ot, vp, ve = (of_gaussian(path)[name] for path in (OTPath(), VPPath(), VEPath()))
-    return (
-        "The claim may be false of a perfect model: of Gaussian data of s.d."
-        f" {DATA_SD} the exact {name} is {ot:.2f} for OT, {vp:.2f} for VP and {ve:.2f} for VE."
-    )
+    ot, vp, ve = (of_gaussian(path) for path in (OTPath(), VPPath(), VEPath()))
+    told = [
+        f"the exact {name} is {ot[name]:.2f} for OT, {vp[name]:.2f} for VP and {ve[name]:.2f} for VE" for name in names
+    ]
+    return f"It may be false of a perfect model: of Gaussian data of s.d. {DATA_SD} {' and '.join(told)}."
 
 
 def _way(

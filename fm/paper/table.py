@@ -89,7 +89,7 @@ def _published(plan: Plan, name: str, figures: Figures) -> dict[str, float | Non
 
 
 def _largest(key: str) -> str:
-    """What Table 1's bits/dim are called, with the draws where they are stated."""
+    """What published bits/dim of the most draws are called; the draws where they are stated."""
     return f"NLL, K = {K[key]}" if key in K else "NLL"
 
 

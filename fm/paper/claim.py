@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from fm.comparing import STUDENT, Cell, paired
+from fm.comparing import NOISE, STUDENT, Cell, paired
 from fm.jackknife import variance
 from fm.paper.methods import OT
 from fm.paper.reading import BASELINES, Form, Value, better, run, values
@@ -16,6 +16,7 @@ from fm.paper.trained import Trained
 from fm.results import Row, number
 
 SHOWN, NOT_SHOWN, NOT_MEASURED = "shown", "not shown", "not measured"
+ONE_SEED = "one seed says nothing of the chance in the training"
 WHOLE = "the paper's own: CIFAR-10 or ImageNet at full size (`--scale full`), 50,000 samples, and several seeds"
 
 
@@ -56,10 +57,12 @@ Paired = tuple[float, float] | str  # OT minus other and half of its 95 % interv
 Judge = Callable[[Trained, Trained], Paired]
 
 
-def against_all(trained: Sequence[Trained], value: Value, judge: Judge, limit: float = 0.0) -> list[Finding]:
-    """FM w/ OT against each baseline in its better form by `value`, seed by seed; see `against`."""
-    ours = better(trained, OT, value)
-    return [against(ours, better(trained, name, value), judge, limit) for name in BASELINES]
+def against_all(
+    trained: Sequence[Trained], value: Value, judge: Judge, limit: float = 0.0, pictures: bool = False
+) -> list[Finding]:
+    """FM w/ OT against each baseline in its better form by `value`, seed by seed; see `against` and `better`."""
+    ours = better(trained, OT, value, pictures)
+    return [against(ours, better(trained, name, value, pictures), judge, limit) for name in BASELINES]
 
 
 def against(ours: Form, other: Form, judge: Judge, limit: float = 0.0) -> Finding:
@@ -67,7 +70,17 @@ def against(ours: Form, other: Form, judge: Judge, limit: float = 0.0) -> Findin
     if lacks := lacking(ours, other):
         return Finding(None, lacks)
     found: dict[int, Paired] = {seed: judge(ours.trained[seed], other.trained[seed]) for seed in ours.trained}
-    return differing(f"{ours.title} minus {other.title}", found, limit)
+    return doubted(differing(f"{ours.title} minus {other.title}", found, limit), other)
+
+
+def doubted(found: Finding, other: Form) -> Finding:
+    """A finding against a form; it speaks for no claim while another form, that may be the better one, is missing."""
+    return Finding(found.holds and None, f"{found.says}; {other.doubt}") if other.doubt else found
+
+
+def alone(found: Finding, ours: Form) -> Finding:
+    """A finding that only the spread over seeds can judge: it decides nothing if there are fewer than two."""
+    return Finding(None, f"{found.says}; {ONE_SEED}") if len(ours.trained) < 2 else found
 
 
 def differing(words: str, found: Mapping[int, Paired], limit: float = 0.0) -> Finding:
@@ -93,7 +106,8 @@ def counted(ours: Form, other: Form, value: Value, what: str) -> Finding:
     means = [fmean(side.values()) for side in sides]
     ratio = f"; ratio of means {means[0] / means[1]:.2f}" if means[1] else ""
     holds = max(sides[0].values()) < min(sides[1].values())
-    return Finding(holds, f"{what} {told[0]} of {ours.title} against {told[1]} of {other.title}{ratio}")
+    found = Finding(holds, f"{what} {told[0]} of {ours.title} against {told[1]} of {other.title}{ratio}")
+    return alone(doubted(found, other), ours)
 
 
 def lacking(ours: Form, other: Form) -> str:
@@ -114,6 +128,11 @@ def by_rows(name: str, cell: Callable[[Trained], Cell | None]) -> Judge:
         return found.verdict if found.difference is None or found.half is None else (found.difference, found.half)
 
     return judge
+
+
+def unlike(ours: Row, other: Row) -> bool:
+    """Whether rows are of other noise, or of other samples of it, so that nothing that they share drops out."""
+    return any(ours.get(key) != other.get(key) for key in (*NOISE, "solution_error_images"))
 
 
 def contrast(terms: Sequence[tuple[int, Row, str]]) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ WAYS = {
     "detour": "detour (length by distance)",
     "backtracking": "turning back (by distance)",
 }
+WAYS_OF = {"appears": ("appears",), "straight": ("bend", "detour"), "backtracking": ("backtracking",)}  # by claim
+WAYS_CAPTION = "of converged solutions; bars are 95 % intervals over samples, of each training by itself"
 Points = Callable[[Trained], Sequence[tuple[float, float]]]
 Shown = dict[str, tuple[bytes, str]]  # the claim's key -> PNG, caption
 
@@ -66,7 +69,7 @@ def drawn(plan: Plan, trained: Sequence[Trained]) -> Shown:
             lambda: stability(trained),
             "a line for each seed; means are of the last three quarters",
         ),
-        "appears": (lambda: ways(trained), "of converged solutions; bars are 95 % intervals over samples"),
+        **{key: (partial(ways, trained, names), WAYS_CAPTION) for key, names in WAYS_OF.items()},
         "generalisation": (
             lambda: generalisation(trained),
             "each seed: hollow of training images, full of held-out ones",
@@ -220,7 +223,7 @@ def stability(trained: Sequence[Trained]) -> bytes | None:
     _down(left, methods)
     left.set_title(f"gradient norm by its mean; from line to line a factor of {FACTOR**2}", fontsize=10)
     right.set(xlabel="t (noise 0, data 1)", ylim=(0, None))
-    right.set_title("spread of the loss in each tenth of t: s.d. by mean", fontsize=10)
+    right.set_title("spread of the loss in each tenth of t, from report to report, by mean", fontsize=10)
     _legend(figure, methods)
     return png_of(figure)
 
@@ -232,18 +235,19 @@ def _norms(one: Trained) -> list[tuple[float, float]]:
     return [(record["images_seen"], record["grad_norm"] / fmean(late)) for record in known] if late else []
 
 
-def ways(trained: Sequence[Trained]) -> bytes | None:
-    """How samples travel: a panel for each measure, a dot with its interval for each training."""
-    having = [one for one in trained if way("bend")(one) is not None]
+def ways(trained: Sequence[Trained], names: Sequence[str]) -> bytes | None:
+    """How samples travel: a panel for each of these measures, a dot with its interval for each training."""
+    having = [one for one in trained if all(way(name)(one) is not None for name in names)]
     if not having:
         return None
     methods = _methods(having)
-    figure, grid = _figure(len(WAYS), (12.4, 0.45 * len(methods) + 1.3), sharey=True)
-    for axes, (name, words) in zip(grid, WAYS.items(), strict=True):
+    size = (5.2 * len(names) + 2, 0.45 * len(methods) + 1.3)
+    figure, grid = _figure(len(names), size, sharey=True)
+    for axes, name in zip(grid, names, strict=True):
         for at, one in _apart(having, methods):
             style = look(one.method) | {"linestyle": "none", "markersize": 5, "capsize": 2}
             axes.errorbar([way(name)(one) or 0.0], [at], xerr=[way_half(one, name)], **style)
-        axes.set_xlabel(words)
+        axes.set_xlabel(WAYS[name])
         _down(axes, methods)
     return png_of(figure)
 

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from fm.errors import several
 from fm.files import atomic, write_json, write_text
-from fm.paper.claim import NOT_MEASURED, NOT_SHOWN, SHOWN, Claim
+from fm.paper.claim import NOT_MEASURED, NOT_SHOWN, ONE_SEED, SHOWN, Claim
 from fm.paper.claims import claims
 from fm.paper.figures import Shown, drawn, trajectory_figure
 from fm.paper.plan import Plan
-from fm.paper.reading import rows_of, sampled
+from fm.paper.reading import reference_of, rows_of, sampled
 from fm.paper.settings import settings_table
 from fm.paper.table import BESIDE, csv_of, rows_csv, table, table_note
 from fm.paper.trained import Trained
@@ -25,6 +25,7 @@ from fm.results import notes_on
 
 VERDICTS = (SHOWN, NOT_SHOWN, NOT_MEASURED)
 TRAJECTORIES = "trajectories"
+UNTOLD = "not told"
 SMALL = (
     "This is a miniature: a small network, few images seen, few samples, few seeds. It tests whether the paper's claims"
     " already show at this size; it does not repeat the paper's experiments, and a claim that does not show here may"
@@ -56,7 +57,7 @@ def write_page(
         with atomic(folder / f"{name}.png") as file:
             file.write(png)
     write_text(folder / "table.csv", rows_csv(trained))
-    write_text(folder / "methods.csv", csv_of(plan, trained))
+    write_text(folder / "methods.csv", csv_of(plan, trained, marked))
     told = {"data_set": plan.dataset.key, "scale": plan.scale, "table": table(plan, trained, marked)}
     told |= {"note": table_note(plan, trained, marked)}
     write_json(folder / "claims.json", told | {"claims": [asdict(claim) for claim in found]})
@@ -115,18 +116,29 @@ def _what(plan: Plan, trained: Sequence[Trained]) -> str:
     at = next((cell for one in trained if (cell := sampled(one))), None)
     images = " to ".join(f"{count:,}" for count in dict.fromkeys((seen[0], seen[-1]))) if seen else "no"
     samples = f"{at.samples:,} samples, distances through {at.features}" if at else "nothing sampled"
+    split = next((reference_of(row) for one in trained for row in rows_of(one, at)), "heldout")
     return (
-        f"{several(len({one.method for one in trained}), 'training objective')} on {plan.dataset.title} at"
+        f"{_objectives(trained)} on {plan.dataset.title} at"
         f" {plan.recipe.data.size} px, each trained on {images} images seen with {several(plan.seeds, 'seed')}: the"
         f" same network, images, order, noise and budget. Measured with {samples}, against"
-        f" {at.reference_images if at else 0:,} held-out images."
+        f" {at.reference_images if at else 0:,} {'training' if split == 'training' else 'held-out'} images."
     )
+
+
+def _objectives(trained: Sequence[Trained]) -> str:
+    """How many objectives the claims compare, each training once, and which rows are extra."""
+    compared = {one.method.same_as or one.method.key for one in trained if one.method.published}
+    extra = dict.fromkeys(one.method.title for one in trained if not one.method.published)
+    rows = f" and {', '.join(extra)} as an extra row" if extra else ""
+    return f"{several(len(compared), 'training objective')}{rows}"
 
 
 def _cautions(plan: Plan, trained: Sequence[Trained], marked: str) -> list[str]:
     """What has to be known before any figure is read."""
     found = [SMALL] * (plan.scale == "mini")
     found += [f"These are NOT the published data: the data set {marked}."] * bool(marked)
+    single = len({one.seed for one in trained}) == 1
+    found += [f"There is one training seed, and {ONE_SEED}: another one may decide a claim otherwise."] * single
     found += [
         f"WARNING: figures are of {len(values)} versions of the code ({', '.join(values)}): {what} them"
         " again before any two are compared."
@@ -141,13 +153,15 @@ def _measured(trained: Sequence[Trained]) -> list[str]:
 
 
 def _trained(trained: Sequence[Trained]) -> list[str]:
-    return sorted({code for one in trained for code in one.trained_by})
+    """A training that does not tell counts as of a version of its own."""
+    there = [one for one in trained if one.rows or one.along or one.records]
+    return sorted({code for one in there for code in one.trained_by or (UNTOLD,)})
 
 
 def codes(trained: Sequence[Trained]) -> dict[str, str]:
     """By which versions of the code rows were measured and networks trained."""
     told = {"rows": _measured(trained), "trainings": _trained(trained)}
-    return {name: ", ".join(values) or "not told" for name, values in told.items()}
+    return {name: ", ".join(values) or UNTOLD for name, values in told.items()}
 
 
 def _cards(found: Sequence[Claim]) -> list[str]:

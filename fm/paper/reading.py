@@ -4,7 +4,7 @@ Rows are read, none is made; what a claim does with values is decided in its own
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from fm.comparing import Cell, Run, run_of
@@ -14,16 +14,21 @@ from fm.report.comparison_figures import evaluations
 from fm.results import SIMILARITIES, Row, distances
 
 BASELINES = tuple(dict.fromkeys(m.name for m in METHODS.values() if m.published and m.name != OT))
+BLANK = 0.5  # share of the values of samples outside of a picture's from which on they are no images
 Value = Callable[[Trained], float | None]
 
 
 @dataclass(frozen=True)
 class Form:
-    """One form of a method with its trainings by seed; `lacks` says why it has no value, if it has none."""
+    """One form of a method with its trainings by seed.
+
+    lacks: why it has no value, if it has none. doubt: which other form has none and may be the better one.
+    """
 
     method: Method
     trained: dict[int, Trained]
     lacks: str = ""
+    doubt: str = ""
 
     @property
     def title(self) -> str:
@@ -34,22 +39,26 @@ def forms(trained: Sequence[Trained], name: str) -> list[Form]:
     """The forms of a method by its name; one that repeats another's training holds that training."""
     found = []
     for method in (m for m in METHODS.values() if m.name == name):
-        mine = {one.seed: one for one in trained if one.method.key == (method.same_as or method.key)}
+        mine = {one.seed: one for one in trained if one.method.key in (method.key, method.same_as)}
         found.append(Form(method, dict(sorted(mine.items()))))
     return found
 
 
-def better(trained: Sequence[Trained], name: str, value: Value) -> Form:
+def better(trained: Sequence[Trained], name: str, value: Value, pictures: bool = False) -> Form:
     """The form of a method with the lowest mean of this value over its seeds, all of which have one.
 
-    Where none has: the first form, with the reason.
+    pictures: forms that draw no images do not count. Where no form has a value: the first one, with the reason.
     """
     there = forms(trained, name)
     lacking = {form.title: _lacks(form, value) for form in there}
-    having = [form for form in there if not lacking[form.title]]
+    blank = {form.title: _blank(form) if pictures else "" for form in there}
+    having = [form for form in there if not lacking[form.title] and not blank[form.title]]
     if not having:
-        return Form(there[0].method, {}, "; ".join(lacking.values()))
-    return min(having, key=lambda form: fmean(values(form, value).values()))
+        reasons = [lacking[form.title] or blank[form.title] for form in there]
+        return Form(there[0].method, {}, "; ".join(dict.fromkeys(reasons)))
+    doubts = [f"{title} is missing, which may be the better form" for title, lacks in lacking.items() if lacks]
+    best = min(having, key=lambda form: fmean(values(form, value).values()))
+    return replace(best, doubt="; ".join(doubts))
 
 
 def values(form: Form, value: Value) -> dict[int, float]:
@@ -64,6 +73,17 @@ def _lacks(form: Form, value: Value) -> str:
         return f"{form.title} was not trained"
     bare = [one for one in form.trained.values() if value(one) is None]
     return next((f"{form.title}, seed {one.seed}: {one.failed or 'has no value'}" for one in bare), "")
+
+
+def _blank(form: Form) -> str:
+    """That samples of a form are no images, with the seed in which they are none; empty if they are, or none tells."""
+    for one in form.trained.values():
+        outside = mean_of(rows_of(one, sampled(one)), "samples_outside")
+        if outside is not None and outside > BLANK:
+            share = f"{outside:.0%}".replace("%", " %")
+            what = f"draws no images at this size ({share} of its values lie outside of those of a picture)"
+            return f"{form.title}, seed {one.seed}: {what}"
+    return ""
 
 
 def run(one: Trained) -> Run | None:
@@ -115,6 +135,11 @@ def mean_of(rows: Sequence[Row], name: str) -> float | None:
     """The mean of a column; None unless each row has it."""
     known = [row[name] for row in rows if row.get(name) is not None]
     return fmean(known) if known and len(known) == len(rows) else None
+
+
+def reference_of(row: Row) -> str:
+    """The split of the pictures that a row's distances are measured against."""
+    return row.get("reference_split") or "heldout"
 
 
 def nfe(one: Trained) -> float | None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from fm.errors import several
-from fm.paper.methods import OT, K
+from fm.paper.methods import OT, TABLE_1, K
 from fm.paper.plan import Plan
 from fm.recipe import Recipe
 
@@ -13,8 +13,11 @@ NO_DATA = "no such data set"
 TF_GAN = "Inception, TensorFlow-GAN"
 
 
+PRECISIONS = {"fp32": "32-bit", "tf32": "32-bit with products in tf32", "bf16": "16-bit mixed, bf16"}
+
+
 class Setting(NamedTuple):
-    """A setting in words; `paper` by data set, or for all of them; ours from the recipe."""
+    """A setting in words; `paper` by data set, or for all of them, with a remark in brackets; ours from the recipe."""
 
     words: str
     paper: dict[str, str] | str
@@ -59,8 +62,12 @@ def _dopri(recipe: Recipe) -> str:
     return f"dopri5 at {', '.join(sorted(tolerances))}"
 
 
-def _precision(recipe: Recipe) -> str:
-    return f"training {recipe.training.precision}, sampling {recipe.evaluation.sampling_precision}"
+def _training_precision(recipe: Recipe) -> str:
+    return PRECISIONS[recipe.training.precision]
+
+
+def _sampling_precision(recipe: Recipe) -> str:
+    return PRECISIONS[recipe.evaluation.sampling_precision]
 
 
 SETTINGS = (
@@ -101,7 +108,8 @@ SETTINGS = (
         ),
         _rate,
     ),
-    Setting("precision", _same("32-bit", "32-bit", "16-bit mixed", "16-bit mixed"), _precision),
+    Setting("precision of training", _same("32-bit", "32-bit", "16-bit mixed", "16-bit mixed"), _training_precision),
+    Setting("precision of sampling", OPEN, _sampling_precision),
     Setting("scale of the time in the network's embedding", OPEN, _of_model("time_scale")),
     Setting("what a score network's output means", OPEN, lambda r: "both: raw (the score) and scaled (the noise)"),
     Setting("sigma_min of the OT path", OPEN, lambda r: f"{getattr(r.path, 'sigma_min', None)}"),
@@ -114,7 +122,9 @@ SETTINGS = (
         f"{OPEN}; most likely one per dequantisation draw",
         lambda r: f"Rademacher, {r.evaluation.nll_probe}",
     ),
-    Setting("dequantisation draws K", {key: str(k) for key, k in K.items()}, lambda r: f"{r.evaluation.nll_k}"),
+    Setting(
+        "dequantisation draws K", {key: str(K.get(key, OPEN)) for key in TABLE_1}, lambda r: f"{r.evaluation.nll_k}"
+    ),
     Setting("solver of likelihood and distance", "dopri5 at 1e-05", _dopri),
     Setting("batch of dopri5 (joint step control)", OPEN, lambda r: f"{r.evaluation.batch}"),
     Setting(
@@ -142,7 +152,12 @@ def settings_table(plan: Plan) -> list[list[str]]:
     """A line for each setting that differs from the paper or that it leaves open: its name, the paper's value, ours."""
     ot = next((one.recipe for one in plan.members if one.method.name == OT), plan.recipe)
     found = [(s.words, _paper(s, plan.dataset.key), s.ours(ot)) for s in SETTINGS]
-    return [["setting", "the paper", "here"], *([*line] for line in found if line[1] != line[2])]
+    return [["setting", "the paper", "here"], *([*line] for line in found if not _equal(*line[1:]))]
+
+
+def _equal(paper: str, ours: str) -> bool:
+    """Whether two values are one, whatever the remark in brackets behind the paper's."""
+    return ours in (paper, paper.partition(" (")[0])
 
 
 def _paper(setting: Setting, key: str) -> str:

@@ -5,11 +5,12 @@ A figure of another kind (another distance, another K or probe, other data, anot
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from fm.paper.methods import METHODS, NLL_K1, TABLE_1, Figures, K, Method
+from fm.comparing import Cell
+from fm.paper.methods import DATASETS, METHODS, NLL_K1, TABLE_1, Figures, K, Method
 from fm.paper.plan import Plan
 from fm.paper.reading import (
     Form,
@@ -22,6 +23,7 @@ from fm.paper.reading import (
     is_fid,
     mean_of,
     nfe,
+    reference_of,
     rows_of,
     sampled,
     scored,
@@ -32,7 +34,7 @@ from fm.report.comparison import heading
 from fm.results import Row, csv_table, number
 
 NOTHING = Figures(None, None, None)
-NOT_COMPARABLE = "not comparable"
+NOT_COMPARABLE = "not comparable: "
 FID_SAMPLES = 50_000
 BESIDE = ("published ", "difference in ")  # how the columns that are not of our own figures begin
 Line = dict[str, Any]
@@ -57,13 +59,13 @@ def _bits(name: str, k: int | None = None) -> Value:
     return value
 
 
-def lines(plan: Plan, trained: Sequence[Trained]) -> list[Line]:
+def lines(plan: Plan, trained: Sequence[Trained], marked: str = "") -> list[Line]:
     """Each method's figures in full: by quantity mean, s.d., least, most and seeds; published ones and differences."""
     shown = quantities(trained)
-    return [_line(plan, trained, method, shown) for method in plan.methods]
+    return [_line(plan, trained, method, shown, marked) for method in plan.methods]
 
 
-def _line(plan: Plan, trained: Sequence[Trained], method: Method, shown: dict[str, Value]) -> Line:
+def _line(plan: Plan, trained: Sequence[Trained], method: Method, shown: dict[str, Value], marked: str) -> Line:
     form = next(one for one in forms(trained, method.name) if one.method == method)
     line: Line = {"method": method.title, "seeds": len(form.trained)}
     for words, value in shown.items():
@@ -74,7 +76,7 @@ def _line(plan: Plan, trained: Sequence[Trained], method: Method, shown: dict[st
         line |= {f"{words}, least": ends[0], f"{words}, most": ends[1]}
     figures = TABLE_1.get(plan.dataset.key, {}).get(method.name, NOTHING)
     line |= {f"{BESIDE[0]}{name}": value for name, value in _published(plan, method.name, figures).items()}
-    line |= {f"{BESIDE[1]}{name}": value for name, value in _differences(plan, form, figures).items()}
+    line |= {f"{BESIDE[1]}{name}": value for name, value in _differences(plan, form, figures, marked).items()}
     return line | {"note": "; ".join(_notes(trained, form, shown))}
 
 
@@ -83,34 +85,67 @@ def _published(plan: Plan, name: str, figures: Figures) -> dict[str, float | Non
     if key not in TABLE_1:
         return {}
     found: dict[str, float | None] = {"NLL, K = 1": NLL_K1.get(key, {}).get(name)} if key in NLL_K1 else {}
-    return found | {f"NLL, K = {K[key]}": figures.nll, "FID": figures.fid, "NFE": figures.nfe}
+    return found | {_largest(key): figures.nll, "FID": figures.fid, "NFE": figures.nfe}
 
 
-def _differences(plan: Plan, form: Form, figures: Figures) -> dict[str, float | str | None]:
-    """Ours minus published at full scale; `not comparable` where ours is of another kind."""
+def _largest(key: str) -> str:
+    """What published bits/dim of the most draws are called; the draws where they are stated."""
+    return f"NLL, K = {K[key]}" if key in K else "NLL"
+
+
+def _differences(plan: Plan, form: Form, figures: Figures, marked: str) -> dict[str, float | str | None]:
+    """Ours minus published at full scale; `not comparable` and why where ours is of another kind."""
     key = plan.dataset.key
     if plan.scale != "full" or key not in TABLE_1 or not form.trained:
         return {}
     ones = [*form.trained.values()]
-    row = next((row for one in ones for row in rows_of(one, sampled(one))), {})
-    name = distance_name(ones)
-    fid = is_fid(name) and row.get("samples") == FID_SAMPLES
-    pairs: dict[str, tuple[Value, float | None, bool]] = {
-        f"NLL, K = {K[key]}": (_bits("bits_per_dim_per_draw", K[key]), figures.nll, True),
-        "FID": (distance(name), figures.fid, fid),
-        "NFE": (nfe, figures.nfe, row.get("tolerance") == 1e-5),
+    name, bits_unlike = distance_name(ones), _bits_unlike(key, ones)
+    coarse = "" if all(row["tolerance"] == 1e-5 for row in _rows(ones, sampled)) else "of another tolerance"
+    draws = "" if key in K else "its draws are not stated"
+    kinds: dict[str, tuple[Value, float | None, str]] = {
+        "NLL, K = 1": (_bits("bits_per_dim_k1"), NLL_K1.get(key, {}).get(form.method.name), bits_unlike),
+        _largest(key): (_bits("bits_per_dim_per_draw", K.get(key)), figures.nll, draws or bits_unlike),
+        "FID": (distance(name), figures.fid, _fid_unlike(name, ones)),
+        "NFE": (nfe, figures.nfe, coarse),
     }
-    if known := NLL_K1.get(key, {}).get(form.method.name):
-        pairs = {"NLL, K = 1": (_bits("bits_per_dim_k1"), known, True)} | pairs
-    return {words: _difference(form, *pair) for words, pair in pairs.items()}
+    other = "of other data" if marked else ""
+    return {
+        words: _difference(form, value, published, other or unlike)
+        for words, (value, published, unlike) in kinds.items()
+        if published is not None or words != "NLL, K = 1"
+    }
 
 
-def _difference(form: Form, value: Value, published: float | None, comparable: bool) -> float | str | None:
+def _rows(ones: Sequence[Trained], cell: Callable[[Trained], Cell | None]) -> list[Row]:
+    return [row for one in ones for row in rows_of(one, cell(one))]
+
+
+def _bits_unlike(key: str, ones: Sequence[Trained]) -> str:
+    """Why bits/dim are of other images than published ones, or nothing."""
+    due = DATASETS[key].counts["test"]
+    counts = {row.get("nll_images") for row in _rows(ones, scored)}
+    return next((f"of {count or 0:,} images, not {due:,}" for count in counts if count != due), "")
+
+
+def _fid_unlike(name: str, ones: Sequence[Trained]) -> str:
+    """Why a distance is no FID as it was published, or nothing."""
+    if not is_fid(name):
+        return "not of Inception's features"
+    for row in _rows(ones, sampled):
+        if row.get("samples") != FID_SAMPLES:
+            return f"of {row.get('samples') or 0:,} samples, not {FID_SAMPLES:,}"
+        if reference_of(row) != "training":
+            return "against held-out images, not those of the training"
+    return ""
+
+
+def _difference(form: Form, value: Value, published: float | None, unlike: str) -> float | str | None:
     """The mean over seeds minus what was published; None without a published figure."""
     known = values(form, value).values()
     if published is None:
         return None
-    return fmean(known) - published if comparable and known else NOT_COMPARABLE
+    unlike = unlike or "not measured alike" * (not known)
+    return NOT_COMPARABLE + unlike if unlike else fmean(known) - published
 
 
 def _notes(trained: Sequence[Trained], form: Form, shown: dict[str, Value]) -> list[str]:
@@ -138,7 +173,7 @@ def table(plan: Plan, trained: Sequence[Trained], marked: str = "") -> list[list
 
     `marked` says in what the data are not the published ones; it stands in the note of each line, the last column.
     """
-    found, shown = lines(plan, trained), quantities(trained)
+    found, shown = lines(plan, trained, marked), quantities(trained)
     ours = [*shown]
     beside = list(dict.fromkeys(key for start in BESIDE for line in found for key in line if key.startswith(start)))
     head = ["method", "seeds", *map(heading, ours), *beside, "note"]
@@ -188,9 +223,9 @@ def table_note(plan: Plan, trained: Sequence[Trained], marked: str = "") -> str:
     return " ".join([*parts, *[f"These are not the published data: the data set {marked}."] * bool(marked)])
 
 
-def csv_of(plan: Plan, trained: Sequence[Trained]) -> str:
+def csv_of(plan: Plan, trained: Sequence[Trained], marked: str = "") -> str:
     """The table's lines in full precision."""
-    found = lines(plan, trained)
+    found = lines(plan, trained, marked)
     out = io.StringIO()
     writer = csv.DictWriter(out, list(dict.fromkeys(key for line in found for key in line)), lineterminator="\n")
     writer.writeheader()

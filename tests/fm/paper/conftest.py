@@ -37,8 +37,9 @@ def row(worse: float, seed: int, **values):
     one |= {"key": f"{worse}-{seed}-{len(values)}", "weights": f"w{worse}-{seed}", "features_dimensions": 80}
     one |= {"way_bend": 0.1 + worse / 4, "way_detour": 1.03 + worse / 10, "way_backtracking": worse / 10}
     one |= {"way_appears": 0.4 + worse / 10}
-    one |= {f"way_{name}_stderr": 0.002 for name in ("bend", "detour", "backtracking", "appears")}
-    return one | {"solution_error_images": 64, "nll_converged": None} | values
+    for name in ("bend", "detour", "backtracking", "appears"):
+        one |= {f"way_{name}_stderr": 0.002, f"way_{name}_without": without(one[f"way_{name}"], 0.0005, seed)}
+    return one | {"solution_error_images": 64, "nll_converged": None, "samples_outside": 0.1} | values
 
 
 def distance(value: float, seed: int):
@@ -62,6 +63,7 @@ def rows_of(key: str, worse: float, seed: int):
         for nfe in (4, 8, 16, 32):
             error = (1 + 0.7 * worse) ** order * nfe**-order
             values = {"solver": solver, "nfe": nfe, "solution_error": error, "solution_error_stderr": error / 50}
+            values |= {"solution_error_without": [error * part for part in without(1.0, 0.01, seed)]}
             made.append(values | distance(400 + 40 * worse + 300 * (1 + worse) / nfe + seed, seed))
     nfe = 68 + 20 * worse + 2 * seed
     fine = {"solver": "dopri5", "nfe": math.ceil(nfe), "nfe_mean": nfe, "tolerance": 1e-5, "control": "joint"}
@@ -113,6 +115,13 @@ def swapped(trained, one: str, other: str):
         source = taken[to.get(t.method.key, t.method.key), t.seed]
         found.append(replace(source, method=t.method))
     return found
+
+
+def each_row(trained, key: str, change, part: str = "rows"):
+    """The same trainings, each row of one method's passed through `change`; "" is every method."""
+    return [
+        replace(t, **{part: tuple(map(change, getattr(t, part)))}) if key in ("", t.method.key) else t for t in trained
+    ]
 
 
 def changed(trained, key: str, **values):

@@ -1,8 +1,22 @@
+from dataclasses import replace
+
 import pytest
 
 from fm.jackknife import half_interval
-from fm.paper.claim import NOT_MEASURED, NOT_SHOWN, SHOWN, Finding, by_rows, contrast, counted, decided, differing
-from fm.paper.reading import BASELINES, better, nfe, sampled
+from fm.paper.claim import (
+    NOT_MEASURED,
+    NOT_SHOWN,
+    SHOWN,
+    Finding,
+    by_rows,
+    contrast,
+    counted,
+    decided,
+    differing,
+    doubted,
+)
+from fm.paper.methods import METHODS
+from fm.paper.reading import BASELINES, Form, better, nfe, sampled
 
 from .conftest import FD
 
@@ -35,6 +49,19 @@ def test_counts_have_to_differ_in_the_worst_seed(trained):
     ours, other = better(trained, "FM w/ OT", nfe), better(trained, BASELINES[0], nfe)
     assert counted(ours, other, nfe, "NFE").holds and counted(other, ours, nfe, "NFE").holds is False
     assert counted(ours, ours, nfe, "NFE").holds is False
+
+
+def test_one_seed_decides_no_count(trained):
+    alone = [one for one in trained if one.seed == 0]
+    finding = counted(better(alone, "FM w/ OT", nfe), better(alone, "DDPM", nfe), nfe, "NFE")
+    assert finding.holds is None and finding.says.endswith("one seed says nothing of the chance in the training")
+
+
+def test_a_missing_form_speaks_for_nothing_but_still_against():
+    form = Form(METHODS["scoreflow-raw"], {}, doubt="ScoreFlow (scaled) is missing, which may be the better form")
+    for holds, then in ((True, None), (False, False), (None, None)):
+        assert doubted(Finding(holds, "a"), form) == Finding(then, f"a; {form.doubt}")
+    assert doubted(Finding(True, "a"), replace(form, doubt="")).holds
 
 
 def test_pairs_are_of_the_same_noise_only(trained):

@@ -5,7 +5,7 @@ import pytest
 from fm.paper.claim import NOT_MEASURED, NOT_SHOWN, SHOWN
 from fm.paper.claims import CLAIMS, claims
 
-from .conftest import changed, swapped
+from .conftest import changed, each_row, swapped
 
 
 def verdicts(trained):
@@ -53,6 +53,28 @@ def test_a_failed_training_is_named(trained):
     found = claims(changed(trained, "ddpm", **empty, failed="loss is not finite"))
     nll = next(claim for claim in found if claim.key == "nll")
     assert nll.verdict == NOT_MEASURED and any("DDPM, seed 0: loss is not finite" in line for line in nll.evidence)
+
+
+def test_one_seed_leaves_what_has_no_interval_of_its_own_open(trained):
+    found = verdicts([one for one in trained if one.seed == 0])
+    assert {key for key, verdict in found.items() if verdict == NOT_MEASURED} == {"nfe", "stability", "solving"}
+    assert set(found.values()) == {SHOWN, NOT_MEASURED}
+
+
+def test_a_baseline_without_its_other_form_shows_nothing(trained):
+    found = claims([one for one in trained if one.method.key != "scoreflow-scaled"])
+    said = "ScoreFlow (scaled) is missing, which may be the better form"
+    assert {claim.key for claim in found if claim.verdict == SHOWN} == {"error", "solving"}  # of other baselines
+    assert all(any(said in line for line in claim.evidence) for claim in found if claim.verdict == NOT_MEASURED)
+
+
+@pytest.mark.parametrize("key", ["ddpm", "fm-ot"])
+def test_what_draws_no_images_decides_no_distance(trained, key):
+    blank = each_row(trained, key, lambda row: row | {"samples_outside": 0.914} if row["tolerance"] == 1e-5 else row)
+    found = claims(blank)
+    assert {claim.key for claim in found if claim.verdict == NOT_MEASURED} == {"distance", "low-nfe", "along"}
+    said = "seed 0: draws no images at this size (91 % of its values lie outside of those of a picture)"
+    assert all(any(said in line for line in c.evidence) for c in found if c.verdict == NOT_MEASURED)
 
 
 def test_bits_that_have_not_converged_are_not_measured(trained):

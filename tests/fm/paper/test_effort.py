@@ -5,7 +5,7 @@ import pytest
 from fm.paper import effort
 from fm.paper.claim import NOT_MEASURED, NOT_SHOWN, SHOWN
 
-from .conftest import changed
+from .conftest import changed, each_row, without
 
 
 def test_the_share_of_evaluations_is_exact_on_power_laws():
@@ -27,14 +27,59 @@ def test_evaluations_that_do_not_help_are_left_out_of_a_curve(trained):
 
 
 def test_an_equal_error_at_nearly_as_many_evaluations_is_not_about_60_percent(trained):
-    ot = {one.seed: one for one in trained if one.method.key == "fm-ot"}
+    assert effort.equal_error(beside_ot(trained, 1.2)).verdict == NOT_SHOWN
+    assert effort.equal_error(trained).verdict == SHOWN
 
-    def slower(seed):
-        swept = [row for row in ot[seed].rows if row.get("solution_error")]
-        return tuple(row | {"solution_error": 1.2 * row["solution_error"]} for row in swept)
 
-    found = [replace(one, rows=slower(one.seed)) if one.method.key == "fm-vp" else one for one in trained]
-    assert effort.equal_error(found).verdict == NOT_SHOWN and effort.equal_error(trained).verdict == SHOWN
+def beside_ot(trained, factor, noise=0.0):
+    """The same trainings, diffusion's errors those of OT by a factor, with noise of their own."""
+    ot = {one.seed: one.rows for one in trained if one.method.key == "fm-ot"}
+    parts = [factor * part for part in without(1.0, noise, 2)]
+
+    def slower(row):
+        error = row["solution_error"]
+        shared = zip(row["solution_error_without"], parts, strict=True)
+        return row | {"solution_error": factor * error, "solution_error_without": [w * part for w, part in shared]}
+
+    rows = {seed: tuple(slower(row) for row in some if row.get("solution_error")) for seed, some in ot.items()}
+    return [replace(one, rows=rows[one.seed]) if one.method.key == "fm-vp" else one for one in trained]
+
+
+def test_the_interval_of_a_ratio_drops_what_both_share_and_keeps_the_rest(trained):
+    def euler(found):
+        two = [next(one for one in found if one.method.key == key) for key in ("fm-ot", "fm-vp")]
+        return effort.ratios(*two)["euler"]
+
+    ratio, low, high = euler(beside_ot(trained, 1.5))
+    assert ratio == pytest.approx(1 / 1.5) and low == pytest.approx(high)
+    ratio, low, high = euler(beside_ot(trained, 1.5, noise=0.3))
+    assert low < 0.5 and high > 1
+    assert effort.equal_error(beside_ot(trained, 1.5, noise=0.3)).verdict == NOT_SHOWN
+
+
+def test_a_ratio_says_whether_60_percent_lie_in_its_interval_and_what_others_got(trained):
+    claim = effort.equal_error(trained)
+    assert "seed 0: NFE of FM w/ OT by that of FM w/ Diffusion: euler 0.59 (" in claim.evidence[0]
+    assert claim.evidence[0].endswith("0.6 lies outside of this interval") and "fewer than 60 % count too" in claim.test
+    beside = [line for line in claim.evidence if line.startswith("beside it, seed 1, by that of ")]
+    assert [line.split(" of ")[1].split(":")[0] for line in beside] == [
+        "DDPM",
+        "Score Matching (raw)",
+        "ScoreFlow (raw)",
+        "ScoreFlow (scaled)",
+    ]
+
+
+def test_errors_without_groups_have_no_interval_and_are_not_measured(trained):
+    found = effort.equal_error(each_row(trained, "fm-ot", lambda row: row | {"solution_error_without": None}))
+    assert found.verdict == NOT_MEASURED and "its rows lack solution_error_without" in found.evidence[0]
+    other = effort.equal_error(each_row(trained, "fm-ot", lambda row: row | {"noise_digest": "another"}))
+    assert other.verdict == NOT_MEASURED and "of other noise or samples" in other.evidence[0]
+
+
+def test_flat_says_what_its_evaluations_are_of(trained):
+    claim = effort.flat(trained)
+    assert "a grid of 16 samples, one joint batch" in claim.test and "for the grid of 16 samples" in claim.evidence[0]
 
 
 def test_flat_is_flat(trained):

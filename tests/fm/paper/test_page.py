@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fm.paper.page import codes, write_page
+from fm.paper.methods import METHODS
+from fm.paper.page import _objectives, codes, write_page
 
 from .conftest import changed, swapped
 
@@ -29,11 +30,12 @@ def test_the_page_holds_all_by_itself(written, trained, tmp_path):
     files, text = written(trained)
     assert all(file.is_file() for file in files) and files[0] == tmp_path / "report.html"
     shown = {base64.b64decode(data) for data in re.findall(r'base64,([^"]+)"', text)}
-    assert shown == {file.read_bytes() for file in files if file.suffix == ".png"} and len(shown) == 11
+    assert shown == {file.read_bytes() for file in files if file.suffix == ".png"} and len(shown) == 13
     assert "http" not in text and all(len(words) > 20 for words in re.findall(r'alt="([^"]*)"', text))
     for said in (
         "tiles of photographs, mini scale",
-        "7 training objectives",
+        "6 training objectives and FM w/ VE as an extra row on tiles of photographs",
+        "against 1,000 held-out images",
         "80,128 images seen with 2 seeds",
         "This is a miniature",
         "Fewest evaluations: shown",
@@ -62,6 +64,22 @@ def test_rows_of_several_versions_of_the_code_are_said_loudly(written, trained):
     assert "WARNING: figures are of 2 versions of the code (c, other): measure them again" in text
     assert "WARNING" not in written(trained)[1]
     assert codes(mixed) == {"rows": "c, other", "trainings": "c"}
+
+
+def test_a_training_that_tells_no_version_is_of_one_of_its_own(written, trained):
+    _, text = written(changed(trained, "ddpm", trained_by=()))
+    assert "WARNING: figures are of 2 versions of the code (c, not told): train them again" in text
+
+
+def test_one_seed_is_a_caution_above_all_figures(written, trained):
+    said = "There is one training seed, and one seed says nothing of the chance in the training"
+    assert said in written([one for one in trained if one.seed == 0])[1] and said not in written(trained)[1]
+
+
+def test_repetitions_are_no_objectives_of_their_own(trained):
+    repeated = [replace(one, method=METHODS["score-matching-scaled"]) for one in trained if one.method.key == "ddpm"]
+    assert _objectives([*trained, *repeated]) == "6 training objectives and FM w/ VE as an extra row"
+    assert _objectives(repeated) == "1 training objective"
 
 
 def test_other_data_and_failures_are_said(written, trained):

@@ -26,6 +26,11 @@ def test_distances_of_other_noise_are_not_compared(trained):
     assert claim.verdict == NOT_MEASURED and any("drawn from other noise" in line for line in claim.evidence)
 
 
+def test_what_is_measured_along_the_training_says_that_the_solver_errs_too(trained):
+    said = quality.faster(trained).test
+    assert "at each kept checkpoint (midpoint 16)" in said and "the solver's error is part of the distance" in said
+
+
 def test_one_checkpoint_is_no_course(trained):
     assert quality.faster(changed(trained, "fm-ot", along=trained[0].along[-1:])).verdict == NOT_MEASURED
 

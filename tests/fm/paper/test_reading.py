@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 
 from fm.paper import reading
-from fm.paper.methods import DIFFUSION, OT
+from fm.paper.methods import DIFFUSION, METHODS, OT
 
-from .conftest import FD, changed
+from .conftest import FD, changed, each_row
 
 
 @pytest.fixture
@@ -40,6 +40,29 @@ def test_a_form_without_values_gives_way_to_the_other(trained):
     lost = changed(lost, "scoreflow-raw", rows=(), failed="diverged too")
     form = reading.better(lost, "ScoreFlow", reading.nfe)
     assert not form.trained and "diverged too" in form.lacks and "ScoreFlow (scaled), seed 0: diverged" in form.lacks
+
+
+def test_a_form_that_is_missing_is_in_doubt_and_that_of_ddpm_may_be_trained_by_itself(trained):
+    assert reading.better(trained, "ScoreFlow", reading.nfe).doubt == ""
+    raw = [one for one in trained if one.method.key != "scoreflow-scaled"]
+    doubt = reading.better(raw, "ScoreFlow", reading.nfe).doubt
+    assert doubt == "ScoreFlow (scaled) is missing, which may be the better form"
+    own = [replace(one, method=METHODS["score-matching-scaled"]) for one in trained if one.method.key == "ddpm"]
+    form = reading.better([one for one in trained if one.method.key != "ddpm"] + own, "Score Matching", reading.nfe)
+    assert form.title == "Score Matching (scaled)" and not form.doubt
+
+
+def test_a_form_that_draws_no_images_gives_way_to_one_that_does(trained):
+    outside = {"samples_outside": 0.9}
+    blank = each_row(trained, "scoreflow-scaled", lambda row: row | outside)
+    assert reading.better(blank, "ScoreFlow", reading.nfe).title == "ScoreFlow (scaled)"
+    form = reading.better(blank, "ScoreFlow", reading.nfe, pictures=True)
+    assert form.title == "ScoreFlow (raw)" and not form.doubt
+    blank = each_row(blank, "scoreflow-raw", lambda row: row | outside)
+    lacks = reading.better(blank, "ScoreFlow", reading.nfe, pictures=True).lacks
+    assert lacks.count("draws no images at this size (90 % of its values") == 2
+    untold = each_row(trained, "", lambda row: {k: v for k, v in row.items() if k != "samples_outside"})
+    assert reading.better(untold, "ScoreFlow", reading.nfe, pictures=True).title == "ScoreFlow (scaled)"
 
 
 def test_baselines_are_the_published_methods_but_ot():

@@ -20,6 +20,18 @@ def test_what_is_as_in_the_paper_is_left_out():
     assert told("cifar10", changes=["training.batch_images=256"]).keys() & {"global batch"} == set()
 
 
+def test_values_that_are_equal_but_for_words_are_left_out():
+    found = told("cifar10", "full", changes=["training.total_images=100_096_000"])
+    assert not {"images seen", "precision of training"} & found.keys()
+    assert found["precision of sampling"] == [OPEN, "32-bit"]
+    other = told("cifar10", "full", changes=["training.precision=tf32", "training.total_images=100_096_256"])
+    assert other["precision of training"][1] == "32-bit with products in tf32" and "images seen" in other
+
+
+def test_imagenet_128_states_no_draws():
+    assert told("imagenet128", "full")["dequantisation draws K"][0] == OPEN
+
+
 def test_of_data_that_the_paper_has_not_it_says_nothing():
     assert told("photos")["images seen"] == [NO_DATA, "120,000"]
     assert told("photos")["network"][1] == "32 channels, 1 block, 1-1, patches of 2 px"

@@ -1,12 +1,11 @@
 import csv
-from dataclasses import replace
 
 import pytest
 
 from fm.paper import table
 from fm.paper.plan import planned
 
-from .conftest import FD, changed
+from .conftest import FD, changed, each_row
 
 
 def by_method(found):
@@ -38,8 +37,10 @@ def test_at_mini_scale_and_of_other_data_nothing_is_subtracted(plan, trained):
 
 
 def test_another_distance_or_k_is_not_subtracted_but_evaluations_are(trained):
-    found = by_method(table.lines(planned("cifar10", "full"), trained))["FM w/ OT"]
-    assert found["difference in FID"] == found["difference in NLL, K = 50"] == table.NOT_COMPARABLE
+    many = each_row(trained, "", lambda row: row | {"nll_images": 10_000} if row["nll_converged"] else row)
+    found = by_method(table.lines(planned("cifar10", "full"), many))["FM w/ OT"]
+    assert found["difference in FID"] == "not comparable: not of Inception's features"
+    assert found["difference in NLL, K = 50"] == "not comparable: not measured alike"
     assert found["difference in NFE"] == 69 - 142
     assert found["difference in NLL, K = 1"] == pytest.approx(4.005 - 3.11)
     assert found["published NLL, K = 50"] == 2.99 and found["published FID"] == 6.35
@@ -48,18 +49,51 @@ def test_another_distance_or_k_is_not_subtracted_but_evaluations_are(trained):
 
 
 def test_like_is_subtracted_from_like(trained):
-    """Inception's features, 50,000 samples, and a probe for each of 50 draws."""
-
-    def full(row):
-        found = {key.replace(FD, "fd_inception_v3"): value for key, value in row.items()} | {"samples": 50_000}
-        drawn = {"nll_k": 50, "bits_per_dim_per_draw": 3.0} if row["nll_converged"] else {}
-        return found | drawn
-
-    found = [replace(one, rows=tuple(map(full, one.rows))) for one in trained]
-    line = by_method(table.lines(planned("cifar10", "full"), found))["FM w/ OT"]
+    """Inception's features, 50,000 samples, training images, and a probe for each of 50 draws of all test images."""
+    line = by_method(table.lines(planned("cifar10", "full"), each_row(trained, "", full)))["FM w/ OT"]
     assert line["difference in FID"] == pytest.approx(400.5 - 6.35)
     assert line["difference in NLL, K = 50"] == pytest.approx(0.01)
     assert line["bits/dim, K = 50"] == 4.005 and line["bits/dim, K = 50, probe per draw"] == 3.0
+
+
+def full(row):
+    """A row as of the paper's own scale."""
+    found = {key.replace(FD, "fd_inception_v3"): value for key, value in row.items()}
+    drawn = {"nll_k": 50, "bits_per_dim_per_draw": 3.0, "nll_images": 10_000} if row["nll_converged"] else {}
+    return found | {"samples": 50_000, "reference_split": "training"} | drawn
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "said"),
+    [
+        ({"reference_split": "heldout"}, "FID", "against held-out images, not those of the training"),
+        ({"reference_split": None}, "FID", "against held-out images, not those of the training"),
+        ({"samples": 10_000}, "FID", "of 10,000 samples, not 50,000"),
+        ({"nll_images": 64}, "NLL, K = 1", "of 64 images, not 10,000"),
+        ({"nll_images": 64}, "NLL, K = 50", "of 64 images, not 10,000"),
+    ],
+)
+def test_what_was_measured_otherwise_is_not_subtracted(trained, change, words, said):
+    found = each_row(each_row(trained, "", full), "", lambda row: row | change)
+    line = by_method(table.lines(planned("cifar10", "full"), found))["FM w/ OT"]
+    assert line[f"difference in {words}"] == f"not comparable: {said}"
+
+
+def test_nothing_of_other_data_is_subtracted(trained):
+    plan, found = planned("cifar10", "full"), each_row(trained, "", full)
+    line = by_method(table.lines(plan, found, "holds 9 train images"))["FM w/ OT"]
+    differences = {value for words, value in line.items() if words.startswith("difference")}
+    assert differences == {"not comparable: of other data"}
+    head, *body = table.table(plan, found, "holds 9 train images")
+    assert body[-2][head.index("difference in NFE")] == "not comparable: of other data"
+    assert "-73" not in table.csv_of(plan, found, "holds 9 train images")
+
+
+def test_imagenet_128_has_a_table_without_draws(trained):
+    head, *body = table.table(planned("imagenet128", "full"), trained)
+    ot = dict(zip(head, next(line for line in body if line[0] == "FM w/ OT"), strict=True))
+    assert ot["published NLL"] == "2.900" and ot["published NFE"] == ot["difference in NFE"] == "none"
+    assert ot["difference in NLL"] == "not comparable: its draws are not stated"
 
 
 def test_other_data_are_marked_in_every_line(plan, trained):

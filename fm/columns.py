@@ -73,7 +73,10 @@ def error_columns(states: Tensor, converged: Tensor, finite: Tensor) -> Row:
         return {}
     squares = (states[taken] - converged[taken]).double().square().flatten(1).mean(1)
     error = float(squares.mean().sqrt())
-    spread, without = float(squares.std() / math.sqrt(count)) if count > 1 else math.nan, means_without(squares.tolist())
+    spread, without = (
+        float(squares.std() / math.sqrt(count)) if count > 1 else math.nan,
+        means_without(squares.tolist()),
+    )
     return {
         "solution_error": error,
         "solution_error_without": None if without is None else [math.sqrt(value) for value in without],

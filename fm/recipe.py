@@ -345,6 +345,8 @@ def _set(values: dict[str, Any], key: str, value: Any, kind: Any = Recipe) -> No
     name, _, rest = key.partition(".")
     known = fields(kind, values.get("kind"))
     unknown = name not in known and not plugins.named(values.get("kind"))  # which knows its options when it is built
+    if rest and not unknown and values.get(name) is None and fields(known[name]):
+        values[name] = {}  # a part that was left out is begun
     if unknown or (rest and not isinstance(values.get(name), dict)):
         whole = [s.key for s in listed(Recipe, values) if s.key.split(".")[-1] == name] if kind is Recipe else []
         mend = f"did you mean {' or '.join(whole)}?" if whole else nearest(name, known)

@@ -12,7 +12,7 @@ OPEN = "not stated"
 NO_DATA = "no such data set"
 TF_GAN = "Inception, TensorFlow-GAN"
 
-
+SPLITS = {"heldout": "held-out", "training": "training"}
 PRECISIONS = {"fp32": "32-bit", "tf32": "32-bit with products in tf32", "bf16": "16-bit mixed, bf16"}
 
 
@@ -34,8 +34,9 @@ def _network(recipe: Recipe) -> str:
     if "channels" not in model:
         return str(model["kind"])
     patch = f", patches of {model['patch']} px" if model.get("patch", 1) > 1 else ""
+    skip = ", an input skip" * bool(model.get("input_skip"))
     multiples = "-".join(map(str, model["multiples"]))
-    return f"{model['channels']} channels, {several(model['blocks'], 'block')}, {multiples}{patch}"
+    return f"{model['channels']} channels, {several(model['blocks'], 'block')}, {multiples}{patch}{skip}"
 
 
 def _attention(recipe: Recipe) -> str:
@@ -136,7 +137,7 @@ SETTINGS = (
     Setting(
         "reference of the distance",
         f"{OPEN}; the norm is the training set",
-        lambda r: f"{r.evaluation.reference_images:,} held-out images",
+        lambda r: f"{r.evaluation.reference_images:,} {SPLITS[r.evaluation.reference_split]} images",
     ),
     Setting("images of the likelihood", _same("10,000", "50,000", "50,000", "50,000"), lambda r: _scored(r)),
     Setting("decoding of samples", OPEN, lambda r: "floor((x + 1) 128), clipped: the inverse of the dequantisation"),

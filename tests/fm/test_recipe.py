@@ -211,3 +211,11 @@ def test_another_order_of_the_data_is_refused_before_anything_is_written(tmp_pat
     with pytest.raises(SettingsError, match="was trained in the order full 1, not full 2"):
         on_data(tmp_path, tmp_path, manifest, "full 2")
     assert facts_of(tmp_path)["order"] == "full 1"
+
+
+def test_a_part_that_a_preset_leaves_out_is_begun_by_its_first_setting() -> None:
+    changes = ["evaluation.along.solver=euler", "evaluation.along.nfe=4"]
+    along = Recipe.load("tiny", changes).evaluation.along
+    assert along is not None and (along.solver, along.nfe) == ("euler", 4)
+    with pytest.raises(SettingsError, match="no such setting 'keep'"):
+        Recipe.load("tiny", ["training.keep_every_images.keep=4"])

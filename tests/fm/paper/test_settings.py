@@ -10,7 +10,7 @@ def test_what_the_paper_leaves_open_is_said_with_our_value():
     found = told("cifar10", "full")
     for words in ("scale of the time in the network's embedding", "sigma_min of the OT path", "horizontal flips"):
         assert found[words][0] == OPEN and found[words][1]
-    assert found["divergence's probe"][1] == "Rademacher, per_image"
+    assert found["divergence's probe"][1] == "Rademacher, both"
     assert found["features of the distance"] == ["Inception, TensorFlow-GAN", "efficientnet_lite0_b7"]
 
 

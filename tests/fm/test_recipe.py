@@ -217,5 +217,5 @@ def test_a_part_that_a_preset_leaves_out_is_begun_by_its_first_setting() -> None
     changes = ["evaluation.along.solver=euler", "evaluation.along.nfe=4"]
     along = Recipe.load("tiny", changes).evaluation.along
     assert along is not None and (along.solver, along.nfe) == ("euler", 4)
-    with pytest.raises(SettingsError, match="no such setting 'keep'"):
+    with pytest.raises(SettingsError, match="no such setting 'keep_every_images'"):
         Recipe.load("tiny", ["training.keep_every_images.keep=4"])

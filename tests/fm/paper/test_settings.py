@@ -11,7 +11,7 @@ def test_what_the_paper_leaves_open_is_said_with_our_value():
     for words in ("scale of the time in the network's embedding", "sigma_min of the OT path", "horizontal flips"):
         assert found[words][0] == OPEN and found[words][1]
     assert found["divergence's probe"][1] == "Rademacher, both"
-    assert found["features of the distance"] == ["Inception, TensorFlow-GAN", "efficientnet_lite0_b7"]
+    assert found["features of the distance"] == ["Inception, TensorFlow-GAN", "inception_legacy_tensorflow"]
 
 
 def test_what_is_as_in_the_paper_is_left_out():
@@ -34,4 +34,4 @@ def test_imagenet_128_states_no_draws():
 
 def test_of_data_that_the_paper_has_not_it_says_nothing():
     assert told("photos")["images seen"] == [NO_DATA, "120,000"]
-    assert told("photos")["network"][1] == "32 channels, 1 block, 1-1, patches of 2 px"
+    assert told("photos")["network"][1] == "32 channels, 1 block, 1-1, patches of 2 px, an input skip"

@@ -20,14 +20,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fm.errors import CheckpointError, nearest
-from fm.files import patiently, sha256, sync_folder, write_json
+from fm.files import SHA256_DIGITS, patiently, sha256, sync_folder, write_json
 from fm.lineage import differences, digest
 from fm.state import Files, Snapshot, State, copy_into
 
 FORMAT = 2
 STATE = "state.json"
 BEST = "best.json"
-SHA256_DIGITS = 64
 
 
 class Damaged(CheckpointError):

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from fm.errors import UserError
 
+SHA256_DIGITS = 64
 BUFFER_BYTES = 1024**2  # written at once: a shard is many small writes
 PAUSES_S = (1, 2, 4, 8, 16)  # before a write that failed is tried again
 

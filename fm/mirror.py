@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from fm.data.addresses import node_cache, patiently, tag, unless_absent, unsigned
 from fm.errors import UserError
-from fm.files import in_turn, sha256, writable_folder, write_json
+from fm.files import SHA256_DIGITS, in_turn, sha256, writable_folder, write_json
 from fm.lineage import digest
 
 DRIVER, WORKER, MACHINE = "driver", "worker", "machine"  # who writes
@@ -96,7 +96,7 @@ class Mirror:
             if weights == "best":  # what names none is for `fm.checkpoints` to say
                 with suppress(OSError, ValueError, KeyError, TypeError):
                     found = [json.loads((self.folder / BEST).read_text())["checkpoint"]]
-            elif len(weights) == 64:
+            elif len(weights) == SHA256_DIGITS:
                 found = [number for number in found if _average(self.folder / "checkpoints" / number) == weights]
             for number in found:
                 files = [name for name in there if name.startswith(f"checkpoints/{number}/")]

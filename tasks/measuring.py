@@ -133,7 +133,7 @@ def row(job: Job) -> Row:
 
     Raises: NumericalError for samples that are not finite, unless the cell drops them.
     """
-    flow = _flow(str(job.folder), job.weights, "cpu")
+    flow = _flow(job.run, job.weights, "cpu")  # of a RUN at an address the folder holds the newest weights alone
     features = FEATURES[job.settings.features].known(job.device)
     # The images for bits/dim were with the parts.
     settings = job.settings.model_copy(update={"nll_images": 0, "nll_training_images": 0})
@@ -155,9 +155,7 @@ def row(job: Job) -> Row:
 def failed(job: Job, why: str) -> Row:
     """The row that stands for a cell which could not be measured."""
     features = (job.settings.features, identity_of(job.settings.features))
-    return failed_row(
-        _flow(str(job.folder), job.weights, "cpu"), job.cell, features, facts_of(job.folder)["digest"], why
-    )
+    return failed_row(_flow(job.run, job.weights, "cpu"), job.cell, features, facts_of(job.folder)["digest"], why)
 
 
 def solutions_file(job: Job) -> Path:

@@ -1,18 +1,20 @@
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from fm.cells import cells
-from fm.checkpoints import newest
-from fm.data import ShardedImages
+from fm.checkpoints import kept, newest
+from fm.data import ShardedImages, load_manifest
 from fm.errors import CheckpointError
 from fm.evaluation import evaluate, row_key
 from fm.metrics import load_features
-from fm.recipe import Recipe, facts_of, load, untrained
+from fm.recipe import Recipe, facts_of, load, on_data, opened, untrained
 from fm.reference import measure_reference
 from fm.results import read_rows
+from fm.runs import refresh
 from tasks import measuring, on_workers
 from tasks.measuring import Job, Real, Share, Solutions
 from tests.tasks.test_on_workers import prepared
@@ -80,6 +82,29 @@ def test_a_damaged_part_is_measured_again(run: Path) -> None:
     file.write_bytes(file.read_bytes()[:-9])
     assert not share.kept()
     shutil.rmtree(job.scratch)
+
+
+def test_an_older_checkpoint_of_a_run_at_an_address_is_measured(tmp_path: Path, s3: Any, monkeypatch: Any) -> None:
+    """The driver's copy there holds no weights but the newest."""
+    config = prepared(tmp_path, "training.total_images=128", *CHANGES[:-1], holdout=0.6)
+    recipe, address = Recipe.load(Path(config["run"])), f"s3://bucket/{tmp_path.name}/far"
+    monkeypatch.setenv("FM_CACHE", str(tmp_path / "driver"))
+    with opened(address, recipe) as folder:
+        on_data(folder, config["data"], load_manifest(config["data"]))
+    monkeypatch.setenv("FM_CACHE", str(tmp_path / "worker"))
+    on_workers.training(config | {"run": address})
+    monkeypatch.setenv("FM_CACHE", str(tmp_path / "driver"))
+    with opened(address, recipe, note=False) as folder:
+        refresh(folder)
+        older = kept(folder)[0]
+        cell = cells(recipe.evaluation)[0].model_copy(update={"error_images": 0})
+        job = Job("", address, folder, recipe.evaluation, cell, older.weights)
+        for part in job.parts():
+            Share(job, part).keep(measuring.found(Share(job, part)))
+        (folder / "checkpoints" / older.path.name / "ema.safetensors").unlink()  # which another machine fetched
+        measuring._flow.cache_clear()
+        made = measuring.row(job)
+    assert (made["images_seen"], made["weights"]) == (64, older.weights)
 
 
 def test_a_row_is_of_the_weights_that_were_asked_for(run: Path) -> None:

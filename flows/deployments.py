@@ -27,6 +27,7 @@ def deployments() -> list[dict[str, Any]]:
         _deployment("train", "train.py:train_run", {"data": DATA, "run": "runs/train"} | _recipe(demo)),
         _deployment("evaluate", "evaluate.py:evaluate_run", {"run": "runs/demo"}),
         _deployment("pipeline", "pipeline.py:pipeline", {"source": "photos:", "run": "runs/pipeline"} | _recipe(demo)),
+        _deployment("paper", "paper.py:paper", {"dataset": "photos", "out": "runs/paper-photos-mini"}),
     ]
     return flows + [
         _deployment(

@@ -43,7 +43,7 @@ def paper(
     ready(plan.recipe.evaluation.features, place)
     with together(out, plan) as parent, cluster.session(place):
         given = pictures(source, plan, parent.run, allow_different_data)
-        check_room(plan, parent.run, 0, 0 if place.address else place.workers)
+        check_room(plan, parent.run, 0 if place.address else place.workers)
         found = measured(plan, given, parent.run, parent)
         page = shown(plan, given, parent.run, found, parent)
         all_shown(out, found)

@@ -108,7 +108,7 @@ def command_again(flow: str, given: Mapping[str, Any]) -> str:
         "pipeline": lambda: ["pipeline", given["source"], given["run"], "--preset", given["run"]],
         "evaluate_run": lambda: ["evaluate", given["run"], *([given["data"]] if given.get("data") else [])],
         "rerun": lambda: ["evaluate", "--rerun", f"{given['run']}/evaluations/{given['key']}.json"],
-        "paper": lambda: ["paper", given["out"], *_compared(given)],
+        "paper": lambda: ["paper", given["out"], *compared(given)],
     }[flow]()
     place = given["place"]
     if flow in ("train_run", "pipeline", "paper"):
@@ -127,7 +127,7 @@ def _as_options(settings: Any) -> list[str]:
     return words + _accepted({"accept_missing": settings.accept_missing})
 
 
-def _compared(given: Mapping[str, Any]) -> list[str]:
+def compared(given: Mapping[str, Any]) -> list[str]:
     """The options of a comparison."""
     words = ["--dataset", given["dataset"], "--scale", given["scale"], "--seeds", str(given["seeds"])]
     if given.get("source"):

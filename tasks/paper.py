@@ -1,7 +1,7 @@
 """The paper's comparison: its pictures, one member after another, and what they show together."""
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from torch import Tensor
 
-from fm.cells import along
+from fm.cells import along, in_grid
 from fm.checkpoints import Saved
 from fm.data import Manifest, load_manifest
 from fm.data.addresses import is_address
@@ -27,7 +27,7 @@ from fm.records import read
 from fm.report import kept
 from fm.results import Row, row_file
 from fm.runs import held
-from tasks import tracking, watching
+from tasks import failing, tracking, watching
 from tasks.evaluate import along_training, evaluate, judgeable
 from tasks.prepare import folder_for, prepare
 from tasks.tracking import Tracking
@@ -86,7 +86,7 @@ def measured(plan: Plan, given: Pictures, out: Path, parent: Tracking) -> list[T
         progress.update(done / len(plan.members), line, now=True)
         found[member.folder] = _measured(member, given, out, parent)
     progress.update(1.0, several(len(plan.members), "training"), now=True)
-    return [_of_method(found, key, seed) for key in (m.key for m in plan.methods) for seed in range(plan.seeds)]
+    return [*found.values()]
 
 
 def _measured(member: Member, given: Pictures, out: Path, parent: Tracking) -> Trained:
@@ -98,8 +98,8 @@ def _measured(member: Member, given: Pictures, out: Path, parent: Tracking) -> T
             rows = evaluate(folder, recipe, saved, copy)
         except (Diverged, Unfinished) as error:
             watching.say(f"paper: {member.folder} failed: {error}")
-            failed, trained_by = str(error), _trained_by(folder)
-            return Trained(member.method, member.seed, str(run), (), (), _records(folder), (), trained_by, failed)
+            left = Trained(member.method, member.seed, str(run), failed=str(error))
+            return replace(left, records=_records(folder), trained_by=_trained_by(folder))
         return trained(member, run, recipe, saved, rows)
 
 
@@ -109,8 +109,7 @@ def trained(member: Member, run: Path, recipe: Recipe, saved: Saved, rows: list[
     final = [row for row in whole if not along_training(row, saved)]
     point, on_the_way = along(recipe.evaluation), [row for row in whole if along_training(row, saved)]
     if point:
-        same = [row for row in final if str(cell_of(row)) == str(point) and row["samples"] == point.samples]
-        on_the_way += same[:1]
+        on_the_way += [row for row in final if in_grid(point, [cell_of(row)])][:1]
     failed = [row for row in rows if "failed" in row]
     return Trained(
         member.method,
@@ -132,14 +131,6 @@ def _records(run: Path) -> tuple[dict[str, object], ...]:
 def _trained_by(run: Path) -> tuple[str, ...]:
     starts = read(run / "records", after=-1, name="starts")
     return tuple(sorted({start["code"] for start in starts if "code" in start}))
-
-
-def _of_method(found: Mapping[str, Trained], key: str, seed: int) -> Trained:
-    """A method's training, which may be that of another method under its own name."""
-    method = METHODS[key]
-    own = found[f"{method.same_as or key}-seed{seed}"]
-    rows, on_the_way = (tuple(row | {"method": method.title} for row in part) for part in (own.rows, own.along))
-    return replace(own, method=method, seed=seed, rows=rows, along=on_the_way)
 
 
 @task(name="report", cache_policy=NO_CACHE)
@@ -173,7 +164,7 @@ def _strips(found: list[Trained]) -> dict[str, Tensor]:
     """A few samples of each method on their way, uint8 (times, n, channels, height, width), all from the same noise."""
     strips = {}
     for one in found:
-        if one.seed == 0 and one.rows and not one.method.same_as:
+        if one.seed == 0 and one.rows:
             states = load(one.where).trajectory(SHOWN, TIMES, method="dopri5", rtol=1e-4, atol=1e-4)
             strips[one.method.title] = to_pixels(states.flatten(0, 1)).view(states.shape)
     return strips
@@ -181,14 +172,12 @@ def _strips(found: list[Trained]) -> dict[str, Tensor]:
 
 def _commands(plan: Plan, given: Pictures, out: Path, found: list[Trained]) -> list[str]:
     """What repeats the comparison, and one of its rows."""
-    words = ["fm", "paper", str(out), "--dataset", plan.dataset.key, "--scale", plan.scale, "--seeds", str(plan.seeds)]
-    words += ["--source", str(given.data)]
-    if len(plan.methods) < len(METHODS):
-        words += ["--methods", ",".join(method.key for method in plan.methods)]
-    words += [word for change in plan.changes for word in ("--set", change)]
+    asked = {"dataset": plan.dataset.key, "scale": plan.scale, "seeds": plan.seeds, "source": str(given.data)}
+    asked |= {"methods": [m.key for m in plan.methods] if len(plan.methods) < len(METHODS) else []}
+    asked |= {"changes": plan.changes, "allow_different_data": bool(given.marked)}
     rows = [row_file(Path(one.where), row["key"]) for one in found for row in one.rows]
     again = [shlex.join(["fm", "evaluate", "--rerun", str(row)]) for row in rows[:1]]
-    return [shlex.join(words + ["--allow-different-data"] * bool(given.marked)), *again]
+    return [shlex.join(["fm", "paper", str(out), *failing.compared(asked)]), *again]
 
 
 def all_shown(out: str, found: list[Trained]) -> None:

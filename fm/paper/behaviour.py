@@ -7,9 +7,20 @@ from statistics import fmean, pstdev
 
 import torch
 
-from fm.paper.claim import WHOLE, Claim, Finding, Judge, Paired, against_all, contrast, counted, decided, unlike
+from fm.paper.claim import (
+    WHOLE,
+    Claim,
+    Difference,
+    Finding,
+    Judge,
+    against_all,
+    contrast,
+    counted,
+    decided,
+    paired_below,
+    unlike,
+)
 from fm.paper.methods import DIFFUSION, OT
-from fm.paper.quality import IN_EACH
 from fm.paper.reading import Value, better
 from fm.paper.trained import Trained
 from fm.paths import OTPath, Path, VEPath, VPPath
@@ -159,10 +170,7 @@ def _way(
         for one in against_all(trained, way(name), _ways(name))
     ]
     found += [Finding(True, beside)] * bool(beside)
-    test = (
-        f"{what}, of converged solutions: {IN_EACH}, the difference, paired by noise, lies below zero with its whole"
-        f" 95 % interval. {limits}"
-    )
+    test = f"{what}, of converged solutions: {paired_below('noise')} {limits}"
     return decided(key, title, says, test, found, WHOLE)
 
 
@@ -186,7 +194,7 @@ def way_half(one: Trained, name: str) -> float:
 def _ways(name: str) -> Judge:
     column = f"way_{name}"
 
-    def judge(ours: Trained, other: Trained) -> Paired:
+    def judge(ours: Trained, other: Trained) -> Difference:
         rows = [_row(one, name) for one in (ours, other)]
         if not all(row.get(f"{column}_without") for row in rows):
             return f"its rows lack {column}_without, by which samples are paired"

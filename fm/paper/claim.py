@@ -3,13 +3,12 @@
 The rule for few training seeds is here: each seed alone has to show it.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from fm.comparing import NOISE, STUDENT, Cell, paired
-from fm.jackknife import variance
+from fm.comparing import NOISE, Cell, paired
+from fm.jackknife import half_interval
 from fm.paper.methods import OT
 from fm.paper.reading import BASELINES, Form, Value, better, run, values
 from fm.paper.trained import Trained
@@ -53,8 +52,17 @@ def decided(key: str, title: str, says: str, test: str, found: Sequence[Finding]
     return Claim(key, title, says, test, verdict, evidence, "" if verdict == SHOWN else needs)
 
 
-Paired = tuple[float, float] | str  # OT minus other and half of its 95 % interval, or why there is none
-Judge = Callable[[Trained, Trained], Paired]
+IN_EACH = "in each training seed and against each baseline in its better form"
+DRAWING = " A baseline whose samples are no images decides nothing."
+
+
+def paired_below(by: str, what: str = "the difference") -> str:
+    """The rule of `against` in words."""
+    return f"{IN_EACH}, {what}, paired by {by}, lies below zero with its whole 95 % interval."
+
+
+Difference = tuple[float, float] | str  # OT minus other and half of its 95 % interval, or why there is none
+Judge = Callable[[Trained, Trained], Difference]
 
 
 def against_all(
@@ -69,7 +77,7 @@ def against(ours: Form, other: Form, judge: Judge, limit: float = 0.0) -> Findin
     """Whether in each seed the upper end of the paired 95 % interval of ours minus other lies below `limit`."""
     if lacks := lacking(ours, other):
         return Finding(None, lacks)
-    found: dict[int, Paired] = {seed: judge(ours.trained[seed], other.trained[seed]) for seed in ours.trained}
+    found: dict[int, Difference] = {seed: judge(ours.trained[seed], other.trained[seed]) for seed in ours.trained}
     return doubted(differing(f"{ours.title} minus {other.title}", found, limit), other)
 
 
@@ -83,8 +91,8 @@ def alone(found: Finding, ours: Form) -> Finding:
     return Finding(None, f"{found.says}; {ONE_SEED}") if len(ours.trained) < 2 else found
 
 
-def differing(words: str, found: Mapping[int, Paired], limit: float = 0.0) -> Finding:
-    """Paired differences by training seed as one finding, with their mean and range."""
+def differing(words: str, found: Mapping[int, Difference], limit: float = 0.0) -> Finding:
+    """Difference differences by training seed as one finding, with their mean and range."""
     told = [
         f"seed {seed}: {one if isinstance(one, str) else f'{one[0]:+.3g} ± {one[1]:.2g}'}"
         for seed, one in found.items()
@@ -120,7 +128,7 @@ def lacking(ours: Form, other: Form) -> str:
 def by_rows(name: str, cell: Callable[[Trained], Cell | None]) -> Judge:
     """Judges by fm.comparing's paired difference of a quantity in one cell: same noise or images, same features."""
 
-    def judge(ours: Trained, other: Trained) -> Paired:
+    def judge(ours: Trained, other: Trained) -> Difference:
         runs, at = [run(one) for one in (other, ours)], cell(ours)
         if not runs[0] or not runs[1] or at is None or at not in runs[0].cells:
             return f"{other.method.title} was not measured alike"
@@ -139,4 +147,4 @@ def contrast(terms: Sequence[tuple[int, Row, str]]) -> tuple[float, float]:
     """A signed sum of columns of rows, and half of its 95 % interval by leaving out the same groups of all."""
     value = sum(sign * row[name] for sign, row, name in terms)
     groups = zip(*([sign * v for v in row[f"{name}_without"]] for sign, row, name in terms), strict=True)
-    return value, STUDENT * math.sqrt(variance([sum(group) for group in groups]))
+    return value, half_interval([sum(group) for group in groups])

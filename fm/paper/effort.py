@@ -7,11 +7,12 @@ from statistics import fmean
 
 from fm.jackknife import GROUPS, half_interval
 from fm.paper.claim import (
+    DRAWING,
     WHOLE,
     Claim,
+    Difference,
     Finding,
     Judge,
-    Paired,
     against_all,
     alone,
     by_rows,
@@ -19,11 +20,11 @@ from fm.paper.claim import (
     counted,
     decided,
     lacking,
+    paired_below,
     unlike,
 )
 from fm.paper.methods import DIFFUSION, OT
 from fm.paper.plan import SWEEP
-from fm.paper.quality import DRAWING, IN_EACH
 from fm.paper.reading import BASELINES, Form, Value, better, distance_name, forms, nfe, rows_of, swept, values
 from fm.paper.trained import Trained
 from fm.progress import GRID
@@ -179,8 +180,7 @@ def few_steps(trained: Sequence[Trained]) -> Claim:
         "Distance at few evaluations",
         "FM w/ OT's FID degrades least at few evaluations.",
         f"The rise of {name or 'the distance'} from a solver's largest budget to its smallest, for each of"
-        f" {', '.join(SWEEP)}: {IN_EACH}, the difference of the rises, paired by noise, lies below zero with its"
-        f" whole 95 % interval.{DRAWING}",
+        f" {', '.join(SWEEP)}: {paired_below('noise', 'the difference of the rises')}{DRAWING}",
         [
             Finding(found.holds, f"{solver}: {found.says}")
             for solver in SWEEP
@@ -203,7 +203,7 @@ def rise(name: str, solver: str) -> Value:
 
 
 def _rises(name: str, solver: str) -> Judge:
-    def judge(ours: Trained, other: Trained) -> Paired:
+    def judge(ours: Trained, other: Trained) -> Difference:
         ends = [swept(ours, solver)[end] for end in (0, -1)]
         for cell in ends:
             alike = by_rows(name, lambda _, cell=cell: cell)(ours, other)  # type: ignore[misc]

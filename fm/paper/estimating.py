@@ -184,24 +184,22 @@ def _cost(member: Member, found: Measured, workers: int) -> Cost:
     return Cost(member, trained, parts, makespan((part.seconds for part in parts), slots(found)))
 
 
-def check_room(plan: Plan, out: Path, data_bytes: int, workers: int = 1) -> None:
+def check_room(plan: Plan, out: Path, workers: int) -> None:
     """Whether disk and memory hold what the comparison still has to write, and a training; nothing is measured.
 
-    data_bytes: of the data that are still to be written to the disk of `out`; workers: on this machine, none where they
-    are elsewhere, and say themselves what their memory holds.
+    workers: on this machine, none where they are elsewhere, and say themselves what their memory holds.
 
     Raises: MachineError with the bytes that are due and free; SettingsError if a training does not suit this machine.
     """
-    settings, shape = plan.recipe.training, (3, *[plan.recipe.data.size] * 2)
+    settings, shape = plan.recipe.training, plan.recipe.data.shape
     with torch.device("meta"):
         model, _ = plan.recipe.build(shape, None)
         if workers:
             check_fits(size(model), activations(model, shape), settings, workers, device_here(), free_here(workers))
     one, missing = checkpoint_bytes(size(model), settings), sum(map(partial(_missing, out), plan.members))
-    due, free = one * missing + data_bytes, _free_disk(out)
+    due, free = one * missing, _free_disk(out)
     if due > free:
-        what = f"{due:,} bytes are due ({several(missing, 'checkpoint')} of {one:,} bytes"
-        what += f", data of {data_bytes:,}), {free:,} are free" if data_bytes else f"), {free:,} are free"
+        what = f"{due:,} bytes are due ({several(missing, 'checkpoint')} of {one:,} bytes), {free:,} are free"
         mend = "take a folder on a larger disk, fewer --methods or --seeds, or a larger training.keep_every_images"
         raise MachineError(what, str(out), mend)
 

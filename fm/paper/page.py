@@ -15,9 +15,10 @@ from fm.files import atomic, write_json, write_text
 from fm.paper.claim import NOT_MEASURED, NOT_SHOWN, ONE_SEED, SHOWN, Claim
 from fm.paper.claims import claims
 from fm.paper.figures import Shown, drawn, trajectory_figure
+from fm.paper.methods import TABLE_1
 from fm.paper.plan import Plan
-from fm.paper.reading import reference_of, rows_of, sampled
-from fm.paper.settings import settings_table
+from fm.paper.reading import rows_of, sampled
+from fm.paper.settings import SPLITS, settings_table
 from fm.paper.table import BESIDE, csv_of, rows_csv, table, table_note
 from fm.paper.trained import Trained
 from fm.report import page
@@ -31,6 +32,9 @@ SMALL = (
     " already show at this size; it does not repeat the paper's experiments, and a claim that does not show here may"
     " still hold at the paper's scale."
 )
+
+
+UNPUBLISHED = "The paper has no such data set: this is no recipe of its, and no figure of it is published."
 
 
 def write_page(
@@ -116,18 +120,17 @@ def _what(plan: Plan, trained: Sequence[Trained]) -> str:
     at = next((cell for one in trained if (cell := sampled(one))), None)
     images = " to ".join(f"{count:,}" for count in dict.fromkeys((seen[0], seen[-1]))) if seen else "no"
     samples = f"{at.samples:,} samples, distances through {at.features}" if at else "nothing sampled"
-    split = next((reference_of(row) for one in trained for row in rows_of(one, at)), "heldout")
     return (
         f"{_objectives(trained)} on {plan.dataset.title} at"
         f" {plan.recipe.data.size} px, each trained on {images} images seen with {several(plan.seeds, 'seed')}: the"
         f" same network, images, order, noise and budget. Measured with {samples}, against"
-        f" {at.reference_images if at else 0:,} {'training' if split == 'training' else 'held-out'} images."
+        f" {at.reference_images if at else 0:,} {SPLITS[at.reference_split] if at else ''} images."
     )
 
 
 def _objectives(trained: Sequence[Trained]) -> str:
     """How many objectives the claims compare, each training once, and which rows are extra."""
-    compared = {one.method.same_as or one.method.key for one in trained if one.method.published}
+    compared = {one.method.key for one in trained if one.method.published}
     extra = dict.fromkeys(one.method.title for one in trained if not one.method.published)
     rows = f" and {', '.join(extra)} as an extra row" if extra else ""
     return f"{several(len(compared), 'training objective')}{rows}"
@@ -135,7 +138,7 @@ def _objectives(trained: Sequence[Trained]) -> str:
 
 def _cautions(plan: Plan, trained: Sequence[Trained], marked: str) -> list[str]:
     """What has to be known before any figure is read."""
-    found = [SMALL] * (plan.scale == "mini")
+    found = [SMALL] * (plan.scale == "mini") + [UNPUBLISHED] * (plan.dataset.key not in TABLE_1)
     found += [f"These are NOT the published data: the data set {marked}."] * bool(marked)
     single = len({one.seed for one in trained}) == 1
     found += [f"There is one training seed, and {ONE_SEED}: another one may decide a claim otherwise."] * single
@@ -172,13 +175,13 @@ def _cards(found: Sequence[Claim]) -> list[str]:
 
 def _claim(claim: Claim, shown: Shown) -> list[str]:
     """A claim with its verdict, test, figure and evidence."""
-    pictures = [(shown[key], key) for key in (claim.key, *[TRAJECTORIES] * (claim.key == "appears")) if key in shown]
+    pictures = [shown[key] for key in (claim.key, *[TRAJECTORIES] * (claim.key == "appears")) if key in shown]
     evidence = "".join(f"<li>{escape(line)}</li>" for line in claim.evidence)
     return [
         f"<h3>{escape(claim.title)}: {claim.verdict}</h3>",
         f"<p>{escape(claim.says)}</p>",
         f"<p class=soft>Test: {escape(claim.test)}</p>",
-        *(page.figure((png, f"{claim.title}: {caption}"), caption) for (png, caption), _ in pictures),
+        *(page.figure((png, f"{claim.title}: {caption}"), caption) for png, caption in pictures),
         f"<ul>{evidence}</ul>",
         *[f"<p class=soft>What would be needed: {escape(claim.needs)}.</p>"] * bool(claim.needs),
     ]

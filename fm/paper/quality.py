@@ -4,16 +4,19 @@ from collections.abc import Sequence
 
 from fm.comparing import BITS, Cell, cell_of, paired, run_of
 from fm.paper.claim import (
+    DRAWING,
+    IN_EACH,
     WHOLE,
     Claim,
+    Difference,
     Finding,
-    Paired,
     against_all,
     by_rows,
     contrast,
     decided,
     doubted,
     lacking,
+    paired_below,
 )
 from fm.paper.methods import OT
 from fm.paper.reading import (
@@ -32,8 +35,6 @@ from fm.paper.trained import Trained
 from fm.results import Row, number
 
 MARGIN = 0.02  # bits/dim by which a generalisation gap may be the larger one
-IN_EACH = "in each training seed and against each baseline in its better form"
-DRAWING = " A baseline whose samples are no images decides nothing."
 
 
 def best_distance(trained: Sequence[Trained]) -> Claim:
@@ -43,8 +44,7 @@ def best_distance(trained: Sequence[Trained]) -> Claim:
         "distance",
         "Best distance",
         "At equal budget FM w/ OT has the lowest FID.",
-        f"{_named(name)} of samples of dopri5 at the finest tolerance: {IN_EACH}, the difference, paired by the noise"
-        f" of each sample, lies below zero with its whole 95 % interval.{DRAWING}",
+        f"{_named(name)} of samples of dopri5 at the finest tolerance: {paired_below('noise')}{DRAWING}",
         against_all(trained, distance(name), by_rows(name, sampled), pictures=True),
         WHOLE,
     )
@@ -56,8 +56,7 @@ def best_bits(trained: Sequence[Trained]) -> Claim:
         "nll",
         "Best likelihood",
         "At equal budget FM w/ OT has the lowest negative log-likelihood.",
-        f"Bits/dim of held-out images, converged: {IN_EACH}, the difference, paired by image, lies below zero with its"
-        " whole 95 % interval.",
+        f"Bits/dim of held-out images, converged: {paired_below('image')}",
         against_all(trained, bits, by_rows(BITS, scored)),
         f"{WHOLE}; all test images",
     )
@@ -159,7 +158,7 @@ def _gaps(trained: Sequence[Trained]) -> list[Finding]:
     return found
 
 
-def gap_difference(ours: Trained, other: Trained) -> Paired:
+def gap_difference(ours: Trained, other: Trained) -> Difference:
     """The difference of two gaps, of the same held-out and the same training images."""
     at: Cell | None = scored(ours)
     alike = by_rows(BITS, scored)(ours, other)

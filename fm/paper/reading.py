@@ -137,11 +137,6 @@ def mean_of(rows: Sequence[Row], name: str) -> float | None:
     return fmean(known) if known and len(known) == len(rows) else None
 
 
-def reference_of(row: Row) -> str:
-    """The split of the pictures that a row's distances are measured against."""
-    return row.get("reference_split") or "heldout"
-
-
 def nfe(one: Trained) -> float | None:
     """Evaluations of dopri5 at the finest tolerance, on average over samples."""
     rows = rows_of(one, sampled(one))

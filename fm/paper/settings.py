@@ -24,7 +24,7 @@ class Setting(NamedTuple):
     ours: Callable[[Recipe], str]
 
 
-def _same(cifar10: str, imagenet32: str, imagenet64: str, imagenet128: str) -> dict[str, str]:
+def _each(cifar10: str, imagenet32: str, imagenet64: str, imagenet128: str) -> dict[str, str]:
     return {"cifar10": cifar10, "imagenet32": imagenet32, "imagenet64": imagenet64, "imagenet128": imagenet128}
 
 
@@ -74,7 +74,7 @@ def _sampling_precision(recipe: Recipe) -> str:
 SETTINGS = (
     Setting(
         "images seen",
-        _same(
+        _each(
             "100,096,000 (391k steps; the text says 1,000 epochs)",
             "256,000,000",
             "321,536,000",
@@ -82,10 +82,10 @@ SETTINGS = (
         ),
         lambda r: f"{r.training.total_images:,}",
     ),
-    Setting("global batch", _same("256", "1,024", "2,048", "1,536"), lambda r: f"{r.training.batch_images:,}"),
+    Setting("global batch", _each("256", "1,024", "2,048", "1,536"), lambda r: f"{r.training.batch_images:,}"),
     Setting(
         "network",
-        _same(
+        _each(
             "256 channels, 2 blocks, 1-2-2-2",
             "256 channels, 3 blocks, 1-2-2-2",
             "192 channels, 3 blocks, 1-2-3-4",
@@ -93,7 +93,7 @@ SETTINGS = (
         ),
         _network,
     ),
-    Setting("attention at", _same("16", "16-8", "32-16-8", "32-16-8"), _attention),
+    Setting("attention at", _each("16", "16-8", "32-16-8", "32-16-8"), _attention),
     Setting(
         "scale-shift norm and up/down blocks",
         OPEN,
@@ -101,7 +101,7 @@ SETTINGS = (
     ),
     Setting(
         "learning rate",
-        _same(
+        _each(
             "0.0005, polynomial, 45,000 steps of warm-up",
             "0.0001, polynomial, 20,000 steps of warm-up",
             "0.0001, constant, 0 steps of warm-up",
@@ -109,7 +109,7 @@ SETTINGS = (
         ),
         _rate,
     ),
-    Setting("precision of training", _same("32-bit", "32-bit", "16-bit mixed", "16-bit mixed"), _training_precision),
+    Setting("precision of training", _each("32-bit", "32-bit", "16-bit mixed", "16-bit mixed"), _training_precision),
     Setting("precision of sampling", OPEN, _sampling_precision),
     Setting("scale of the time in the network's embedding", OPEN, _of_model("time_scale")),
     Setting("what a score network's output means", OPEN, lambda r: "both: raw (the score) and scaled (the noise)"),
@@ -130,7 +130,7 @@ SETTINGS = (
     Setting("batch of dopri5 (joint step control)", OPEN, lambda r: f"{r.evaluation.batch}"),
     Setting(
         "features of the distance",
-        _same(TF_GAN, TF_GAN, TF_GAN, "Inception, guided-diffusion's evaluator"),
+        _each(TF_GAN, TF_GAN, TF_GAN, "Inception, guided-diffusion's evaluator"),
         lambda r: r.evaluation.features,
     ),
     Setting("samples of the distance", "50,000", lambda r: f"{r.evaluation.samples:,}"),
@@ -139,7 +139,7 @@ SETTINGS = (
         f"{OPEN}; the norm is the training set",
         lambda r: f"{r.evaluation.reference_images:,} {SPLITS[r.evaluation.reference_split]} images",
     ),
-    Setting("images of the likelihood", _same("10,000", "50,000", "50,000", "50,000"), lambda r: _scored(r)),
+    Setting("images of the likelihood", _each("10,000", "50,000", "50,000", "50,000"), lambda r: _scored(r)),
     Setting("decoding of samples", OPEN, lambda r: "floor((x + 1) 128), clipped: the inverse of the dequantisation"),
 )
 

@@ -23,7 +23,6 @@ from fm.paper.reading import (
     is_fid,
     mean_of,
     nfe,
-    reference_of,
     rows_of,
     sampled,
     scored,
@@ -134,7 +133,7 @@ def _fid_unlike(name: str, ones: Sequence[Trained]) -> str:
     for row in _rows(ones, sampled):
         if row.get("samples") != FID_SAMPLES:
             return f"of {row.get('samples') or 0:,} samples, not {FID_SAMPLES:,}"
-        if reference_of(row) != "training":
+        if row.get("reference_split") != "training":
             return "against held-out images, not those of the training"
     return ""
 

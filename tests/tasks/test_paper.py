@@ -22,7 +22,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def a_row(nfe: int, weights: str = SAVED.weights, seen: int = 120_000, **more: Any) -> dict[str, Any]:
-    cell = f'{{"solver": "midpoint", "nfe": {nfe}}}'
+    cell = f'{{"solver": "midpoint", "nfe": {nfe}, "samples": 256}}'
     row = {"key": f"{nfe}{weights[0]}", "method": "DDPM", "solver": "midpoint", "nfe": nfe, "tolerance": None}
     return row | {"weights": weights, "images_seen": seen, "samples": 256, "cell": cell} | more
 
@@ -38,13 +38,6 @@ def test_rows_are_sorted_by_what_they_are_of(tmp_path: Path) -> None:
     assert [row["images_seen"] for row in found.along] == [20_000, 40_000, 120_000]
     assert (found.records[0]["loss"], found.solving[0]["nfe"]) == (2.0, 50)
     assert found.failed == "1 cell failed: no memory"
-
-
-def test_a_method_that_repeats_anothers_training_has_its_rows_under_its_own_name() -> None:
-    own = Trained(METHODS["ddpm"], 0, "runs/ddpm", (a_row(8),))
-    found = paper._of_method({"ddpm-seed0": own}, "score-matching-scaled", 0)
-    assert (found.method.key, found.where) == ("score-matching-scaled", "runs/ddpm")
-    assert [row["method"] for row in found.rows] == ["Score Matching (scaled)"] and own.rows[0]["method"] == "DDPM"
 
 
 def test_what_failed_is_said_at_the_end() -> None:

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fm.paper.methods import METHODS
 from fm.paper.page import _objectives, codes, write_page
+from fm.paper.plan import planned
 
 from .conftest import changed, swapped
 
@@ -76,10 +76,16 @@ def test_one_seed_is_a_caution_above_all_figures(written, trained):
     assert said in written([one for one in trained if one.seed == 0])[1] and said not in written(trained)[1]
 
 
-def test_repetitions_are_no_objectives_of_their_own(trained):
-    repeated = [replace(one, method=METHODS["score-matching-scaled"]) for one in trained if one.method.key == "ddpm"]
-    assert _objectives([*trained, *repeated]) == "6 training objectives and FM w/ VE as an extra row"
-    assert _objectives(repeated) == "1 training objective"
+def test_the_extra_row_is_no_objective_that_is_compared(trained):
+    assert _objectives(trained) == "6 training objectives and FM w/ VE as an extra row"
+    assert _objectives(trained[:1]) == "1 training objective"
+
+
+def test_data_that_the_paper_has_not_are_said_to_be_none_of_its(written, trained, tmp_path):
+    assert "The paper has no such data set" in written(trained)[1]
+    cifar = planned("cifar10", "full")
+    text = write_page(tmp_path, cifar, trained, {}, {}, [], "", times=())[0].read_text()
+    assert "The paper has no such data set" not in text and "This is a miniature" not in text
 
 
 def test_other_data_and_failures_are_said(written, trained):

@@ -67,7 +67,6 @@ def full(row):
     ("change", "words", "said"),
     [
         ({"reference_split": "heldout"}, "FID", "against held-out images, not those of the training"),
-        ({"reference_split": None}, "FID", "against held-out images, not those of the training"),
         ({"samples": 10_000}, "FID", "of 10,000 samples, not 50,000"),
         ({"nll_images": 64}, "NLL, K = 1", "of 64 images, not 10,000"),
         ({"nll_images": 64}, "NLL, K = 50", "of 64 images, not 10,000"),

@@ -1,10 +1,9 @@
-import pickle
-
-from fm.paper.methods import METHODS
 from fm.paper.trained import Trained
 
+from .conftest import trained_of
 
-def test_what_failed_at_once_holds_nothing_but_the_reason():
-    one = Trained(METHODS["ddpm"], 1, "runs/ddpm-seed1", failed="out of memory")
-    assert (one.rows, one.along, one.records, one.solving) == ((), (), (), ())
-    assert pickle.loads(pickle.dumps(one)) == one
+
+def test_a_training_carries_all_that_claims_read(trained) -> None:
+    one = trained_of("fm-ot", 0)
+    assert isinstance(one, Trained) and one in trained
+    assert {row["images_seen"] for row in one.along} == {row["images_seen"] for row in one.solving}

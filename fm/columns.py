@@ -15,37 +15,39 @@ MOVED = 0.001  # bits/dim: a likelihood counts only if twice the steps (or a ten
 CONVERGED = 0.01  # and each of its images by less than this on average
 CONVERGED_TOLERANCE = 1e-6  # of the solutions that numerical errors are measured against
 
+WAYS = ("bend", "detour", "backtracking", "appears")  # of `fm.ways.described`
+
 Found = dict[str, Tensor]  # what one part gives: tensors by name, their rows in the order of samples or images
 
 
-def distance_columns(names: Sequence[str], of: str, features: Tensor, heldout: Tensor, real: Tensor) -> Row:
+def distance_columns(names: Sequence[str], of: str, features: Tensor, reference: Tensor, real: Tensor) -> Row:
     """The columns of `distances_of` features of the network `of`."""
     row: Row = {}
-    found = distances_of(names, features, heldout, real)
+    found = distances_of(names, features, reference, real)
     for kind, (value, floor) in found.items():
         name = f"{kind}_{of}"
         row[name], row[f"{name}_low"], row[f"{name}_high"] = value.value, value.low, value.high
         row[f"{name}_without"], row[f"{name}_floor"] = list(value.without), floor
         row[f"{name}_ratio"] = value.value / floor if floor and floor > 0 else None
     if "fd_infinity" in found:
-        row[f"fd_infinity_{of}_stderr"] = fd_extrapolated(features, heldout).stderr  # of the line alone
+        row[f"fd_infinity_{of}_stderr"] = fd_extrapolated(features, reference).stderr  # of the line alone
     return row
 
 
 def distances_of(
-    names: Sequence[str], features: Tensor, heldout: Tensor, real: Tensor
+    names: Sequence[str], features: Tensor, reference: Tensor, real: Tensor
 ) -> dict[str, tuple[Estimate, float | None]]:
-    """The named distances of features from held-out ones, each with its interval and its floor.
+    """The named distances of features from those of real images, each with its interval and its floor.
 
     The floor is the distance of as many rows of `real`, what real pictures would get; None if there are fewer, for a
     distance depends on the count.
     """
     found = {}
     for name in names:
-        alone, floor = of_reference(name, heldout), None
+        alone, floor = of_reference(name, reference), None
         if len(features) <= len(real):
-            floor = distance(name, real[: len(features)], heldout, alone)
-        found[name] = estimate(name, features, heldout, alone), floor
+            floor = distance(name, real[: len(features)], reference, alone)
+        found[name] = estimate(name, features, reference, alone), floor
     return found
 
 
@@ -84,6 +86,17 @@ def error_columns(states: Tensor, converged: Tensor, finite: Tensor) -> Row:
         "solution_error_images": count,
         "solution_error_tolerance": CONVERGED_TOLERANCE,
     }
+
+
+def way_columns(found: Found) -> Row:
+    """`way_bend` and its kin with their standard errors and groups, from what `fm.ways.described` gave; None where a
+    sample has not moved."""
+    row: Row = {}
+    for name in WAYS:
+        values = found[name]
+        row[f"way_{name}"], row[f"way_{name}_stderr"] = _number(float(values.mean())), _stderr(values)
+        row[f"way_{name}_without"] = means_without(values.tolist()) if bool(values.isfinite().all()) else None
+    return row
 
 
 def likelihood_columns(cell: Cell, heldout: Found, training: Found) -> Row:

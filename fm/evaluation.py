@@ -26,6 +26,7 @@ from fm.columns import (
     inception_columns,
     likelihood_columns,
     value_columns,
+    way_columns,
 )
 from fm.errors import NumericalError, SettingsError
 from fm.flow import NOISE, Drawn, Flow
@@ -37,7 +38,7 @@ from fm.plugins import named
 from fm.reference import Reference
 from fm.results import Row
 from fm.tableaux import tableau
-from fm.ways import TIMES, described, way_columns
+from fm.ways import TIMES, described
 
 SAMPLES, BITS, TRAINING_BITS = "samples", "bits", "training-bits"  # the kinds of parts
 PART = 256  # samples of a part, about

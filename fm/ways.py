@@ -3,13 +3,8 @@
 All is measured on states at the same times for every path, from solutions with next to no numerical error.
 """
 
-import math
-
 import torch
 from torch import Tensor
-
-from fm.jackknife import means_without
-from fm.results import Row
 
 TIMES = tuple(step / 32 for step in range(33))
 ALIKE = 0.9  # correlation with the finished picture from which on it shows
@@ -39,20 +34,3 @@ def described(states: Tensor) -> dict[str, Tensor]:
         "backtracking": left.diff(dim=0).clamp(min=0).sum(0) / left[0],
         "appears": torch.tensor(TIMES, dtype=torch.float64)[len(TIMES) - since.clamp(min=1)],
     }
-
-
-def way_columns(found: dict[str, Tensor]) -> Row:
-    """`way_bend` and its kin with their standard errors, from what `described` gave, as columns of a row; None where
-    a sample has not moved."""
-    row: Row = {}
-    for name in ("bend", "detour", "backtracking", "appears"):
-        values, count = found[name], len(found[name])
-        row[f"way_{name}"] = _number(float(values.mean()))
-        row[f"way_{name}_stderr"] = _number(float(values.std() / math.sqrt(count))) if count > 1 else None
-        without = means_without(values.tolist())
-        row[f"way_{name}_without"] = without if without is not None and all(map(math.isfinite, without)) else None
-    return row
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None  # JSON has no nan

@@ -98,7 +98,7 @@ def evaluation(recipe: Recipe, found: Measured, data: Data, method: str, images:
 def reference(settings: Evaluation, found: Measured, data: Data) -> Part:
     """What is measured once for all networks on the data."""
     seconds = found.features_s * (settings.reference_images + min(data.images, settings.samples))
-    return Part("  reference", seconds, seconds, unit(found), "features of real images, once")
+    return Part("  reference", seconds, seconds, unit(found), "features of real images, once, at most")
 
 
 def cell_parts(recipe: Recipe, found: Measured, method: str, images: int) -> list[Part]:

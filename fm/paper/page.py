@@ -63,7 +63,7 @@ def write_page(
     write_text(folder / "table.csv", rows_csv(trained))
     write_text(folder / "methods.csv", csv_of(plan, trained, marked))
     told = {"data_set": plan.dataset.key, "scale": plan.scale, "table": table(plan, trained, marked)}
-    told |= {"note": table_note(plan, trained, marked)}
+    told |= {"about": _what(plan, trained), "seeds": plan.seeds, "note": table_note(plan, trained, marked)}
     write_json(folder / "claims.json", told | {"claims": [asdict(claim) for claim in found]})
     write_text(out / "report.html", _page(plan, trained, found, shown, links, commands, marked))
     beside = ["table.csv", "methods.csv", "claims.json", *(f"{name}.png" for name in shown)]

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fm.comparing import BITS, GAP, STUDENT, Cell, Comparison, Paired, Run, floor, summary
+from fm.comparing import BITS, GAP, Cell, Comparison, Paired, Run, floor, summary
+from fm.jackknife import STUDENT
 from fm.results import SIMILARITIES, Row, csv_table, label, number
 
 

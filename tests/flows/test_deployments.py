@@ -21,7 +21,8 @@ def test_the_file_names_no_folder_of_a_machine() -> None:
 
 
 def test_every_flow_and_every_preset_is_deployed_where_the_project_lies(deployed: Any) -> None:
-    expected = {"prepare", "extend", "train", "evaluate", "pipeline", *(f"pipeline-{name}" for name in presets.names())}
+    expected = {"prepare", "extend", "train", "evaluate", "pipeline", "paper"}
+    expected |= {f"pipeline-{name}" for name in presets.names()}
     assert set(deployed.deployments) == expected
     for name in presets.names():
         there = deployed.deployments[f"pipeline-{name}"]

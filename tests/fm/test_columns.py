@@ -11,9 +11,11 @@ from fm.columns import (
     inception_columns,
     likelihood_columns,
     value_columns,
+    way_columns,
 )
 from fm.metrics import DISTANCES, fd_extrapolated
 from fm.noise import draws
+from fm.ways import TIMES, described
 
 ALL = torch.ones(5, dtype=torch.bool)
 CELL = Cell(solver="euler", nfe=2, nll_k=3)
@@ -114,3 +116,14 @@ def test_k_1_and_a_probe_for_each_draw_have_their_errors_and_groups() -> None:
         assert row[f"bits_per_dim_{name}"] == pytest.approx(row["bits_per_dim"] + shift)
         assert row[f"bits_per_dim_{name}_stderr"] == pytest.approx(row["bits_per_dim_stderr"])
         assert row[f"bits_per_dim_{name}_without"] == pytest.approx([w + shift for w in row["bits_per_dim_without"]])
+
+
+def test_ways_have_standard_errors_and_groups() -> None:
+    x_0, x_1 = (draws(seed, "ends", torch.arange(20), (64,)) for seed in (0, 1))
+    at = torch.tensor(TIMES).view(-1, 1, 1)
+    row = way_columns(described((1 - at) * x_0 + at * x_1))
+    assert row["way_detour"] == pytest.approx(1) and row["way_detour_stderr"] < 1e-6
+    assert row["way_appears_without"] is not None and len(row["way_appears_without"]) == 10
+    assert way_columns(described((1 - at) * x_0[:1] + at * x_1[:1]))["way_bend_stderr"] is None
+    still = way_columns(described(x_0.expand(len(TIMES), -1, -1)))
+    assert still["way_bend"] is None and still["way_detour"] is None and still["way_bend_without"] is None

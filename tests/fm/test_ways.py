@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fm.ways import ALIKE, TIMES, described, way_columns
+from fm.ways import ALIKE, TIMES, described
 
 T = torch.tensor(TIMES).view(-1, 1, 1)
 
@@ -47,12 +47,3 @@ def test_a_picture_appears_where_it_correlates_with_its_end():
     assert found.mean().item() == pytest.approx(due / (1 + due), abs=1 / 32)
     late = torch.where(T < 0.75, x_0, x_1)
     assert set(described(late)["appears"].tolist()) == {0.75}
-
-
-def test_the_columns_have_standard_errors():
-    x_0, x_1 = ends()
-    row = way_columns(described((1 - T) * x_0 + T * x_1))
-    assert row["way_detour"] == pytest.approx(1) and row["way_detour_stderr"] < 1e-6
-    assert way_columns(described((1 - T) * x_0[:1] + T * x_1[:1]))["way_bend_stderr"] is None
-    still = way_columns(described(x_0.expand(len(TIMES), -1, -1)))
-    assert still["way_bend"] is None and still["way_detour"] is None

@@ -9,20 +9,18 @@ from typing import Any
 HERE = Path(__file__).parent
 HEAD = """# The paper's comparison in miniature
 
-Written by `python -m tests.benchmarks.paper_mini OUT...` from what `fm paper` left. A small network, 120,000 images
-seen, 256 samples, 64 images for bits/dim, two seeds: enough to see whether a claim shows at this size, and no
-repetition of the paper's experiments. Machine: 2 cores x86_64, no GPU.
+Written by `python -m tests.benchmarks.paper_mini OUT...` from what `fm paper --scale mini` left: enough to see whether
+a claim shows at this size, and no repetition of the paper's experiments.
 """
-COMMANDS = {
-    "photos": "fm paper --dataset photos",
-    "emoji64": "fm paper --dataset emoji64 --source emoji:../shared/data/emoji64.tar",
-}
+SOURCES = {"emoji64": " --source emoji:emoji64.tar"}  # of data that do not come with the project
 
 
 def kept(out: Path) -> str:
     """Copies the tables and figures of a comparison beside this file -> its section."""
     found: dict[str, Any] = json.loads((out / "report" / "claims.json").read_text())
     name = found["data_set"]
+    if found["scale"] != "mini":
+        raise SystemExit(f"{out} is of scale {found['scale']}, not mini")
     folder = HERE / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -31,7 +29,9 @@ def kept(out: Path) -> str:
             shutil.copy(file, folder)
     head, *lines = found["table"]
     table = [head, ["---"] * len(head), *lines]
-    parts = [f"## {name}", f"`{COMMANDS[name]}`", "\n".join(f"| {' | '.join(line)} |" for line in table), found["note"]]
+    lined = "\n".join(f"| {' | '.join(line)} |" for line in table)
+    command = f"`fm paper --dataset {name} --scale mini --seeds {found['seeds']}{SOURCES.get(name, '')}`"
+    parts = [f"## {name}", found["about"], command, lined, found["note"]]
     for claim in found["claims"]:
         evidence = "\n".join(f"- {line}" for line in claim["evidence"])
         parts.append(f"### {claim['title']}: {claim['verdict']}\n\n{claim['says']} Test: {claim['test']}\n\n{evidence}")

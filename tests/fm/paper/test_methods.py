@@ -1,5 +1,8 @@
+from statistics import fmean
+
 import pytest
 
+from fm.estimating.parts import EXPECTED_NFE
 from fm.objectives import OBJECTIVES
 from fm.paper.methods import DATASETS, METHODS, NLL_K1, OT, TABLE_1, K
 from fm.presets import names
@@ -27,3 +30,8 @@ def test_published_figures_are_of_all_five_methods_and_ot_is_the_best(key):
 
 def test_data_sets_start_from_presets_that_are_there():
     assert {one.preset for one in DATASETS.values()} <= set(names()) and TABLE_1.keys() < DATASETS.keys()
+
+
+def test_the_evaluations_that_an_estimate_assumes_are_the_published_means():
+    full = [TABLE_1[key] for key in ("cifar10", "imagenet32", "imagenet64")]
+    assert {name: round(fmean(figures[name].nfe for figures in full)) for name in full[0]} == EXPECTED_NFE

@@ -56,6 +56,7 @@ def test_the_claims_lie_beside_it_as_json(written, trained, tmp_path):
     found = json.loads((tmp_path / "report" / "claims.json").read_text())
     assert [claim["verdict"] for claim in found["claims"]] == ["shown"] * 12 and found["claims"][0]["evidence"]
     assert found["table"][0][0] == "method" and found["note"]
+    assert found["seeds"] == 2 and "80,128 images seen with 2 seeds" in found["about"]
 
 
 def test_rows_of_several_versions_of_the_code_are_said_loudly(written, trained):

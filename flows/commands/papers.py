@@ -31,7 +31,10 @@ def paper(
         str, typer.Argument(metavar="[OUT]", help="Folder of the comparison. Default: runs/paper-DATASET-SCALE.")
     ] = "",
     scale: Annotated[
-        str, typer.Option(help="mini: minutes a training on two cores; full: the paper's recipe.")
+        str,
+        typer.Option(
+            help="mini: minutes a training on two cores; full: the data set's own preset, of CIFAR-10 and ImageNet the paper's."
+        ),
     ] = "mini",
     source: Annotated[
         str, typer.Option(help="Its pictures, or DATA that `fm prepare` filled. Default: those that come with it.")

@@ -31,7 +31,7 @@ def paper(
         dataset: On which of the data sets.
         out: Folder of the comparison, new or to be continued; each training is a RUN in it.
         source: Pictures, or DATA that was prepared. Empty: what comes with the data set, if anything.
-        scale: mini, in minutes a training on two cores; full, the data set's own preset, the paper's where it has one.
+        scale: mini, minutes a training on two cores; full, the data set's own preset, the paper's where it has one.
         seeds: Trainings of each method.
         methods: Keys of methods, such as fm-ot; empty for all.
         changes: Settings changed in every recipe, as key=value.

@@ -33,7 +33,7 @@ def paper(
     scale: Annotated[
         str,
         typer.Option(
-            help="mini: minutes a training on two cores; full: the data set's own preset, of CIFAR-10 and ImageNet the paper's."
+            help="mini: minutes a training on two cores; full: the data set's own preset (the paper's recipe)."
         ),
     ] = "mini",
     source: Annotated[

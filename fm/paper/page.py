@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -62,7 +63,7 @@ def write_page(
             file.write(png)
     write_text(folder / "table.csv", rows_csv(trained))
     write_text(folder / "methods.csv", csv_of(plan, trained, marked))
-    told = {"data_set": plan.dataset.key, "scale": plan.scale, "table": table(plan, trained, marked)}
+    told: dict[str, Any] = {"data_set": plan.dataset.key, "scale": plan.scale, "table": table(plan, trained, marked)}
     told |= {"about": _what(plan, trained), "seeds": plan.seeds, "note": table_note(plan, trained, marked)}
     write_json(folder / "claims.json", told | {"claims": [asdict(claim) for claim in found]})
     write_text(out / "report.html", _page(plan, trained, found, shown, links, commands, marked))

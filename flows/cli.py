@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from flows.commands import comparing, evaluating, machine, papers, runs, settings, stages
+from flows.commands import comparing, evaluating, machine, models, papers, runs, settings, stages
 from fm.errors import Unfinished, UserError
 
 app = typer.Typer(
@@ -25,6 +25,9 @@ for command, example in (
     (evaluating.evaluate, "fm evaluate runs/mine --solvers euler,midpoint --nfe 4,8,16 --samples 500"),
     (comparing.compare, "fm compare runs/ot runs/vp --out runs/ot-vp"),
     (papers.paper, "fm paper --dataset photos --scale mini"),
+    (models.retrain, "fm retrain data/mine --model photos --set training.total_images=200000"),
+    (models.promote, "fm promote runs/mine --model photos"),
+    (models.rollback, "fm rollback photos"),
     (runs.sample, "fm sample runs/demo --n 64 --out grid.png --solver midpoint --nfe 16"),
     (runs.import_, "fm import otcfm_cifar10_weights_step_400000.pt runs/otcfm"),
     (settings.settings, "fm settings training --preset cifar10"),

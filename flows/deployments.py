@@ -27,6 +27,13 @@ def deployments() -> list[dict[str, Any]]:
         _deployment("train", "train.py:train_run", {"data": DATA, "run": "runs/train"} | _recipe(demo)),
         _deployment("evaluate", "evaluate.py:evaluate_run", {"run": "runs/demo"}),
         _deployment("pipeline", "pipeline.py:pipeline", {"source": "photos:", "run": "runs/pipeline"} | _recipe(demo)),
+        _deployment("retrain", "retrain.py:retrain", {"model": "photos", "data": DATA, "runs": "runs/retrain"})
+        | {
+            # Off until somebody turns it on; new shards of these data start it too.
+            "schedules": [{"cron": "0 3 * * 1", "timezone": "UTC", "active": False}],
+            "triggers": [{"match": {"fm.data": DATA}, "expect": ["fm.data.extended"], "name": "retrain on new shards"}],
+        },
+        _deployment("promote", "retrain.py:promote", {"run": "runs/demo", "model": "photos"}),
         _deployment("paper", "paper.py:paper", {"dataset": "photos", "out": "runs/paper-photos-mini"}),
     ]
     return flows + [

@@ -27,6 +27,7 @@ from fm.state import Files, Snapshot, State, copy_into
 FORMAT = 2
 STATE = "state.json"
 BEST = "best.json"
+INITIAL = "initial.safetensors"
 
 
 class Damaged(CheckpointError):
@@ -46,7 +47,8 @@ class Saved:
 class Store:
     """The checkpoints of one RUN, bound to recipe (values as JSON has them, or a digest), data digest and order.
 
-    Keeps the newest `keep`, of every `keep_every_images` the first, and the one that `mark_best` named.
+    Keeps the newest `keep`, of every `keep_every_images` the first, and the one that `mark_best` named. A run without
+    any begins with the weights in RUN/initial.safetensors if `initial`, their SHA-256, is given.
     """
 
     def __init__(
@@ -57,8 +59,9 @@ class Store:
         keep: int = 3,
         order: str = "",
         keep_every_images: int | None = None,
+        initial: str | None = None,
     ) -> None:
-        self.folder = Path(run) / "checkpoints"
+        self.folder, self.initial = Path(run) / "checkpoints", initial
         self.identity = {"recipe": recipe, "data": data, "order": order}
         self.keep, self.keep_every_images = keep, keep_every_images
         self.newest: Saved | None = None  # of those this store restored or saved
@@ -162,7 +165,7 @@ class Store:
         for folder in damaged:
             _set_aside(folder)
         if found is None:
-            self.restored = "started at 0 images"
+            self.restored = "started at 0 images" + (self._take_initial(state) if self.initial else "")
             return
         folder, info = found
         self.newest = _saved(folder, info)
@@ -170,6 +173,16 @@ class Store:
         copy_into(state.tensors(), {file: load_file(_path(folder, file)) for file in info["sha256"]}, folder)
         state.set_numbers(info)
         self.restored = f"resumed at {state.images_seen:,} images{_because(damaged)}"
+
+    def _take_initial(self, state: State) -> str:
+        """Copies the initial weights into the network and its averages -> what to say of them."""
+        file = self.folder.parent / INITIAL
+        if not file.exists() or sha256(file) != self.initial:
+            what = f"does not hold the weights {str(self.initial)[:16]} that its recipe begins with"
+            raise CheckpointError(what, where=str(file), mend="`fm retrain` puts them there")
+        live = {name: tensors for name, tensors in state.tensors().items() if name != "optimizer"}
+        copy_into(live, dict.fromkeys(live, load_file(file)), file)
+        return f" with the weights {str(self.initial)[:16]}"
 
     def check_identity(self, saved: Saved) -> None:
         """Raises: CheckpointError, with the keys that differ, if it belongs to another recipe, data set or order."""

@@ -4,13 +4,14 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from fm.errors import UserError
+from fm.errors import SettingsError, UserError
 
 SHA256_DIGITS = 64
 BUFFER_BYTES = 1024**2  # written at once: a shard is many small writes
@@ -112,6 +113,13 @@ def in_turn(folder: Path) -> Iterator[None]:
     with open(writable_folder(folder) / ".lock", "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def check_name(name: str, of: str) -> None:
+    """Raises: SettingsError for a name that is not one everywhere: of a file, in an address, in a query."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", name):
+        what = f"{name!r} is no name of {of}"
+        raise SettingsError(what, mend="take letters, digits, '.', '-' and '_', a letter or digit first")
 
 
 def check_file(path: Path) -> None:

@@ -4,7 +4,7 @@ What a file holds is read by `fm/peers/files.py`, how such a network is asked is
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from fm.files import sha256
 from fm.parsing import parse
 from fm.peers import PEERS, SCHEDULES, Found, Known, Peer, architecture, classes, found_in, learns_variance, read
 from fm.recipe import Recipe, on_import, opened
-from fm.state import differing
+from fm.state import Weights, differing
 
 # What `changes` may set: the rest is told by the file, or an import has no use for it.
 CHANGEABLE = (
@@ -75,7 +75,7 @@ def import_run(
     if words := [*words, *(change for change in changes if not change.startswith("evaluation."))]:
         facts["told by you"] = ", ".join(words)
     with opened(run, recipe) as folder:
-        on_import(folder, recipe.data.shape, classes(found.weights), facts)
+        on_import(folder, recipe.data.shape, [str(label) for label in range(classes(found.weights))], facts)
         Store(folder, recipe.training_values()).save(Weights(state, images_seen))
     return facts
 
@@ -204,17 +204,3 @@ def _heads(recipe: Recipe) -> str:
 
 def _order(recipe: Recipe) -> str:
     return "q, k, v before heads" if recipe.model.new_attention_order else "heads before q, k, v"  # type: ignore[union-attr]
-
-
-@dataclass(frozen=True)
-class Weights:
-    """What the store keeps of an imported network: no optimiser, and no weights but the chosen ones."""
-
-    weights: dict[str, Tensor]
-    images_seen: int
-
-    def tensors(self) -> dict[str, dict[str, Tensor]]:
-        return {"ema": self.weights}
-
-    def numbers(self) -> dict[str, Any]:
-        return {"images_seen": self.images_seen, "seconds": 0.0, "tally": {}, "micro_batch_images": None}

@@ -6,7 +6,7 @@ code.
 """
 
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -97,14 +97,14 @@ class Recipe(Settings):
 
     def digest(self) -> str:
         """Identifies the experiment: equal digests give equal numbers, wherever they run."""
-        return digest(self.model_dump(mode="json", exclude={"name"}))
+        return digest(_told(self.model_dump(mode="json", exclude={"name"})))
 
     def training_digest(self) -> str:
         """Identifies what is trained, whatever is measured afterwards: a checkpoint belongs to this."""
         return digest(self.training_values())
 
     def training_values(self) -> dict[str, Any]:
-        values = self.model_dump(mode="json", exclude={"name", "data", "evaluation"})
+        values = _told(self.model_dump(mode="json", exclude={"name", "data", "evaluation"}))
         return values | {"training": {k: v for k, v in values["training"].items() if k not in KEPT_AND_TOLD}}
 
     @property
@@ -141,6 +141,12 @@ class Recipe(Settings):
         except NumericalError as error:
             what = f"{self.objective} has no velocity to sample with ({error.what})"
             raise SettingsError(what, "objective", "take path=vp or path=ve, or flow_matching") from error
+
+
+def _told(values: dict[str, Any]) -> dict[str, Any]:
+    """Without what says nothing: fresh weights have the digests that they had when there were no others."""
+    training = {k: v for k, v in values["training"].items() if k != "initial_weights" or v is not None}
+    return values | {"training": training}
 
 
 class PointRecipe(Recipe):
@@ -267,10 +273,10 @@ def on_points(run: Path, points: Points, order: str = "") -> None:
     _note(run, facts | {"shape": list(points.shape), "classes": [], "images": {}}, order)
 
 
-def on_import(run: Path, shape: tuple[int, ...], classes: int, facts: dict[str, Any]) -> None:
-    """Notes in RUN/data.json that its network was trained elsewhere, on data unknown, and what is known of it."""
-    names = [str(label) for label in range(classes)]
-    trained_on = {"data": "", "digest": "", "source": "unknown", "shape": list(shape), "classes": names, "images": {}}
+def on_import(run: Path, shape: Sequence[int], classes: Sequence[str], facts: dict[str, Any]) -> None:
+    """Notes in RUN/data.json that its network was trained elsewhere, on data not at hand, and what is known of it."""
+    of_data: dict[str, Any] = {"shape": list(shape), "classes": list(classes), "images": {}}
+    trained_on = {"data": "", "digest": "", "source": "unknown"} | of_data
     write_json(run / "data.json", trained_on | {"order": "", "imported": facts})
 
 

@@ -83,6 +83,20 @@ class State:
             setattr(self, name, numbers[name])
 
 
+@dataclass(frozen=True)
+class Weights:
+    """A snapshot of a network that is used and not trained: one set of weights, no optimiser."""
+
+    weights: dict[str, Tensor]
+    images_seen: int
+
+    def tensors(self) -> Files:
+        return {"ema": self.weights}
+
+    def numbers(self) -> dict[str, Any]:
+        return {"images_seen": self.images_seen, "seconds": 0.0, "tally": {}, "micro_batch_images": None}
+
+
 def copy_into(live: Files, stored: Files, folder: Path) -> None:
     """Copies in place, after all names and shapes were compared: memory layout and devices stay as they are."""
     differ = list(differing(live, stored))

@@ -59,6 +59,12 @@ class Training(Settings):
         title="Window of shards",
         description="shards that are mixed and open at once, from 1; empty = all samples are permuted",
     )
+    initial_weights: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        title="Initial weights",
+        description="SHA-256 of the weights in RUN/initial.safetensors that training begins with; empty = fresh ones",
+    )
     total_images: int = Field(ge=0, title="Images", description="images seen when training ends, from 0")
     max_seconds: float | None = Field(
         None, gt=0, title="Time limit", description="seconds of training, resumes included, above 0; empty = no limit"

@@ -109,9 +109,11 @@ def command_again(flow: str, given: Mapping[str, Any]) -> str:
         "evaluate_run": lambda: ["evaluate", given["run"], *([given["data"]] if given.get("data") else [])],
         "rerun": lambda: ["evaluate", "--rerun", f"{given['run']}/evaluations/{given['key']}.json"],
         "paper": lambda: ["paper", given["out"], *compared(given)],
+        "retrain": lambda: ["retrain", given["data"], *retrained(given)],
+        "promote": lambda: ["promote", given["run"], "--model", given["model"]],
     }[flow]()
     place = given["place"]
-    if flow in ("train_run", "pipeline", "paper"):
+    if flow in ("train_run", "pipeline", "paper", "retrain"):
         names = ("workers", "fewest_workers", "gpus")
         changed = {name: value for name in names if (value := getattr(place, name)) != getattr(Place(), name)}
         words += [word for name, value in changed.items() for word in (f"--{name.replace('_', '-')}", value)]
@@ -136,6 +138,12 @@ def compared(given: Mapping[str, Any]) -> list[str]:
         words += ["--methods", ",".join(given["methods"])]
     words += [word for change in given.get("changes", ()) for word in ("--set", change)]
     return words + ["--allow-different-data"] * bool(given.get("allow_different_data"))
+
+
+def retrained(given: Mapping[str, Any]) -> list[str]:
+    """The options of a retraining."""
+    words = ["--model", given["model"], "--runs", given["runs"], "--begin", given["begin"], "--preset", given["preset"]]
+    return words + [word for change in given["changes"] for word in ("--set", change)]
 
 
 def _accepted(given: Mapping[str, Any]) -> list[str]:

@@ -50,7 +50,8 @@ def training(config: dict[str, Any]) -> None:
         gpu = torch.cuda.get_device_name()
         speed = gauges.Speed(recipe, dataset.shape, len(dataset.classes) or None, world.size, gpu)
     with working(config["run"], world.first, config.get("driver", "")) as run, told_to_leave(run / LEAVE) as stop:
-        store = Store(run, *identity, settings.keep, order, settings.keep_every_images)
+        rest = settings.keep_every_images, settings.initial_weights
+        store = Store(run, *identity, settings.keep, order, *rest)
         events = watched(train(model, objective, settings, batches_from, store, world, stop, device), run)
         if world.first:
             record(events, store, run, device, speed)

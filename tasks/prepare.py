@@ -86,7 +86,7 @@ def extend(source: str, data: Path, accept_missing: bool) -> Manifest:
     )
     if manifest.digest != before.digest:
         facts = {"data": str(data), "source": opened.uri, "digest": manifest.digest, "was": before.digest}
-        watching.event("fm.data.extended", str(data.resolve()), facts | {"images": manifest.images})
+        watching.event("fm.data.extended", str(data.resolve()), facts | {"images": manifest.images}, data=str(data))
     return manifest
 
 

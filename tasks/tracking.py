@@ -15,13 +15,16 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import fm
 from fm.data import Manifest
+from fm.errors import UserError
 from fm.files import read_json, write_json
 from fm.lineage import leaves
 from fm.recipe import Recipe
 from fm.records import read
 from fm.results import Row, distances, label, row_file
 from fm.runs import of
+from fm.serving import ASKED
 from tasks import watching
 
 EXPERIMENT = "flow-matching"
@@ -187,6 +190,17 @@ class Tracking:
         if rows:
             self._safely(send)
 
+    def keep_model(self, folder: Path, name: str) -> tuple[str, str]:
+        """Sends a folder to the parent run's artifacts -> the run, and where the folder is found.
+
+        Raises: UserError if MLflow is away: what the registry names must be there.
+        """
+        with answering() as client:
+            self._connect()
+            run = self._run("pipeline")
+            client.log_artifacts(run, str(folder), name)
+            return run, f"{client.get_run(run).info.artifact_uri}/{name}"
+
     def figures(self, *files: Path) -> None:
         """Pictures, the table and the report page, with the parent run."""
 
@@ -281,6 +295,48 @@ def tracked(run: Path, recipe: Recipe, told: Mapping[str, Any] | None = None, un
         raise
     tracking.close("FINISHED")
     watching.say("seconds: " + ", ".join(f"{stage} {taken:.0f}" for stage, taken in tracking.seconds.items()))
+
+
+@contextmanager
+def answering() -> Iterator[Any]:
+    """MLflow's client for what cannot be sent later, such as the registry.
+
+    Raises: UserError if MLflow is away or refuses.
+    """
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    address = os.environ.get("MLFLOW_TRACKING_URI", "")
+    try:
+        yield MlflowClient(address)
+    except (MlflowException, OSError) as error:
+        why = str(error).strip().splitlines()[0][:200]
+        raise UserError(f"MLflow is away or refuses ({why})", address, "start it, and the same again") from None
+
+
+def fetched(uri: str, into: Path) -> Path:
+    """What lies at an address of MLflow's artifacts, as a folder in `into`."""
+    from mlflow.artifacts import download_artifacts
+
+    return Path(download_artifacts(artifact_uri=uri, dst_path=str(into)))
+
+
+def as_pyfunc(published: Path, into: Path, requirements: list[str]) -> None:
+    """Makes the folder `into` of a published network: one that MLflow's servers load, with the code of `fm` inside."""
+    from mlflow.models import ModelSignature
+    from mlflow.pyfunc import save_model
+    from mlflow.types import ColSpec, Schema
+
+    kinds = dict.fromkeys(ASKED, "long") | {"label": "string"}
+    save_model(
+        str(into),
+        loader_module="fm.serving",
+        data_path=str(published),
+        code_paths=[str(Path(fm.__file__).parent)],
+        pip_requirements=requirements,
+        signature=ModelSignature(inputs=Schema([ColSpec(kind, name, required=False) for name, kind in kinds.items()])),
+    )
 
 
 def _identity(run: Path) -> str:

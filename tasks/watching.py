@@ -73,9 +73,10 @@ def picture(key: str, png: Path, caption: str) -> None:
     _safely(create_markdown_artifact, markdown=f"![{caption}](data:image/png;base64,{data})\n\n{caption}", key=key)
 
 
-def event(name: str, resource: str, facts: dict[str, Any]) -> None:
-    """Something that an automation can wait for, by the event's name or by the resource's id."""
-    _safely(emit_event, name, resource={"prefect.resource.id": resource}, payload=facts)
+def event(name: str, resource: str, facts: dict[str, Any], **labels: str) -> None:
+    """Something that an automation can wait for, by the event's name, the resource's id or its labels (`fm.NAME`)."""
+    told = {f"fm.{label}": value for label, value in labels.items()}
+    _safely(emit_event, name, resource={"prefect.resource.id": resource, **told}, payload=facts)
 
 
 def _safely(call: Any, *args: Any, **kwargs: Any) -> Any:

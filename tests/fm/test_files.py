@@ -7,7 +7,7 @@ from threading import Thread
 import pytest
 
 from fm.errors import UserError
-from fm.files import alone, atomic, in_turn, patiently, read_json, sha256, writable_folder, write_json
+from fm.files import alone, atomic, check_name, in_turn, patiently, read_json, sha256, writable_folder, write_json
 
 
 def test_a_file_that_was_not_finished_does_not_exist(tmp_path: Path) -> None:
@@ -84,3 +84,8 @@ def test_storage_that_comes_back_is_waited_for_and_what_stays_away_is_one_senten
     assert patiently(away_twice, "it", tmp_path) == "written"
     with pytest.raises(UserError, match=r"it cannot be written \(Input/output error\); make room or mend the storage"):
         patiently(away, "it", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["photos", "a.b-c_1", "7", "x" * 80])
+def test_a_name_that_is_one_everywhere(name):
+    check_name(name, "a model")

@@ -1,0 +1,147 @@
+"""A published network: one folder with safetensors, its settings and a model card, which `fm.load` takes as a RUN.
+
+It is a RUN of one set of weights and no optimiser, as `fm import` makes them: it draws, scores and is compared, and is
+not trained further; a training that begins with its weights is a RUN of its own.
+"""
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from fm.checkpoints import INITIAL, Store, load_weights
+from fm.errors import CheckpointError, UserError
+from fm.files import sha256, sync_folder, write_json, write_text
+from fm.recipe import Recipe, facts_of, on_import
+from fm.results import Row, bits_text, distance_text, distances, floor_text, label
+from fm.state import Weights
+
+CARD = "README.md"
+CHAMPION = "champion.json"
+
+
+def publish(run: Path, weights: str, into: Path, name: str, rows: Sequence[Row], facts: Mapping[str, Any]) -> Path:
+    """Makes the folder `into` of RUN's weights (SHA-256), whole or not at all; `facts` of where it stands go along.
+
+    Raises: CheckpointError if RUN has no such weights, UserError if the folder is there and holds others.
+    """
+    if into.exists():
+        if published_weights(into) != weights:
+            raise UserError("is there already, with other weights", str(into), "remove it, or choose another folder")
+        return into
+    recipe, data = Recipe.load(run), facts_of(run)
+    tensors, info = load_weights(run, weights)
+    trained_on = {key: data[key] for key in ("source", "images")} | {"data": data["digest"]}
+    known = {"published": name, "weights": weights, "images_seen": info["images_seen"], **trained_on, **facts}
+    part = into.with_name(f".{into.name}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        write_json(part / "recipe.json", recipe.model_dump(mode="json"))
+        on_import(part, data["shape"], data["classes"], known)
+        saved = Store(part, recipe.training_values()).save(Weights(tensors, info["images_seen"]))
+        if saved.weights != weights:
+            raise CheckpointError(f"came out as {saved.weights[:16]}, not {weights[:16]}", str(run))
+        write_text(part / CARD, card(name, recipe, known, data["shape"], rows))
+        os.rename(part, into)
+        sync_folder(into.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return into
+
+
+def published_weights(folder: Path) -> str:
+    """The SHA-256 of a published network's weights, as its folder says; empty if it is none."""
+    if not (folder / "data.json").exists():
+        return ""
+    return str(facts_of(folder).get("imported", {}).get("weights", ""))
+
+
+def begin_with(published: Path, run: Path) -> None:
+    """Puts a published network's weights where a training that begins with them looks for them."""
+    weights = published_weights(published)
+    file = run / INITIAL
+    if file.exists() and sha256(file) == weights:
+        return
+    tensors, _ = load_weights(published, weights)
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        save_file(tensors, part)
+        if sha256(part) != weights:
+            raise CheckpointError("was written by another version of safetensors", str(published), "begin from scratch")
+        os.replace(part, file)
+        sync_folder(run)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def note_cited(run: Path, weights: str, name: str, version: str) -> None:
+    """Notes in RUN which of its weights a registry names, so that nothing removes their checkpoint."""
+    file = run / CHAMPION
+    known = _cited(file)
+    if not any((one["weights"], one["version"]) == (weights, version) for one in known):
+        write_json(file, {"weights": [*known, {"weights": weights, "model": name, "version": version}]})
+
+
+def _cited(file: Path) -> list[dict[str, str]]:
+    from fm.files import read_json
+
+    return list(read_json(file)["weights"]) if file.exists() else []
+
+
+def card(name: str, recipe: Recipe, facts: Mapping[str, Any], shape: Sequence[int], rows: Iterable[Row]) -> str:
+    """The model card, in Markdown: what it is, how to use it, how good by which measure, where it comes from."""
+    channels, height, width = shape
+    lines = [
+        f"# {_plain(name)}",
+        "",
+        f"A {width} x {height} image model ({channels} channels), trained by {recipe.objective} on the "
+        f"{recipe.path.kind} path for {facts['images_seen']:,} images.",
+        "",
+        "```python",
+        "import fm",
+        "flow = fm.load('FOLDER')  # this folder",
+        "images = flow.sample(16, seed=0, method='midpoint', nfe=32)  # uint8 (16, channels, height, width)",
+        "```",
+        "",
+        "## Measured",
+        "",
+        *_table([row for row in rows if "failed" not in row]),
+        "",
+        "Distances stand with their 95 % interval; the floor is what as many real images get. A distance is FID only",
+        "where its name says inception.",
+        "",
+        "## Where it comes from",
+        "",
+        *[f"- {_plain(key)}: {_plain(value)}" for key, value in facts.items() if value not in ("", None, {})],
+        f"- recipe: {recipe.digest()}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _table(rows: Sequence[Row]) -> list[str]:
+    names = distances(rows)
+    head = ["solver", "NFE", *[word for name in names for word in (name, "floor")], "bits/dim", "samples", "seed"]
+    body = [
+        [
+            f"{row['method']}, {label(row)}",
+            str(row["nfe"]),
+            *[text(row, name) for name in names for text in (distance_text, floor_text)],
+            bits_text(row),
+            str(row["samples"]),
+            str(row["seed"]),
+        ]
+        for row in rows
+    ]
+    return [f"| {' | '.join(map(_plain, line))} |" for line in [head, ["---"] * len(head), *body]]
+
+
+def _plain(value: Any) -> str:
+    """One line in which nothing that came with data is markup."""
+    text = " ".join(str(value).split())
+    for mark, instead in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "&#124;"), ("`", "'")):
+        text = text.replace(mark, instead)
+    return text

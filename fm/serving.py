@@ -1,0 +1,50 @@
+"""A published network as a server asks it: requests in, images out. MLflow's pyfunc finds it by `_load_pyfunc`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from fm.errors import ValueUserError
+from fm.flow import Flow
+from fm.recipe import load
+
+MOST = 256  # images of one request
+ASKED = {"n": 1, "seed": 0, "nfe": 32}
+
+
+class Server:
+    """Draws what a request asks for: `n` images from `seed` with `nfe` evaluations, of the class named `label`."""
+
+    def __init__(self, flow: Flow) -> None:
+        self.flow = flow
+
+    def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> np.ndarray:
+        """Images uint8 (n, height, width, channels) of one request, a table of one row or a mapping.
+
+        Raises: ValueUserError for more than one request, an unknown word or a number out of range.
+        """
+        asked = ASKED | {"label": ""} | _request(model_input) | dict(params or {})
+        if unknown := set(asked) - {*ASKED, "label"}:
+            raise ValueUserError(f"is asked for {', '.join(sorted(unknown))}", "request", "give n, seed, nfe, label")
+        n, seed, nfe = (int(asked[name]) for name in ASKED)
+        if not 1 <= n <= MOST or not 1 <= nfe <= 1000 or seed < 0:
+            raise ValueUserError("is out of range", "request", f"n 1 to {MOST}, nfe 1 to 1000 and even, seed from 0")
+        y = self.flow.labels_of(str(asked["label"]), n) if asked["label"] else None
+        images = self.flow.sample(n, seed, y=y, method="midpoint" if nfe % 2 == 0 else "euler", nfe=nfe)
+        return images.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _request(model_input: Any) -> dict[str, Any]:
+    """The one request of a table (its columns) or of a mapping (of values, or arrays of one)."""
+    if model_input is None:
+        return {}
+    columns = {str(name): np.asarray(model_input[name]).ravel() for name in model_input}
+    if any(len(values) != 1 for values in columns.values()):
+        raise ValueUserError("holds several requests or none", "request", "send one")
+    return {name: values[0] for name, values in columns.items() if values[0] is not None}
+
+
+def _load_pyfunc(path: str) -> Server:
+    return Server(load(path, "cuda" if torch.cuda.is_available() else "cpu"))

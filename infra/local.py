@@ -13,7 +13,8 @@ from pathlib import Path
 
 from fm.errors import UserError, member
 from infra import processes
-from infra.services import Service, Services, healthy, services
+from infra.processes import Started
+from infra.services import SUPERVISOR, Service, Services, healthy, services
 from infra.state import Ports, Record, held, make_folders, unlink_short_folder
 
 START_S = 180.0
@@ -35,10 +36,11 @@ class ServiceState:
 def up(state: Path, ports: Ports | None = None, workers: bool = True, ray: bool = True) -> Services:
     """Starts what does not run yet of Prefect, MLflow, a Ray head and a Prefect worker, and keeps it until `down`.
 
-    A running set is joined at the ports it has. Raises: UserError if a port is taken, a path is too long, or a service
-    ends or stays silent while it starts; what this call started is then stopped again.
+    A supervisor starts again what ends meanwhile. A running set is joined at the ports it has. Raises: UserError if a
+    port is taken, a path is too long, or a service ends or stays silent while it starts; what this call started is then
+    stopped again.
     """
-    names = ["prefect", "mlflow", *(["ray"] if ray else []), *(["worker"] if workers else [])]
+    names = ["prefect", "mlflow", *(["ray"] if ray else []), *(["worker"] if workers else []), SUPERVISOR]
     with held(state.resolve()) as record:
         start_missing(record, names, ports or Ports())
         record.kept = True
@@ -76,7 +78,7 @@ def down(state: Path) -> list[str]:
     if not state.is_dir():
         return []
     with held(state.resolve()) as record:
-        names = [name for name, one in record.processes.items() if one.process()]
+        names = [name for name, one in in_order(record).items() if one.process()]
         stop_all(record)
         return names[::-1]
 
@@ -94,7 +96,7 @@ def status(state: Path) -> list[ServiceState]:
             since=one.started,
             memory_bytes=processes.memory_bytes(processes.belonging(record.state, [one])),
         )
-        for name, one in record.processes.items()
+        for name, one in in_order(record).items()
     ]
 
 
@@ -108,6 +110,11 @@ def log(state: Path, name: str) -> Path:
     if not record.log(name).exists():
         raise UserError("has no log yet", where=name, mend="start it with `fm up`")
     return record.log(name)
+
+
+def in_order(record: Record) -> dict[str, Started]:
+    """What was started, in the order of the services: one that was started again has not moved to the end."""
+    return {name: record.processes[name] for name in services(record.state, record.ports) if name in record.processes}
 
 
 def addresses(record: Record) -> Services:
@@ -146,10 +153,26 @@ def check_startable(state: Path, ports: Ports) -> None:
 def forget_dead(record: Record) -> None:
     for name, one in list(record.processes.items()):
         if one.process() is None:
-            # A flow run outlives its worker and still reports to Prefect; what a dead server leaves is debris.
-            if name != "worker":
-                processes.stop(processes.belonging(record.state, [one]), STOP_S)
-            del record.processes[name]
+            forget(record, name)
+
+
+def forget(record: Record, name: str) -> None:
+    """Strikes out a service that has ended, with what it left."""
+    one = record.processes.pop(name)
+    # A flow run outlives its worker and still reports to Prefect; what a dead server leaves is debris.
+    if name != "worker":
+        processes.stop(processes.belonging(record.state, [one]), STOP_S)
+
+
+def start_again(record: Record, name: str) -> None:
+    """Starts a service that has ended in its own place; whether it gets healthy is for the caller to see."""
+    forget(record, name)
+    begin(record, name, services(record.state, record.ports)[name])
+
+
+def begin(record: Record, name: str, service: Service) -> None:
+    record.processes[name] = processes.start(service.command, service.environment, record.log(name), record.state)
+    record.save()
 
 
 def check_ports(name: str, service: Service) -> None:
@@ -169,9 +192,7 @@ def wait_healthy(record: Record, wanted: dict[str, Service]) -> None:
         for name, service in list(waiting.items()):
             if name not in record.processes:
                 if not any(other in waiting for other in service.after):
-                    command = (service.command, service.environment, record.log(name), record.state)
-                    record.processes[name] = processes.start(*command)
-                    record.save()
+                    begin(record, name, service)
             elif healthy(service, record.processes[name].started):
                 del waiting[name]
             elif record.processes[name].process() is None:
@@ -190,9 +211,9 @@ def failure(record: Record, name: str, what: str) -> UserError:
 
 
 def stop_services(record: Record, names: list[str]) -> None:
-    """Stops some of the services; the worker first, for without its server it ignores SIGTERM."""
+    """Stops some of the services, the supervisor first, then the worker, which without its server ignores SIGTERM."""
     running = {name: record.processes[name] for name in names if name in record.processes}
-    for group in (["worker"], [name for name in running if name != "worker"]):
+    for group in ([SUPERVISOR], ["worker"], [name for name in running if name not in (SUPERVISOR, "worker")]):
         processes.stop(processes.belonging(record.state, [running[n] for n in group if n in running]), STOP_S)
     for name in running:
         del record.processes[name]
@@ -200,7 +221,8 @@ def stop_services(record: Record, names: list[str]) -> None:
 
 
 def stop_all(record: Record) -> None:
-    """Stops all that bears the state folder's mark: flow runs, while Prefect hears how they end; worker; servers."""
+    """Stops all that bears the state folder's mark: supervisor; flow runs, while Prefect hears it; worker; servers."""
+    stop_services(record, [SUPERVISOR])
     recorded = record.processes
     servers = [one for name, one in recorded.items() if name != "worker"]
     working = set(processes.belonging(record.state, recorded.values(), marked=True))

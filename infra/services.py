@@ -1,4 +1,4 @@
-"""Which services there are: Prefect, MLflow, Ray and a Prefect worker, with their ports, commands and health.
+"""Which services there are: Prefect, MLflow, Ray, a Prefect worker and what looks after them; ports, commands, health.
 
 Each is started without the launcher that its maker ships where that one only imports everything a second time.
 Starting, stopping and remembering them is `infra/local.py`'s affair.
@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import sys
+import time
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from typing import Any
 from infra.state import HOST, Ports, short_folder
 
 POOL = "flow-matching"
+SUPERVISOR = "supervisor"
+SILENT_S = 60.0
 QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -92,6 +95,7 @@ def services(state: Path, ports: Ports) -> dict[str, Service]:
         "mlflow": mlflow_server(here, ports),
         "ray": ray_head(here, ports),
         "worker": prefect_worker(here),
+        SUPERVISOR: supervisor(state),
     }
 
 
@@ -199,6 +203,23 @@ def prefect_worker(here: Services) -> Service:
         healthy=healthy,
         after=("prefect",),
     )
+
+
+def supervisor(state: Path) -> Service:
+    def healthy(started: float) -> bool:
+        return beat(state).stat().st_mtime > max(started - 1, time.time() - SILENT_S)
+
+    return Service(
+        url="",
+        command=(sys.executable, "-m", "infra.supervisor", str(state)),
+        environment=dict(QUIET),
+        healthy=healthy,
+    )
+
+
+def beat(state: Path) -> Path:
+    """The file that the supervisor touches each time it has looked."""
+    return state / "supervisor.beat"
 
 
 def uvicorn(app: str, port: int, *options: str) -> tuple[str, ...]:

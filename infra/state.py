@@ -1,6 +1,6 @@
 """The state folder: what runs from it at which ports, the lock, Ray's token, and a name short enough for sockets.
 
-.state/  services.json lock ray-token prefect/ mlflow/mlflow.db mlflow/artifacts/ ray/ logs/NAME.log
+.state/  services.json lock ray-token supervisor.beat prefect/ mlflow/mlflow.db mlflow/artifacts/ ray/ logs/NAME.log
 """
 
 import fcntl
@@ -82,14 +82,14 @@ class Record:
 
 
 @contextmanager
-def held(state: Path) -> Iterator[Record]:
+def held(state: Path, wait: bool = True) -> Iterator[Record]:
     """The record of a state folder, for one process at a time to change; others wait here until it is let go.
 
-    Raises: UserError if the folder cannot be made or written.
+    Raises: UserError if the folder cannot be made or written; BlockingIOError if held, unless `wait`.
     """
     writable_folder(state)
     with open(state / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield Record.load(state)
 
 

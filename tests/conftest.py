@@ -61,12 +61,12 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(scope="session")
 def services() -> Iterator[Services]:
-    """Prefect with a worker, MLflow and a Ray head, in the environment; at the end nothing of them may be left."""
+    """Prefect with a worker, MLflow, a Ray head and their supervisor, in the environment; at the end none is left."""
     found = local.up(STATE, PORTS)
     yield found
     started = processes.belonging(STATE, marked=True)
     ports = [c.laddr.port for p in started for c in p.net_connections("tcp") if c.status == "LISTEN"]
-    assert local.down(STATE) == ["worker", "ray", "mlflow", "prefect"]
+    assert local.down(STATE) == ["supervisor", "worker", "ray", "mlflow", "prefect"]
     assert len(ports) > 5
     assert [port for port in ports if processes.port_in_use(port)] == []
     assert [process for process in started if processes.alive(process)] == []

@@ -20,7 +20,7 @@ from infra.state import Ports
 
 
 def up(port_base: PortBase = None) -> None:
-    """Start Prefect with a worker, MLflow and Ray on this machine, and deploy prefect.yaml."""
+    """Start Prefect with a worker, MLflow and Ray on this machine, keep them up, and deploy prefect.yaml."""
     services = local.up(state(), Ports.from_base(port_base))
     typer.echo("deploying prefect.yaml ...")
     _deploy(services.environment())
@@ -122,7 +122,7 @@ def _left_s(training: dict[str, Any], last: dict[str, Any]) -> float:
 
 
 def logs(
-    name: Annotated[str, typer.Argument(help="prefect, mlflow, ray or worker.")],
+    name: Annotated[str, typer.Argument(help="prefect, mlflow, ray, worker or supervisor.")],
     lines: Annotated[int, typer.Option(min=1, help="How many of its last lines.")] = 30,
 ) -> None:
     """The last lines of a service's log."""

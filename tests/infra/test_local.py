@@ -16,26 +16,9 @@ from fm.errors import SettingsError, UserError
 from infra import local, processes
 from infra.services import Service
 from infra.state import Ports, Record
+from tests.infra.stand_ins import SERVER, stand_ins
 
-SERVER = (sys.executable, "-m", "http.server", "--bind", "127.0.0.1")
-
-
-def stand_ins(state: Path, ports: Ports) -> dict[str, Service]:
-    def serve(port: int, **more) -> Service:
-        return Service(
-            url=f"http://127.0.0.1:{port}",
-            ports=(port,),
-            command=(*SERVER, "--directory", str(state), str(port)),
-            healthy=lambda started: processes.port_in_use(port),
-            **more,
-        )
-
-    return {
-        "prefect": serve(ports.prefect),
-        "mlflow": serve(ports.mlflow),
-        "ray": serve(ports.ray),
-        "worker": serve(ports.ray_client, after=("prefect",)),
-    }
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -62,12 +45,12 @@ def test_up_status_up_again_down(state, ports):
     found = local.up(state, ports)
     assert (found.prefect_api, found.ray) == (f"http://127.0.0.1:{ports.prefect}/api", f"127.0.0.1:{ports.ray}")
     before = local.status(state)
-    assert [service.name for service in before] == ["prefect", "mlflow", "ray", "worker"]
+    assert [service.name for service in before] == ["prefect", "mlflow", "ray", "worker", "supervisor"]
     assert all(service.healthy and service.memory_bytes > 1e6 for service in before)
     assert all(time.time() - 60 < service.since <= time.time() + 2 for service in before)
     assert local.up(state, Ports.from_base(20000)) == found, "a running set is joined at the ports it has"
     assert pids(state) == {service.name: service.pid for service in before}
-    assert local.down(state) == ["worker", "ray", "mlflow", "prefect"]
+    assert local.down(state) == ["supervisor", "worker", "ray", "mlflow", "prefect"]
     assert local.status(state) == local.down(state) == []
     assert not any(processes.port_in_use(port) for port in (ports.prefect, ports.mlflow, ports.ray))
 
@@ -80,17 +63,36 @@ def test_two_at_once_make_one_set(state, ports):
     for thread in threads:
         thread.join()
     assert found[0] == found[1]
-    assert len(processes.belonging(state, marked=True)) == 4
+    assert len(processes.belonging(state, marked=True)) == 5
+
+
+def test_two_commands_at_once_make_one_set(state, ports):
+    script = f"""
+        from pathlib import Path
+        from tests.infra.stand_ins import local, stand_ins, Ports
+        local.services = stand_ins
+        print(local.up(Path({str(state)!r}), Ports.from_base({ports.prefect})).prefect_api)
+    """
+    command = (sys.executable, "-c", textwrap.dedent(script))
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(2)]
+    said = [one.communicate(timeout=60)[0] for one in both]
+    assert said == [f"http://127.0.0.1:{ports.prefect}/api\n"] * 2
+    assert {p.pid for p in processes.belonging(state, marked=True)} == set(pids(state).values())
+    assert len(pids(state)) == 5
 
 
 def test_a_killed_service_is_seen_and_up_starts_it_alone(state, ports):
     local.up(state, ports)
+    processes.stop([Record.load(state).processes["supervisor"].process()], 1.0)
+    local.up(state, ports)
+    assert all(service.healthy for service in local.status(state)), "a supervisor is started again as the others are"
+    processes.stop([Record.load(state).processes["supervisor"].process()], 1.0)  # which would start mlflow again
     before = pids(state)
     processes.stop([psutil.Process(before["mlflow"])], 0.0)
     assert {service.name: service.healthy for service in local.status(state)}["mlflow"] is False
     local.up(state, ports)
     after = pids(state)
-    assert {name for name in before if before[name] != after[name]} == {"mlflow"}
+    assert {name for name in before if before[name] != after[name]} == {"mlflow", "supervisor"}
 
 
 def test_a_port_in_use_is_one_sentence_and_nothing_starts(state, ports):
@@ -142,26 +144,26 @@ def test_embedded_stops_what_it_started_with_the_last_that_holds_it(state, ports
 def test_embedded_leaves_a_set_that_up_keeps(state, ports):
     with local.embedded(state, ports):
         found = local.up(state, ports)
-    assert len(local.status(state)) == 4
+    assert len(local.status(state)) == 5
     with local.embedded(state) as joined:
         assert joined == found
-    assert len(local.status(state)) == 4
+    assert len(local.status(state)) == 5
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
 def test_embedded_ends_with_its_process(state, ports, number):
     script = f"""
-        import signal, sys, time
+        import signal, time
         from pathlib import Path
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from test_local import local, stand_ins, Ports
+        from tests.infra.stand_ins import local, stand_ins, Ports
         local.services = stand_ins
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         with local.embedded(Path({str(state)!r}), Ports.from_base({ports.prefect})):
             print("inside", flush=True)
             time.sleep(60)
     """
-    with subprocess.Popen((sys.executable, "-c", textwrap.dedent(script)), stdout=subprocess.PIPE, text=True) as child:
+    command = (sys.executable, "-c", textwrap.dedent(script))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as child:
         assert child.stdout.readline() == "inside\n"
         child.send_signal(number)
         child.wait(20)
@@ -190,7 +192,7 @@ def test_flow_runs_end_while_worker_and_prefect_still_hear_them(state, ports):
     processes.start(run, {}, output, state)
     while output.read_text() != "runs\n":
         time.sleep(0.02)
-    assert local.down(state) == ["worker", "ray", "mlflow", "prefect"]
+    assert local.down(state) == ["supervisor", "worker", "ray", "mlflow", "prefect"]
     assert output.read_text() == "runs\n[True, True]\n"
 
 

@@ -1,12 +1,13 @@
 """The real services of this test run, and what a client sees of them."""
 
 import os
+import signal
 import stat
 import subprocess
 import sys
+import time
 import urllib.error
 
-import psutil
 import pytest
 
 from infra import local
@@ -35,9 +36,9 @@ def test_importing_infra_loads_nothing_heavy():
     assert subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, check=True).stdout == "\n"
 
 
-def test_all_four_are_healthy_and_joined_by_a_second_up(services):
+def test_all_are_healthy_and_joined_by_a_second_up(services):
     before = local.status(services.state)
-    assert [service.name for service in before if service.healthy] == ["prefect", "mlflow", "ray", "worker"]
+    assert [one.name for one in before if one.healthy] == ["prefect", "mlflow", "ray", "worker", "supervisor"]
     assert local.up(services.state) == services
     assert [one.pid for one in local.status(services.state)] == [one.pid for one in before]
 
@@ -83,18 +84,20 @@ def test_the_browser_is_sent_to_this_servers_api(services):
     assert settings["api_url"] == services.prefect_api
 
 
-def test_a_killed_worker_is_seen_and_replaced_alone(services):
+def test_a_killed_worker_is_seen_and_comes_back_alone(services):
     pools = ask(f"{services.prefect_api}/work_pools/filter", body={})
     assert [(pool["name"], pool["type"]) for pool in pools] == [(POOL, "process")]
     before = {service.name: service.pid for service in local.status(services.state)}
-    worker = psutil.Process(before["worker"])
-    worker.kill()
-    worker.wait(10)
+    os.kill(before["worker"], signal.SIGKILL)
     assert [one.name for one in local.status(services.state) if not one.healthy] == ["worker"]
-    local.up(services.state)
+    deadline = time.monotonic() + 180
+    while not all(one.healthy for one in local.status(services.state)):
+        assert time.monotonic() < deadline, local.log(services.state, "supervisor").read_text()
+        time.sleep(0.5)
     after = {service.name: service.pid for service in local.status(services.state)}
     assert {name for name in before if before[name] != after[name]} == {"worker"}
-    assert all(service.healthy for service in local.status(services.state))
+    told = local.log(services.state, "supervisor").read_text()
+    assert f"worker (pid {before['worker']}) ended" in told and f"worker started again (pid {after['worker']})" in told
 
 
 def test_prefect_here_means_this_server(services):

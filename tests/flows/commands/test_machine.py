@@ -18,7 +18,7 @@ def test_status_of_a_run_and_of_the_services(finished: Path, command: Any) -> No
     (finished / "failure.json").unlink()
     assert "there: wrong; mend it (2096-10-02" in said and "go on with `fm train data run`" in said
     services = json.loads(command("status", "--json", cwd=finished.parent).stdout)
-    assert {s["name"] for s in services} == {"prefect", "mlflow", "ray", "worker"}
+    assert {s["name"] for s in services} == {"prefect", "mlflow", "ray", "worker", "supervisor"}
     assert all(s["healthy"] for s in services)
 
 
@@ -27,14 +27,14 @@ def test_logs_of_a_service(services: Any, command: Any, tmp_path: Path) -> None:
     done = command("logs", "prefct", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (
         2,
-        "error: unknown service 'prefct'; did you mean 'prefect'? known: mlflow, prefect, ray, worker\n",
+        "error: unknown service 'prefct'; did you mean 'prefect'? known: mlflow, prefect, ray, supervisor, worker\n",
     )
 
 
 def test_up_joins_what_runs_and_deploys(deployed: Any, command: Any) -> None:
     done = command("up", cwd=deployed.folder)
     assert done.returncode == 0, done.stderr
-    assert "deploying prefect.yaml" in done.stdout and done.stdout.count("healthy") == 4
+    assert "deploying prefect.yaml" in done.stdout and done.stdout.count("healthy") == 5
     assert "pipeline-tiny" in deployed.deployments
 
 

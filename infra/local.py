@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fm.errors import UserError, member
-from infra import processes
+from infra import access, processes, stores
+from infra.access import HOST
 from infra.processes import Started
-from infra.services import SUPERVISOR, Service, Services, healthy, services
+from infra.services import SUPERVISOR, LoginRefused, Service, Services, healthy, services
 from infra.state import Ports, Record, held, make_folders, unlink_short_folder
 
 START_S = 180.0
@@ -23,7 +24,10 @@ STOP_S = 15.0
 
 @dataclass(frozen=True)
 class ServiceState:
-    """One service as it is now; `since` in unix seconds, memory with all its child processes."""
+    """One service as it is now; `since` in unix seconds, memory with all its child processes.
+
+    `word` says why it is not healthy, where that is known.
+    """
 
     name: str
     address: str
@@ -31,6 +35,7 @@ class ServiceState:
     healthy: bool
     since: float
     memory_bytes: int
+    word: str = ""
 
 
 def up(state: Path, ports: Ports | None = None, workers: bool = True, ray: bool = True) -> Services:
@@ -42,6 +47,7 @@ def up(state: Path, ports: Ports | None = None, workers: bool = True, ray: bool 
     """
     names = ["prefect", "mlflow", *(["ray"] if ray else []), *(["worker"] if workers else []), SUPERVISOR]
     with held(state.resolve()) as record:
+        check_same(record, ports or Ports())
         start_missing(record, names, ports or Ports())
         record.kept = True
         record.save()
@@ -87,17 +93,24 @@ def status(state: Path) -> list[ServiceState]:
     """Each service that was started and not stopped, asked now."""
     record = Record.load(state.resolve())
     known = services(record.state, record.ports)
-    return [
-        ServiceState(
-            name=name,
-            address=known[name].url,
-            pid=one.pid,
-            healthy=one.process() is not None and healthy(known[name], one.started),
-            since=one.started,
-            memory_bytes=processes.memory_bytes(processes.belonging(record.state, [one])),
-        )
-        for name, one in in_order(record).items()
-    ]
+    return [_state_of(record, name, one, known[name]) for name, one in in_order(record).items()]
+
+
+def _state_of(record: Record, name: str, one: Started, service: Service) -> ServiceState:
+    word = "" if (running := one.process() is not None) else "has ended"
+    try:
+        well = running and healthy(service, one.started)
+    except LoginRefused:
+        well, word = False, "wants another login than this shell's"
+    return ServiceState(
+        name=name,
+        address=service.url,
+        pid=one.pid,
+        healthy=well,
+        since=one.started,
+        memory_bytes=processes.memory_bytes(processes.belonging(record.state, [one])),
+        word=word,
+    )
 
 
 def log(state: Path, name: str) -> Path:
@@ -124,18 +137,32 @@ def addresses(record: Record) -> Services:
 def start_missing(record: Record, names: list[str], ports: Ports) -> None:
     """Starts those of the named services that do not run, side by side, and waits until all of them are healthy."""
     forget_dead(record)
-    if not record.processes:
-        record.ports = ports
+    fresh = not record.processes
+    if fresh:
+        access.check(ports.host)
+        record.ports, record.logins = ports, access.logins(ports.host)
+    stores.check()
     known = services(record.state, record.ports)
     missing = [name for name in names if name not in record.processes]
     for name in missing:
         check_ports(name, known[name])
-    make_folders(record.state)
+    make_folders(record.state, given_token=fresh and "ray" in record.logins)
     try:
         wait_healthy(record, {name: known[name] for name in names})
     except BaseException:
         stop_services(record, missing)
         raise
+
+
+def check_same(record: Record, ports: Ports) -> None:
+    """Raises: UserError if what runs is not what is asked for now: on another host, or without a login."""
+    if not any(one.process() for one in record.processes.values()):
+        return
+    mend = "`fm down` first"
+    if ports.host not in (HOST, record.ports.host):
+        raise UserError(f"the services run already, on {record.ports.host}", f"--host {ports.host}", mend)
+    if new := [name for name in access.logins() if name not in record.logins]:
+        raise UserError("runs already, and asks for no login", " and ".join(new), mend)
 
 
 def check_startable(state: Path, ports: Ports) -> None:
@@ -171,7 +198,8 @@ def start_again(record: Record, name: str) -> None:
 
 
 def begin(record: Record, name: str, service: Service) -> None:
-    record.processes[name] = processes.start(service.command, service.environment, record.log(name), record.state)
+    given = (service.command, service.environment, record.log(name), record.state)
+    record.processes[name] = processes.start(*given, without=service.without, private=service.private)
     record.save()
 
 
@@ -193,7 +221,7 @@ def wait_healthy(record: Record, wanted: dict[str, Service]) -> None:
             if name not in record.processes:
                 if not any(other in waiting for other in service.after):
                     begin(record, name, service)
-            elif healthy(service, record.processes[name].started):
+            elif answers(record, name, service):
                 del waiting[name]
             elif record.processes[name].process() is None:
                 if name in again:
@@ -205,9 +233,20 @@ def wait_healthy(record: Record, wanted: dict[str, Service]) -> None:
         time.sleep(0.1)
 
 
+def answers(record: Record, name: str, service: Service) -> bool:
+    try:
+        return healthy(service, record.processes[name].started)
+    except LoginRefused:
+        raise UserError(
+            "asks for another login than this shell has",
+            where=name,
+            mend="set PREFECT_API_AUTH_STRING, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD as for `fm up`",
+        ) from None
+
+
 def failure(record: Record, name: str, what: str) -> UserError:
     path = record.log(name)
-    return UserError(what, where=name, mend=f"see {path}, which ends: {processes.last_line(path)}")
+    return UserError(what, where=name, mend=f"see {path}, which ends: {access.unsaid(processes.last_line(path))}")
 
 
 def stop_services(record: Record, names: list[str]) -> None:

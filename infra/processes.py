@@ -59,19 +59,29 @@ def this_process() -> Started:
     return Started(os.getpid(), psutil.Process().create_time())
 
 
-def start(command: Sequence[str], environment: Mapping[str, str], log: Path, state: Path) -> Started:
+def start(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    log: Path,
+    state: Path,
+    without: Iterable[str] = (),
+    private: bool = False,
+) -> Started:
     """Starts a command in a session of its own, so that Ctrl-C in this terminal does not reach it.
 
-    Its output goes to `log`; that of the time before stays as NAME.previous.log.
+    Its output goes to `log`; that of the time before stays as NAME.previous.log. It does not get the variables named
+    in `without`, and what it writes is its user's alone if `private`.
     """
     import psutil
 
     if log.exists():
         log.replace(log.with_suffix(".previous.log"))
+    given, without = {**os.environ, **environment, MARK: str(state)}, set(without)
     with open(log, "wb") as output:
         child = subprocess.Popen(
             command,
-            env={**os.environ, **environment, MARK: str(state)},
+            env={name: text for name, text in given.items() if name not in without},
+            umask=0o077 if private else -1,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

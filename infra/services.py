@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,7 +17,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from infra.state import HOST, Ports, short_folder
+from infra import access
+from infra.access import HOST
+from infra.state import Ports, short_folder
+from infra.stores import Stores
 
 POOL = "flow-matching"
 SUPERVISOR = "supervisor"
@@ -32,6 +36,10 @@ QUIET = {
 """Telemetry off: besides privacy, machines without a way out stall on it."""
 
 
+class LoginRefused(Exception):
+    """A service answers, but not to the login that this process has."""
+
+
 @dataclass(frozen=True)
 class Services:
     """Where the services answer; `ray` is "" where a flow starts a local Ray itself."""
@@ -45,9 +53,9 @@ class Services:
     @classmethod
     def at(cls, state: Path, ports: Ports, ray: bool = True) -> "Services":
         return cls(
-            prefect_api=f"http://{HOST}:{ports.prefect}/api",
-            mlflow=f"http://{HOST}:{ports.mlflow}",
-            ray=f"{HOST}:{ports.ray}" if ray else "",
+            prefect_api=f"http://{ports.address}:{ports.prefect}/api",
+            mlflow=f"http://{ports.address}:{ports.mlflow}",
+            ray=f"{ports.address}:{ports.ray}" if ray else "",
             ray_token_path=state / "ray-token",
             state=state,
         )
@@ -85,6 +93,10 @@ class Service:
     ports: tuple[int, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     after: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    """Secrets of the environment that are not its business."""
+    private: bool = False
+    """Whether its files are for nobody else to read."""
 
 
 def services(state: Path, ports: Ports) -> dict[str, Service]:
@@ -100,49 +112,57 @@ def services(state: Path, ports: Ports) -> dict[str, Service]:
 
 
 def prefect_server(here: Services, ports: Ports) -> Service:
+    database = Stores.of(here.state).prefect
     return Service(
-        url=f"http://{HOST}:{ports.prefect}",
+        url=here.prefect_api.removesuffix("/api"),
         ports=(ports.prefect,),
-        command=uvicorn("infra.prefect_app:create_app", ports.prefect, "--factory"),
+        command=uvicorn("infra.prefect_app:create_app", ports.host, ports.prefect, "--factory"),
         environment={
             **QUIET,
             "PREFECT_HOME": str(here.state / "prefect"),
             "PREFECT_API_URL": here.prefect_api,
-            "PREFECT_SERVER_API_HOST": HOST,
+            "PREFECT_SERVER_API_HOST": ports.host,
             "PREFECT_SERVER_API_PORT": str(ports.prefect),
             "PREFECT__SERVER_FINAL": "1",  # as `prefect server start --background` does: this app is the only one
+            **({"PREFECT_SERVER_DATABASE_CONNECTION_URL": database} if database else {}),
         },
         healthy=lambda started: ask(f"{here.prefect_api}/health") is True,
+        without=(*access.OF_MLFLOWS_SERVER, "MLFLOW_TRACKING_PASSWORD"),
     )
 
 
 def mlflow_server(here: Services, ports: Ports) -> Service:
     """`mlflow server` without its launcher process: half the memory (250 MiB) and 5 of 12 CPU seconds less to start."""
-    database = f"sqlite:///{here.state / 'mlflow' / 'mlflow.db'}"
+    stores, login = Stores.of(here.state), "mlflow" in access.logins()
+    app = ("mlflow.server.auth:create_app", "--factory") if login else ("mlflow.server.fastapi_app:app",)
+    search = f"{here.mlflow}/api/2.0/mlflow/experiments/search?max_results=1"
     return Service(
         url=here.mlflow,
         ports=(ports.mlflow,),
-        command=uvicorn("mlflow.server.fastapi_app:app", ports.mlflow),
+        command=uvicorn(app[0], ports.host, ports.mlflow, *app[1:]),
         environment={
             **QUIET,
             "MLFLOW_TRACKING_URI": here.mlflow,
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             # What the launcher would hand to its server process.
-            "_MLFLOW_SERVER_FILE_STORE": database,
-            "_MLFLOW_SERVER_REGISTRY_STORE": database,
+            "_MLFLOW_SERVER_FILE_STORE": stores.mlflow,
+            "_MLFLOW_SERVER_REGISTRY_STORE": stores.mlflow,
             "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
-            "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(here.state / "mlflow" / "artifacts"),
+            "_MLFLOW_SERVER_ARTIFACT_DESTINATION": stores.artifacts,
             "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
             "_MLFLOW_SGI_NAME": "uvicorn",
             "TMPDIR": str(here.state / "mlflow"),  # its lock files
+            **({} if ports.host == HOST else access.mlflow_hosts(ports.address, ports.mlflow)),
         },
         # Not /health, which answers before the database is there.
-        healthy=lambda started: "experiments" in ask(f"{here.mlflow}/api/2.0/mlflow/experiments/search?max_results=1"),
+        healthy=lambda started: "experiments" in ask(search, headers=access.mlflow_login()),
+        without=(*access.OF_PREFECTS_SERVER, "PREFECT_API_AUTH_STRING"),
+        private=login,
     )
 
 
 def ray_head(here: Services, ports: Ports) -> Service:
-    dashboard = f"http://{HOST}:{ports.dashboard}"
+    dashboard = f"http://{ports.address}:{ports.dashboard}"
 
     def healthy(started: float) -> bool:
         token = {"Authorization": f"Bearer {here.ray_token_path.read_text()}"}
@@ -156,8 +176,12 @@ def ray_head(here: Services, ports: Ports) -> Service:
         ports=(ports.ray, ports.dashboard, ports.ray_client),
         command=(
             *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
-            *(f"--node-ip-address={HOST}", f"--port={ports.ray}"),
-            *(f"--dashboard-host={HOST}", f"--dashboard-port={ports.dashboard}", "--dashboard-agent-listen-port=0"),
+            *(f"--node-ip-address={access.ip_of(ports.address)}", f"--port={ports.ray}"),
+            *(
+                f"--dashboard-host={ports.host}",
+                f"--dashboard-port={ports.dashboard}",
+                "--dashboard-agent-listen-port=0",
+            ),
             "--include-dashboard=true",  # else a Ray without its `default` extra leaves it out and says nothing
             f"--ray-client-server-port={ports.ray_client}",
             *("--log-style=record", "--log-color=false"),
@@ -174,6 +198,7 @@ def ray_head(here: Services, ports: Ports) -> Service:
             "RAY_idle_worker_killing_time_threshold_ms": "300000",
         },
         healthy=healthy,
+        without=(*access.OF_PREFECTS_SERVER, *access.OF_MLFLOWS_SERVER, *access.OF_CLIENTS),
     )
 
 
@@ -181,7 +206,7 @@ def prefect_worker(here: Services) -> Service:
     name = "local"
 
     def healthy(started: float) -> bool:
-        workers = ask(f"{here.prefect_api}/work_pools/{POOL}/workers/filter", body={})
+        workers = ask(f"{here.prefect_api}/work_pools/{POOL}/workers/filter", {}, access.prefect_login())
         return any(
             worker["name"] == name
             and worker["status"] == "ONLINE"
@@ -202,6 +227,7 @@ def prefect_worker(here: Services) -> Service:
         },
         healthy=healthy,
         after=("prefect",),
+        without=(*access.OF_PREFECTS_SERVER, *access.OF_MLFLOWS_SERVER),
     )
 
 
@@ -222,8 +248,8 @@ def beat(state: Path) -> Path:
     return state / "supervisor.beat"
 
 
-def uvicorn(app: str, port: int, *options: str) -> tuple[str, ...]:
-    listen = ("--host", HOST, "--port", str(port), "--no-access-log", "--no-use-colors")
+def uvicorn(app: str, host: str, port: int, *options: str) -> tuple[str, ...]:
+    listen = ("--host", host, "--port", str(port), "--no-access-log", "--no-use-colors")
     return (sys.executable, "-m", "uvicorn", app, *listen, *options)
 
 
@@ -240,8 +266,15 @@ def ask(url: str, body: Any = None, headers: dict[str, str] | None = None, timeo
 
 
 def healthy(service: Service, started: float) -> bool:
-    """Whether the service does its work now; a service that cannot be asked does not."""
+    """Whether the service does its work now; a service that cannot be asked does not.
+
+    Raises: LoginRefused if it does not take the login that this process has, or wants one.
+    """
     try:
         return service.healthy(started)
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            raise LoginRefused from None
+        return False
     except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
         return False

@@ -18,45 +18,51 @@ from pathlib import Path
 from fm.errors import SettingsError, UserError
 from fm.files import writable_folder, write_json
 from fm.lineage import digest
+from infra.access import HOST, ray_token, reached_at
 from infra.processes import Started
 
-HOST = "127.0.0.1"
 LONGEST_SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
 LONGEST_SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/dash_ReportHead"
 
 
 @dataclass(frozen=True)
 class Ports:
-    """The ports of one set of services, all on 127.0.0.1."""
+    """Where one set of services listens: the host, by which name others reach it, and the ports."""
 
     prefect: int = 4200
     mlflow: int = 5000
     ray: int = 6379
     dashboard: int = 8265
     ray_client: int = 10001  # nobody uses ray:// here, but Ray cannot be told to leave it out
+    host: str = HOST
+    address: str = HOST
 
     @classmethod
-    def from_base(cls, base: int | None) -> "Ports":
+    def from_base(cls, base: int | None, host: str = HOST) -> "Ports":
         """Five ports in a row from `base` on, or the usual ones if it is None.
 
-        Raises: SettingsError if one of them is no port that a user may open.
+        Raises: SettingsError if one of them is no port that a user may open; UserError if nobody can reach the host.
         """
         if base is None:
-            return cls()
+            return cls(host=host, address=reached_at(host))
         if not 1024 <= base <= 65531:
             raise SettingsError(f"{base} is out of range", where="--port-base", mend="choose 1024 to 65531")
-        return cls(*range(base, base + 5))
+        return cls(*range(base, base + 5), host=host, address=reached_at(host))
 
 
 @dataclass
 class Record:
-    """What runs from a state folder. `kept` by `fm up` until `fm down`; else it ends with the last of its `holders`."""
+    """What runs from a state folder. `kept` by `fm up` until `fm down`; else it ends with the last of its `holders`.
+
+    `logins` names the services that ask for one.
+    """
 
     state: Path
     ports: Ports = field(default_factory=Ports)
     processes: dict[str, Started] = field(default_factory=dict)
     holders: list[Started] = field(default_factory=list)
     kept: bool = False
+    logins: list[str] = field(default_factory=list)
 
     @classmethod
     def load(cls, state: Path) -> "Record":
@@ -70,6 +76,7 @@ class Record:
             {name: Started(**one) for name, one in saved["processes"].items()},
             [Started(**one) for one in saved["holders"]],
             saved["kept"],
+            saved.get("logins", []),
         )
 
     def save(self) -> None:
@@ -93,8 +100,10 @@ def held(state: Path, wait: bool = True) -> Iterator[Record]:
         yield Record.load(state)
 
 
-def make_folders(state: Path) -> None:
+def make_folders(state: Path, given_token: bool = False) -> None:
     """Makes what the services expect: their folders, Ray's token, and the short name of the state folder.
+
+    The token is the one that the environment gives, if others are to know it, else one of this folder's own.
 
     Raises: UserError if Ray's sockets cannot have a path short enough.
     """
@@ -103,9 +112,9 @@ def make_folders(state: Path) -> None:
     for name in ("prefect", "mlflow/artifacts", "ray", "logs"):
         writable_folder(state / name)
     token = state / "ray-token"
-    if not token.exists():
-        with open(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_hex(32))
+    if given_token or not token.exists():
+        with open(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(ray_token() if given_token else secrets.token_hex(32))
 
 
 def short_folder(state: Path) -> Path:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra import local, processes
+from infra.access import unsaid
 from infra.processes import Started
-from infra.services import SUPERVISOR, Service, beat, healthy
+from infra.services import SUPERVISOR, LoginRefused, Service, beat, healthy
 from infra.state import Record, held
 
 TICK_S = 1.0
@@ -68,7 +69,7 @@ def look(record: Record, watched: dict[str, Watched]) -> None:
             if it.quick <= len(PAUSES_S) and time.monotonic() >= it.due and can_start(known, known[name], record):
                 it.again, it.well = started_again(record.state, name, one), False
                 it.due = time.monotonic() + RETRY_S
-        elif it.again == one and not it.well and healthy(known[name], one.started):
+        elif it.again == one and not it.well and well(known[name], one):
             say(f"{name} (pid {one.pid}) is healthy")
             it.well = True
 
@@ -91,7 +92,7 @@ def note_end(record: Record, name: str, it: Watched, one: Started) -> None:
 def can_start(known: dict[str, Service], service: Service, record: Record) -> bool:
     """Whether what it needs is there: a worker without its server would only end again."""
     needed = [(known[name], record.processes.get(name)) for name in service.after]
-    return all(one and one.process() and healthy(other, one.started) for other, one in needed)
+    return all(one and one.process() and well(other, one) for other, one in needed)
 
 
 def started_again(state: Path, name: str, ended: Started) -> Started | None:
@@ -116,8 +117,15 @@ def started_again(state: Path, name: str, ended: Started) -> Started | None:
         os._exit(0)
 
 
+def well(service: Service, one: Started) -> bool:
+    try:
+        return healthy(service, one.started)
+    except LoginRefused:
+        return False
+
+
 def say(line: str) -> None:
-    print(time.strftime("%Y-%m-%d %H:%M:%S"), line, flush=True)
+    print(time.strftime("%Y-%m-%d %H:%M:%S"), unsaid(line), flush=True)
 
 
 if __name__ == "__main__":

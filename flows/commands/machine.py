@@ -16,12 +16,19 @@ from flows.commands.answered import tell, tell_network
 from flows.commands.asked import AsJson, PortBase, existing, is_address, state
 from fm.errors import UserError
 from infra import local
+from infra.access import HOST, unsaid
 from infra.state import Ports
 
 
-def up(port_base: PortBase = None) -> None:
+def up(
+    port_base: PortBase = None,
+    host: Annotated[
+        str,
+        typer.Option(envvar="FM_HOST", help="Listen here, not on 127.0.0.1: an address of this machine, or 0.0.0.0."),
+    ] = HOST,
+) -> None:
     """Start Prefect with a worker, MLflow and Ray on this machine, keep them up, and deploy prefect.yaml."""
-    services = local.up(state(), Ports.from_base(port_base))
+    services = local.up(state(), Ports.from_base(port_base, host or HOST))
     typer.echo("deploying prefect.yaml ...")
     _deploy(services.environment())
     _print_status()
@@ -127,7 +134,7 @@ def logs(
 ) -> None:
     """The last lines of a service's log."""
     path = local.log(state(), name)
-    typer.echo("\n".join(path.read_text(errors="replace").splitlines()[-lines:]))
+    typer.echo(unsaid("\n".join(path.read_text(errors="replace").splitlines()[-lines:])))
 
 
 def doctor(
@@ -160,7 +167,7 @@ def _print_status(as_json: bool = False) -> None:
         typer.echo(json.dumps([vars(s) for s in services]))
     for s in [] if as_json else services:
         since = datetime.fromtimestamp(s.since).strftime("%H:%M:%S")
-        health = "healthy" if s.healthy else "NOT HEALTHY"
+        health = "healthy" if s.healthy else f"NOT HEALTHY {s.word}".rstrip()
         typer.echo(f"{s.name:<8} {s.address:<62} {health:<12} {s.memory_bytes / 2**20:5.0f} MiB  since {since}")
     if not services and not as_json:
         typer.echo("nothing is running; `fm up` starts the services")
@@ -172,4 +179,6 @@ def _deploy(environment: dict[str, str]) -> None:
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     done = subprocess.run(command, cwd=root, env={**os.environ, **environment}, capture_output=True, text=True)
     if done.returncode:
-        raise UserError(f"could not be deployed:\n{(done.stdout + done.stderr)[-2000:]}", str(root / "prefect.yaml"))
+        raise UserError(
+            f"could not be deployed:\n{unsaid(done.stdout + done.stderr)[-2000:]}", str(root / "prefect.yaml")
+        )

@@ -29,7 +29,7 @@ def ports():
     return Ports.from_base(base)
 
 
-def wait_for(condition, timeout_s=20.0):
+def wait_for(condition, timeout_s=90.0):
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, "waited in vain"

@@ -2,18 +2,20 @@
 
 from prefect import flow
 
+from fm.data import open_source
 from fm.recipe import Recipe, check_trainable, opened
-from tasks import cluster, failing, tracking
-from tasks.evaluate import all_measured, evaluate, judgeable, ready
+from tasks import cluster, failing, standing, tracking
+from tasks.evaluate import all_measured, evaluate, ready
 from tasks.place import Place
-from tasks.prepare import folder_for, prepare, published
+from tasks.prepare import prepare, published
 from tasks.report import report
+from tasks.standing import Stage, folder_for, judgeable, onward
 from tasks.train import train
 
 
 @flow(name="pipeline", flow_run_name="pipeline {recipe.name}: {run}")
 @failing.in_sentences
-def pipeline(source: str, run: str, recipe: Recipe, place: Place = Place()) -> str:  # noqa: B008
+def pipeline(source: str, run: str, recipe: Recipe, place: Place = Place(), start_at: Stage = "prepare") -> str:  # noqa: B008
     """From pictures to a report. A stage whose inputs did not change is not done again.
 
     Args:
@@ -21,15 +23,27 @@ def pipeline(source: str, run: str, recipe: Recipe, place: Place = Place()) -> s
         run: Folder of this training and its results, new or to be continued, or its address (s3://bucket/runs/mine).
         recipe: Everything that may change a number. The values shown are those of the preset.
         place: Where it runs. Changes no number beyond rounding.
+        start_at: The first stage that runs: prepare, train, evaluate or report. What comes before it must be there.
     """
     check_trainable(run)
     recipe.check(place.workers, place.fewest)
     ready(recipe.evaluation.features, place)
+    stages = onward(start_at)
     with opened(run, recipe) as folder, tracking.tracked(folder, recipe) as copy, cluster.session(place):
         data = folder_for(source, recipe.data, folder.parent)
-        manifest = judgeable(prepare(source, data, recipe.data, copy))
-        saved = train(published(data, folder), manifest, folder, recipe, copy)
-        rows = evaluate(folder, recipe, saved, copy)
+        if "prepare" in stages:
+            manifest = prepare(source, data, recipe.data, copy)
+        else:
+            manifest = standing.prepared(open_source(source), data, recipe.data, folder).needed("prepare", data)
+        judgeable(manifest)
+        if "train" in stages:
+            saved = train(published(data, folder), manifest, folder, recipe, copy)
+        else:
+            saved = standing.trained(folder, recipe, manifest).needed("train", run)
+        if "evaluate" in stages:
+            rows = evaluate(folder, recipe, saved, copy)
+        else:
+            rows = standing.measured(folder, standing.jobs(folder, recipe, saved)).needed("evaluate", run)
         page = report(folder, recipe, saved, rows, copy)
         all_measured(run, rows)
         return str(page)

@@ -8,9 +8,10 @@ from fm.data import load_manifest
 from fm.recipe import Recipe, opened
 from fm.runs import pulled
 from tasks import cluster, failing, registry, tracking
-from tasks.evaluate import judgeable, ready, trained
+from tasks.evaluate import ready, trained
 from tasks.place import Place
 from tasks.retrain import challenger, from_champion, judged, result, run_for
+from tasks.standing import judgeable
 from tasks.train import train
 
 

@@ -217,16 +217,23 @@ def opened(run: str | Path, recipe: Recipe, note: bool = True) -> Iterator[Path]
     differs.
     """
     with held(run) as folder:
-        file = folder / "recipe.json"
-        there = recorded(folder) if file.exists() else None
-        differing = differences(there.training_values(), recipe.training_values()) if there else []
-        if differing and _is_trained(folder):
-            raise SettingsError(
-                f"holds a training by another recipe ({', '.join(differing)})", str(run), "choose another RUN folder"
-            )
+        there = check_recipe(folder, recipe, str(run))
         if there is None or (note and there != recipe):
-            write_json(file, recipe.model_dump(mode="json"))
+            write_json(folder / "recipe.json", recipe.model_dump(mode="json"))
         yield folder
+
+
+def check_recipe(folder: Path, recipe: Recipe, run: str) -> Recipe | None:
+    """The recipe that RUN, in this folder, has, if any; writes nothing.
+
+    Raises: SettingsError that names the keys in which it differs, if something is trained by it.
+    """
+    there = recorded(folder) if (folder / "recipe.json").exists() else None
+    differing = differences(there.training_values(), recipe.training_values()) if there else []
+    if differing and _is_trained(folder):
+        what = f"holds a training by another recipe ({', '.join(differing)})"
+        raise SettingsError(what, run, "choose another RUN folder")
+    return there
 
 
 def check_trainable(run: str | Path) -> None:
@@ -258,10 +265,17 @@ def on_data(run: Path, data: str | Path, manifest: Manifest, order: str = "") ->
 
     Raises: SettingsError if RUN was trained on other data.
     """
+    _note(run, *check_data(run, data, manifest, order))
+
+
+def check_data(
+    run: Path, data: str | Path, manifest: Manifest, order: str = ""
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `on_data` finds in RUN/data.json and what it is to say; writes nothing, raises as `on_data`."""
     facts: dict[str, Any] = {"data": settled(data), "digest": manifest.digest, "source": manifest.source}
     images = {name: split.images for name, split in manifest.splits.items()}
     facts |= {"shape": list(manifest.shape), "classes": list(manifest.classes), "images": images}
-    _note(run, facts, order)
+    return _checked(run, facts, order)
 
 
 def on_points(run: Path, points: Points, order: str = "") -> None:
@@ -270,7 +284,7 @@ def on_points(run: Path, points: Points, order: str = "") -> None:
     Raises: SettingsError if RUN was trained on other data.
     """
     facts = {"data": "", "digest": points.digest, "source": f"points:{points.distribution}"}
-    _note(run, facts | {"shape": list(points.shape), "classes": [], "images": {}}, order)
+    _note(run, *_checked(run, facts | {"shape": list(points.shape), "classes": [], "images": {}}, order))
 
 
 def on_import(run: Path, shape: Sequence[int], classes: Sequence[str], facts: dict[str, Any]) -> None:
@@ -280,10 +294,14 @@ def on_import(run: Path, shape: Sequence[int], classes: Sequence[str], facts: di
     write_json(run / "data.json", trained_on | {"order": "", "imported": facts})
 
 
-def _note(run: Path, facts: dict[str, Any], order: str) -> None:
-    """Writes RUN/data.json; who names no order (an evaluation) keeps the one that is there."""
-    file = run / "data.json"
-    there = facts_of(run) if file.exists() else {}
+def _note(run: Path, there: dict[str, Any], facts: dict[str, Any]) -> None:
+    if there != facts:
+        write_json(run / "data.json", facts)
+
+
+def _checked(run: Path, facts: dict[str, Any], order: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """RUN/data.json as it is and as it is to be; who names no order (an evaluation) keeps the one that is there."""
+    there = facts_of(run) if (run / "data.json").exists() else {}
     if "imported" in there:
         facts = _scored_on(run, there, facts, order)
     elif there and _is_trained(run) and there["digest"] != facts["digest"]:
@@ -293,9 +311,7 @@ def _note(run: Path, facts: dict[str, Any], order: str) -> None:
     if order and _is_trained(run) and there.get("order", order) not in ("", order):
         what = f"was trained in the order {there['order']}, not {order}"
         raise SettingsError(what, str(run), "choose another RUN folder, or the version that wrote it")
-    facts["order"] = order or there.get("order", "")
-    if there != facts:
-        write_json(file, facts)
+    return there, facts | {"order": order or there.get("order", "")}
 
 
 def _scored_on(run: Path, there: dict[str, Any], facts: dict[str, Any], order: str) -> dict[str, Any]:

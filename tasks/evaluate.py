@@ -1,6 +1,5 @@
 """The stage from a checkpoint to Rows: a Prefect task for each cell, its parts in Ray's slots, each kept when done."""
 
-import math
 import os
 import shutil
 import threading
@@ -15,21 +14,21 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
 from torch import Tensor
 
-from fm.cells import along, cells, in_grid
-from fm.checkpoints import Saved, kept, mark_best, newest
-from fm.data import Manifest, ShardedImages
+from fm.checkpoints import Saved, mark_best, newest
+from fm.data import ShardedImages
 from fm.errors import CheckpointError, DataError, SettingsError, Unfinished, UserError, several
-from fm.evaluation import cell_of, row_key
+from fm.evaluation import cell_of
 from fm.lineage import digest
-from fm.metrics import FEATURES, check_features, identity_of
+from fm.metrics import FEATURES, check_features
 from fm.metrics.weights import VARIABLE
-from fm.recipe import Recipe, facts_of, untrained_weights
-from fm.reference import FEWEST, HELDOUT, TRAINING, describe_real, kept_in
-from fm.results import Row, bits_text, distance_text, distances, existing_row, label, read_row, worse, write_row
+from fm.recipe import Recipe, facts_of
+from fm.reference import HELDOUT, TRAINING, describe_real, kept_in
+from fm.results import Row, bits_text, distance_text, distances, existing_row, label, worse, write_row
 from fm.runs import of
-from tasks import cluster, measuring, watching
+from tasks import cluster, measuring, standing, watching
 from tasks.measuring import Job, Real, Share, Solutions
 from tasks.place import Place
+from tasks.standing import along_training
 from tasks.tracking import Tracking
 
 
@@ -42,26 +41,6 @@ def trained(run: Path) -> Saved:
     if saved is None:
         raise CheckpointError("no whole checkpoint", str(run), "train first, with `fm train DATA RUN`")
     return saved
-
-
-def judgeable(manifest: Manifest) -> Manifest:
-    """The manifest, if a network can be trained on it and judged: said before the training, not after it.
-
-    Raises: DataError if there are no training images, or too few are held out.
-    """
-    if "train" not in manifest.splits:
-        raise DataError("no training images are left", manifest.source, "see rejected.jsonl beside its shards")
-    heldout = manifest.splits["test"].images if "test" in manifest.splits else 0
-    if heldout < FEWEST:
-        share = math.ceil(150 * FEWEST / manifest.images) / 100  # a hash decides for each image: aim higher
-        mend = f"set data.holdout={share}" if share <= 0.5 else f"take a source of {4 * FEWEST} images or more"
-        if not heldout:
-            mend = "its pictures name their split: give test pictures too, or add them (`fm prepare --add`)"
-        what = (
-            f"{heldout} of its {manifest.images} images are held out, too few to judge a network by: {FEWEST} are due"
-        )
-        raise DataError(what, manifest.source, mend)
-    return manifest
 
 
 def ready(features: str, place: Place) -> None:
@@ -82,16 +61,12 @@ def evaluate(run: Path, recipe: Recipe, saved: Saved, tracking: Tracking) -> lis
     A cell that fails is tried once more; then its row says why, and the others go on.
     """
     with tracking.stage("evaluate"):
-        jobs = _jobs(run, recipe, saved)
-        missing = [job for job in jobs if not stands(run, job.key)]
-        if missing:
-            _measure(missing, recipe)
-        else:
-            why = (
-                f"same weights {saved.weights[:16]}, data, settings and code; {len(jobs)} rows in {run / 'evaluations'}"
-            )
-            watching.say(f"evaluate: unchanged ({why})")
-        rows = [existing_row(run, job.key) for job in jobs]
+        jobs = standing.jobs(run, recipe, saved)
+        found = standing.measured(run, jobs)
+        watching.found("evaluate", found)
+        if found.left is None:
+            _measure([job for job in jobs if not standing.stands(run, job.key)], recipe)
+        rows = found.left or [existing_row(run, job.key) for job in jobs]
         measured = [row for row in rows if "failed" not in row]
         if not any(row["weights"] == saved.weights for row in measured):
             raise Unfinished(f"every cell failed, the first one so: {rows[0]['failed']}", str(run))
@@ -99,17 +74,6 @@ def evaluate(run: Path, recipe: Recipe, saved: Saved, tracking: Tracking) -> lis
         tracking.along([row for row in measured if along_training(row, saved)])
         keep_if_best(run, recipe, saved, measured)
         return rows
-
-
-def along_training(row: Row, saved: Saved) -> bool:
-    """Whether a row is of a checkpoint on the way, and not of the network that came out."""
-    return row["weights"] != saved.weights and row["method"] != "untrained"
-
-
-def stands(run: Path, key: str) -> bool:
-    """Whether the row of that key has been measured, and did not fail."""
-    row = read_row(run, key)
-    return row is not None and "failed" not in row
 
 
 def all_measured(run: str, rows: list[Row]) -> None:
@@ -130,26 +94,6 @@ def keep_if_best(run: Path, recipe: Recipe, saved: Saved, rows: list[Row]) -> No
     nearest = min(own, key=lambda row: worse(row, name))
     if mark_best(run, saved, worse(nearest, name), f"{name} {digest(recipe.evaluation)}"):
         watching.say(f"evaluate: the best checkpoint so far, {name} {nearest[name]:.3g}: kept")
-
-
-def _jobs(run: Path, recipe: Recipe, saved: Saved) -> list[Job]:
-    """The grid on the trained weights, one cell on the untrained ones, and one on each kept checkpoint before the last
-    where the recipe asks for it, with the keys of their rows."""
-    settings, data = recipe.evaluation, facts_of(run)["digest"]
-    if not data:
-        what = "was imported, and on what data it is to be measured is not said"
-        raise DataError(what, str(run), "name them: `fm evaluate RUN DATA`")
-    features = identity_of(settings.features)
-    grid = cells(settings)
-    # The cheapest cell: a network before its first step answers zero, which every solver integrates exactly.
-    baseline = min(grid, key=lambda cell: cell.nfe or 1000).model_copy(update={"error_images": 0})
-    pairs = [(cell, saved.weights) for cell in grid] + [(baseline, untrained_weights(recipe))]
-    if point := along(settings):
-        pairs += [(point, one.weights) for one in kept(run) if one.images_seen < saved.images_seen]
-        if not in_grid(point, grid):
-            pairs.append((point, saved.weights))
-    keys = [row_key(weights, cell, features, data, recipe.plugins) for cell, weights in pairs]
-    return [Job(key, of(run), run, settings, cell, weights) for key, (cell, weights) in zip(keys, pairs, strict=True)]
 
 
 TIMED = ("seconds", "nll_seconds")  # of a row, what no second measurement can repeat

@@ -21,6 +21,7 @@ from fm.files import write_json
 from fm.runs import held, here
 from tasks import losses, watching
 from tasks.place import Place
+from tasks.standing import STAGES
 from tasks.worker import logs_of
 
 P = ParamSpec("P")
@@ -105,7 +106,7 @@ def command_again(flow: str, given: Mapping[str, Any]) -> str:
         "prepare_data": lambda: ["prepare", given["source"], given["data"], *_as_options(given.get("settings"))],
         "extend_data": lambda: ["prepare", given["source"], given["data"], "--add", *_accepted(given)],
         "train_run": lambda: ["train", given["data"], given["run"], "--preset", given["run"]],
-        "pipeline": lambda: ["pipeline", given["source"], given["run"], "--preset", given["run"]],
+        "pipeline": lambda: ["pipeline", given["source"], given["run"], "--preset", given["run"], *_start(given)],
         "evaluate_run": lambda: ["evaluate", given["run"], *([given["data"]] if given.get("data") else [])],
         "rerun": lambda: ["evaluate", "--rerun", f"{given['run']}/evaluations/{given['key']}.json"],
         "paper": lambda: ["paper", given["out"], *compared(given)],
@@ -118,6 +119,11 @@ def command_again(flow: str, given: Mapping[str, Any]) -> str:
         changed = {name: value for name in names if (value := getattr(place, name)) != getattr(Place(), name)}
         words += [word for name, value in changed.items() for word in (f"--{name.replace('_', '-')}", value)]
     return shlex.join(map(str, ["fm", *words, *(["--address", place.address] if place.address else [])]))
+
+
+def _start(given: Mapping[str, Any]) -> list[str]:
+    start_at = given.get("start_at", STAGES[0])
+    return ["--from", start_at] if start_at != STAGES[0] else []
 
 
 def _as_options(settings: Any) -> list[str]:

@@ -28,8 +28,9 @@ from fm.report import kept
 from fm.results import Row, row_file
 from fm.runs import held
 from tasks import failing, tracking, watching
-from tasks.evaluate import along_training, evaluate, judgeable
-from tasks.prepare import folder_for, prepare
+from tasks.evaluate import evaluate
+from tasks.prepare import prepare
+from tasks.standing import along_training, folder_for, judgeable
 from tasks.tracking import Tracking
 from tasks.train import train
 

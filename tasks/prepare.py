@@ -15,31 +15,20 @@ from prefect.cache_policies import NO_CACHE
 from fm.data import (
     Manifest,
     Preparation,
-    Source,
     add_shards,
-    inputs_digest,
     load_manifest,
     open_source,
-    verify,
     write_shards,
 )
 from fm.data.addresses import is_address
 from fm.data.preparation import sample_bytes
-from fm.errors import DataError
 from fm.estimating.estimate import in_bytes, in_time
 from fm.mirror import publish
 from fm.runs import of
-from tasks import cluster, watching
+from tasks import cluster, standing, watching
 from tasks.tracking import Tracking
 
 RANGES, FEWEST = 20, 16  # ranges of shards that Prefect shows, at most; shards of a range, at least
-
-
-def folder_for(source: str, settings: Preparation, beside: Path) -> Path:
-    """The DATA folder of a source and its settings, shared by all runs beside it: `data/photos-32-1f3a5b7c9d2e4f60`."""
-    last = Path(source.split("?")[0].rstrip(":/")).name[:60]
-    name = "".join(c if c.isalnum() else "-" for c in last).strip("-")
-    return beside / "data" / f"{name}-{settings.size}-{inputs_digest(open_source(source), settings)}"
 
 
 @task(name="prepare", cache_policy=NO_CACHE)
@@ -49,7 +38,8 @@ def prepare(source: str, data: Path, settings: Preparation, tracking: Tracking |
     Where RUN is at an address, this machine alone does it: the others do not see its folders.
     """
     with tracking.stage("prepare") if tracking else nullcontext():
-        manifest = _prepared(source, data, settings, here=tracking is not None and is_address(of(tracking.run)))
+        run = tracking.run if tracking else None
+        manifest = _prepared(source, data, settings, run, here=run is not None and is_address(of(run)))
         if tracking:
             tracking.data(manifest, data)
         return manifest
@@ -66,13 +56,12 @@ def published(data: Path, run: Path) -> str | Path:
     return there
 
 
-def _prepared(source: str, data: Path, settings: Preparation, here: bool) -> Manifest:
+def _prepared(source: str, data: Path, settings: Preparation, run: Path | None, here: bool) -> Manifest:
     opened = open_source(source)
-    if found := _unchanged(opened, data, settings):
-        watching.say(
-            f"prepare: unchanged (same source and settings; {found.images:,} images verified by hash in {data})"
-        )
-        return found
+    found = standing.prepared(opened, data, settings, run)
+    watching.found("prepare", found)
+    if found.left:
+        return found.left
     on = partial(announced, here=here)
     return _watched(f"prepare {opened.uri}", data, lambda told: write_shards(opened, data, settings, on, told))
 
@@ -105,17 +94,6 @@ def _watched(what: str, data: Path, write: Callable[[Callable[[int, int], None]]
     for reason, count in manifest.rejected.items():
         watching.say(f"prepare: rejected {count:,} images ({reason}), listed in {data / 'rejected.jsonl'}")
     return manifest
-
-
-def _unchanged(source: Source, data: Path, settings: Preparation) -> Manifest | None:
-    """What DATA holds, if it is just that; only then is every file of the source looked at."""
-    if not (data / "manifest.json").exists() or load_manifest(data).inputs != inputs_digest(source, settings):
-        return None
-    try:
-        return verify(data)
-    except DataError as error:
-        watching.say(f"prepare: again, because {error.what}")
-        return None
 
 
 def announced(fn: Callable[[Any], Any], plan: Any, here: bool = False) -> Iterator[Any]:

@@ -14,7 +14,7 @@ from fm.data import ShardedImages
 from fm.data.addresses import is_address
 from fm.evaluation import cell_of
 from fm.flow import Flow
-from fm.lineage import code_digest, digest
+from fm.lineage import digest
 from fm.pixels import to_pixels
 from fm.recipe import Recipe, facts_of, load
 from fm.records import read
@@ -22,8 +22,8 @@ from fm.report import Pictures, kept, write_report
 from fm.results import Row, table
 from fm.runs import of
 from fm.tableaux import tableau
-from tasks import watching
-from tasks.evaluate import along_training
+from tasks import standing, watching
+from tasks.standing import along_training
 from tasks.tracking import Tracking
 
 SAMPLES, STRIP = 64, 8
@@ -36,11 +36,11 @@ def report(run: Path, recipe: Recipe, saved: Saved, rows: list[Row], tracking: T
     page = run / "report.html"
     records = read(run / "records")
     rows = [row for row in rows if not along_training(row, saved)]
-    inputs = digest([row["key"] for row in rows], records, saved.weights, code_digest())
+    made_of = standing.page_of(run, rows, saved)
     with tracking.stage("report"):
-        if kept.stands(run, inputs):
-            watching.say(f"report: unchanged (same rows, records and weights; {page} verified by hash)")
-        else:
+        found = standing.reported(run, made_of)
+        watching.found("report", found)
+        if found.left is None:
             links = {"MLflow": tracking.url, "Prefect flow run": watching.flow_run_url()}
             pictures = _pictures(load(run), facts_of(run)["data"], finest(rows, saved.weights))
             shown = {"images seen": f"{saved.images_seen:,}", "weights": saved.weights, **_settings(recipe)}
@@ -48,7 +48,7 @@ def report(run: Path, recipe: Recipe, saved: Saved, rows: list[Row], tracking: T
                 run, _title(run, recipe), rows, records, pictures, links, shown, next_commands(of(run), recipe)
             )
             files = [page, *sorted((run / "report").glob("*.png")), run / "report" / "table.csv"]
-            kept.keep(run, inputs, files, rows=[row["key"] for row in rows])
+            kept.keep(run, digest(made_of), files, rows=[row["key"] for row in rows], made_of=made_of)
             watching.say(f"report: {page} and {len(files) - 1} files beside it")
         tracking.figures(page, *sorted((run / "report").glob("*.png")), run / "report" / "table.csv")
         watching.table("results", table(rows), f"{_title(run, recipe)}: every number with its floor")

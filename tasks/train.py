@@ -8,37 +8,32 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from fm.checkpoints import Saved, Store, newest, newest_name
+from fm.checkpoints import Saved, newest, newest_name
 from fm.data import Manifest, settled
 from fm.errors import UserError
 from fm.lineage import digest
 from fm.recipe import Recipe, on_data
 from fm.records import read
 from fm.runs import driver_of, of, refresh
-from tasks import cluster, on_workers, watching
+from tasks import cluster, on_workers, standing, watching
 from tasks.tracking import Tracking
 
 
 @task(name="train", cache_policy=NO_CACHE)
 def train(data: str | Path, manifest: Manifest, run: Path, recipe: Recipe, tracking: Tracking) -> Saved:
     """Trains RUN until its recipe is fulfilled, from its newest good checkpoint; nothing to do if that stands there."""
-    order = recipe.training.order([shard.images for shard in manifest.splits["train"].shards]).fingerprint()
-    on_data(run, data, manifest, order)
+    on_data(run, data, manifest, standing.order_of(recipe, manifest))
     with tracking.stage("train"):
-        saved = newest(run)
-        if saved and recipe.training.finished(saved.images_seen, saved.seconds):
-            Store(run, recipe.training_values(), manifest.digest, order=order).check_identity(saved)
-            why = f"{saved.images_seen:,} images seen, weights {saved.weights[:16]} verified by hash"
-            watching.say(f"train: unchanged (same recipe and data; {why})")
-        else:
-            saved = _fit(data, manifest, run, recipe, tracking)
+        found = standing.trained(run, recipe, manifest)
+        watching.found("train", found)
+        saved = found.left or _fit(data, manifest, run, recipe, tracking)
         tracking.training()
         return saved
 
 
 def _fit(data: str | Path, manifest: Manifest, run: Path, recipe: Recipe, tracking: Tracking) -> Saved:
     progress = watching.Progress("train", f"train {recipe.name}")
-    begun, start, last = newest(run), time.time(), 0
+    start, last = time.time(), 0
     old = {row["time"] for name in ("train", "starts") for row in read(run / "records", after=-1, name=name)}
 
     def tick() -> None:
@@ -59,8 +54,7 @@ def _fit(data: str | Path, manifest: Manifest, run: Path, recipe: Recipe, tracki
         tracking.note(word=line)
 
     config = {"recipe": recipe.model_dump(mode="json"), "data": settled(data), "run": of(run), "driver": driver_of(run)}
-    where = f"continues at {begun.images_seen:,} images seen" if begun else "starts"
-    watching.say(f"train: {recipe.name} {where}; starting the workers on {manifest.splits['train'].images:,} images")
+    watching.say(f"train: {recipe.name}; starting the workers on {manifest.splits['train'].images:,} images")
     try:
         name = digest(recipe.training_digest(), manifest.digest)
         cluster.fit(on_workers.training, config, name, run, tick, say)

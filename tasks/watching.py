@@ -22,10 +22,17 @@ from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.runtime import flow_run
 
+from tasks.standing import Found, Stage
+
 
 def say(line: str) -> None:
     """One line in the run's log: on the terminal and in Prefect."""
     get_run_logger().info(line)
+
+
+def found(stage: Stage, what: Found[Any]) -> None:
+    """Whether a stage has something to do, and why."""
+    say(f"{stage}: unchanged ({what.why})" if what.left is not None else f"{stage}: to do ({what.why})")
 
 
 def flow_run_url() -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from flows.commands.asked import found
-from fm.errors import Unfinished, UserError
+from fm.errors import SettingsError, Unfinished, UserError
 
 
 def tell(values: dict[str, Any], as_json: bool) -> None:
@@ -70,6 +70,25 @@ def summarise(run: str, page: Path, as_json: bool) -> None:
     commands = next_commands(run, Recipe.load(folder))
     for command, what in commands:
         typer.echo(f"  {command:<{max(len(c) for c, _ in commands)}}  {what}")
+
+
+DOES = {"runs": "would run", "refused": "REFUSED"}
+
+
+def tell_plan(source: str, run: str, recipe: Any, start_at: Any, as_json: bool) -> None:
+    """What a pipeline would do now, stage by stage.
+
+    Raises: SettingsError if it would be refused.
+    """
+    from tasks.planning import planned
+
+    steps = list(planned(source, run, recipe, start_at))
+    if as_json:
+        typer.echo(json.dumps({"stages": [vars(step) for step in steps]}))
+    for step in [] if as_json else steps:
+        typer.echo(f"{step.stage:<9} {DOES.get(step.does, step.does):<10} {step.why}")
+    if steps[-1].does == "refused":
+        raise SettingsError(steps[-1].why, run)
 
 
 def estimate_training(data: str, manifest: Any, recipe: Any, workers: int, as_json: bool) -> None:

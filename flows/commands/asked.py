@@ -36,6 +36,10 @@ Estimating = Annotated[
         help="Measure a few steps and say what it will cost, in half a minute to three; start and write nothing.",
     ),
 ]
+STAGES = dict.fromkeys(("prepare", "train", "evaluate", "report"))
+StartAt = Annotated[
+    str, typer.Option("--from", metavar="STAGE", help=f"Start at {', '.join(STAGES)}; what is before must be there.")
+]
 Source = Annotated[
     str,
     typer.Argument(metavar="SOURCE", help="A folder of pictures, tars, archives as downloaded, or photos: (built in)."),
@@ -49,6 +53,11 @@ def state() -> Path:
 def look(port_base: int | None, run: str | Path, source: str = "") -> None:
     """Says at once, before anything heavy is loaded, what cannot be: ports, folders, sources."""
     local.check_startable(state(), Ports.from_base(port_base))
+    look_at(run, source)
+
+
+def look_at(run: str | Path, source: str = "") -> None:
+    """As `look`, of folders and sources alone."""
     folder = found(run)
     if not is_address(run):
         check_writable(folder)

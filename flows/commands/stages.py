@@ -11,8 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.commands.answered import estimate_pipeline, estimate_training, summarised, tell
+from flows.commands.answered import estimate_pipeline, estimate_training, summarised, tell, tell_plan
 from flows.commands.asked import (
+    STAGES,
     Address,
     AsJson,
     Changes,
@@ -24,15 +25,17 @@ from flows.commands.asked import (
     Preset,
     RunFolder,
     Source,
+    StartAt,
     Workers,
     look,
+    look_at,
     place,
     recipe_of,
     state,
     trainable,
 )
 from fm import presets
-from fm.errors import SettingsError
+from fm.errors import SettingsError, member
 from fm.files import check_writable
 from infra import local
 from infra.state import Ports
@@ -73,16 +76,26 @@ def pipeline(
     port_base: PortBase = None,
     as_json: AsJson = False,
     estimate: Estimating = False,
+    start_at: StartAt = "prepare",
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say whether each stage would run, and why; start and write nothing."),
+    ] = False,
 ) -> None:
     """Pictures in, report out: prepare, train, evaluate, report. What is done already is not done again."""
     if estimate:
         return estimate_pipeline(source, recipe_of(preset, changes, workers), workers, as_json)
+    member(start_at, STAGES, "stage", "--from")
+    if dry_run:
+        look_at(run, source)
+        trainable(run)
+        return tell_plan(source, run, recipe_of(preset, changes, workers, fewest_workers), start_at, as_json)
     look(port_base, run, source)
     trainable(run)
     where = place(address, workers, fewest_workers=fewest_workers, gpus=gpus)
     recipe = recipe_of(preset, changes, workers, fewest_workers)
     with services(port_base, address):
-        summarised(lambda: flow("pipeline", "pipeline")(source, run, recipe, where), run, as_json)
+        summarised(lambda: flow("pipeline", "pipeline")(source, run, recipe, where, start_at), run, as_json)
 
 
 def prepare(

@@ -92,6 +92,28 @@ def test_a_second_start_does_nothing_again(finished: Path, command: Any) -> None
     assert json.loads(done.stdout.splitlines()[-1])["rows"] == read_rows(finished)
 
 
+def test_a_plan_of_a_finished_run_names_what_changed_and_a_late_start_takes_what_is_there(
+    finished: Path, command: Any
+) -> None:
+    def start(*options: str) -> Any:
+        words = ("pipeline", "photos:", "runs/tiny", "--preset", "tiny", "--json", *options)
+        return command(*words, cwd=finished.parent.parent)
+
+    def plan(*options: str) -> dict[str, tuple[str, str]]:
+        done = start("--dry-run", *options)
+        return {step["stage"]: (step["does"], step["why"]) for step in json.loads(done.stdout)["stages"]}
+
+    assert {does for does, _ in plan().values()} == {"unchanged"}
+    more = plan("--set", "evaluation.samples=50")
+    assert more["evaluate"] == ("runs", "3 of 4 cells to measure: evaluation.samples 40, now 50")
+    assert more["train"][0] == "unchanged" and more["report"] == ("runs", "its rows are measured first")
+    refused = start("--dry-run", "--set", "data.seed=5")
+    assert refused.returncode == 2 and "trained on other data (data.seed 0, now 5)" in refused.stderr
+    late = start("--from", "report")
+    assert late.returncode == 0 and "report: unchanged (" in late.stderr
+    assert not re.search("(prepare|train|evaluate): (unchanged|to do)", late.stderr)
+
+
 def pictures(folder: Path, kind: str) -> Path:
     """120 pictures of 16 px in two classes: uniform noise, or one colour each."""
     folder.mkdir()

@@ -96,5 +96,7 @@ def test_a_comparison_and_a_rerun_go_on_by_their_own_commands() -> None:
     assert failing.command_again("paper", given) == (
         "fm paper runs/x --dataset cifar10 --scale full --seeds 3 --workers 8"
     )
+    late = {"source": "photos:", "run": "runs/x", "place": Place(), "start_at": "evaluate"}
+    assert failing.command_again("pipeline", late) == "fm pipeline photos: runs/x --preset runs/x --from evaluate"
     row = {"run": "runs/x", "key": "abc", "place": Place()}
     assert failing.command_again("rerun", row) == "fm evaluate --rerun runs/x/evaluations/abc.json"

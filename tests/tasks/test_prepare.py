@@ -1,40 +1,11 @@
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fm.data import Preparation, write_shards
-from fm.data.sources.photos import Photos
 from tasks import cluster
 from tasks.cluster import Outcome
-from tasks.prepare import Pace, _unchanged, finished, folder_for, on_ray
-
-
-def test_the_folder_names_source_and_size_and_changes_with_the_settings(tmp_path: Path) -> None:
-    first = folder_for("photos:", Preparation(size=32), tmp_path)
-    assert first.parent == tmp_path / "data"
-    assert first.name.startswith("photos-32-")
-    assert first != folder_for("photos:", Preparation(size=32, seed=1), tmp_path)
-    assert first != folder_for("photos:?tiles=9", Preparation(size=32), tmp_path)
-
-
-class Counting(Photos):
-    """Counts how often its files are looked at."""
-
-    looks = 0
-
-    def digest(self) -> str:
-        Counting.looks += 1
-        return super().digest()
-
-
-def test_the_source_is_not_looked_at_where_no_data_can_be_unchanged(tmp_path: Path) -> None:
-    source, settings = Counting(uri="photos:", tiles=1), Preparation(size=8)
-    assert _unchanged(source, tmp_path, settings) is None and Counting.looks == 0
-    manifest = write_shards(source, tmp_path, settings)
-    assert _unchanged(source, tmp_path, settings) == manifest and Counting.looks == 2
-    assert _unchanged(source, tmp_path, Preparation(size=16)) is None
+from tasks.prepare import Pace, finished, on_ray
 
 
 def test_progress_tells_what_is_left_by_the_last_minute() -> None:

@@ -23,3 +23,21 @@ def test_what_prepare_refuses_before_it_starts(
     done = command("prepare", "photos:", *words, cwd=tmp_path)
     assert done.returncode == 2 and re.search(says, done.stderr), done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
+    tmp_path: Path, command: Callable[..., CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOME", "PREFECT_HOME", "FM_STATE"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    words = ["pipeline", "photos:?tiles=9", "runs/new", "--preset", "tiny", "--dry-run"]
+    done = command(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, *others = done.stdout.splitlines()
+    assert re.match(r"prepare +would run +nothing is finished in .*/data/photos-16-[0-9a-f]{16}$", first)
+    assert [line.split()[0] for line in others] == ["train", "evaluate", "report"]
+    assert "would run  starts at 0 images seen" in others[0]
+    late = command(*words, "--from", "evaluate", cwd=tmp_path)
+    assert late.returncode == 2 and re.search("prepare has not left here .* start at the beginning", late.stderr)
+    assert "did you mean 'train'" in command(*words, "--from", "trian", cwd=tmp_path).stderr
+    assert not list(tmp_path.iterdir())

@@ -223,6 +223,26 @@ def kept(run: Path | str) -> list[Saved]:
     return found
 
 
+def damage(folder: Path) -> str:
+    """Why a checkpoint's files are not what its state.json says; empty if they are.
+
+    Raises: CheckpointError if it is of another format.
+    """
+    try:
+        info = read_info(folder)
+        for file in info["sha256"]:
+            _verify(folder, file, info)
+    except Damaged as error:
+        return error.what
+    return ""
+
+
+def best_name(run: Path | str) -> str:
+    """The name of the checkpoint that `mark_best` keeps; empty if there is none."""
+    best = _best(Path(run) / "checkpoints")
+    return best["checkpoint"] if best else ""
+
+
 def mark_best(run: Path | str, saved: Saved, value: float, measure: str) -> bool:
     """Keeps a checkpoint, in place of the one kept so, if its `value` is the lowest by this `measure` -> whether it is.
 

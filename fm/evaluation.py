@@ -42,6 +42,7 @@ from fm.ways import TIMES, described
 
 SAMPLES, BITS, TRAINING_BITS = "samples", "bits", "training-bits"  # the kinds of parts
 PART = 256  # samples of a part, about
+PARTS, AGAIN = ".parts", "-again"  # where in RUN the parts of a row lie by its key, and behind that if it is a rerun's
 ADAPTIVE = {"joint": "adaptive, joint within the batch", "per_sample": "adaptive, per_sample"}  # the grids' names
 
 
@@ -297,6 +298,12 @@ def row_key(weights: str, cell: Cell, features: str, data: str, plugins: str = "
     `plugins` are the import paths that the network was trained with, as in `Recipe.plugins`.
     """
     return digest(weights, data, cell, features, _code(cell, plugins), torch.__version__)
+
+
+def solutions_name(weights: str, cell: Cell, data: str) -> str:
+    """The file in RUN/.parts of the converged solutions from a cell's noise, with labels of the data's frequencies."""
+    drawn, labels = (weights, cell.seed, cell.error_images), (data, cell.reference_images)
+    return f"converged-{digest(*drawn, *labels, code_digest(), torch.__version__)}.safetensors"
 
 
 def _code(cell: Cell, plugins: str) -> str:

@@ -16,11 +16,12 @@ from typing import Any, TypeVar
 
 from fm.data.addresses import node_cache, patiently, tag, unless_absent, unsigned
 from fm.errors import UserError
-from fm.files import SHA256_DIGITS, in_turn, sha256, writable_folder, write_json
+from fm.files import SHA256_DIGITS, in_turn, sha256, writable_folder, write_json, write_text
 from fm.lineage import digest
 
 DRIVER, WORKER, MACHINE = "driver", "worker", "machine"  # who writes
 LEAVE, STATE, BEST, INDEX = ".ray/leave", "state.json", "checkpoints/best.json", ".index.json"
+ADDRESS = ".address"  # a file beside the copy: what that is a copy of
 WHOLE = {"s3", "s3a", "gs", "gcs", "abfs", "az", "memory"}  # file systems in which what is put is whole or absent
 OF_CHECKPOINT = re.compile(r"checkpoints/(\d+)/[^/]+$")
 
@@ -170,6 +171,19 @@ class Mirror:
 
         self.ask(removed, "written")
 
+    def unsent(self) -> list[str]:
+        """The files of this copy that the address has not, or not as they are here; what never goes there included."""
+        there, index = self.there(DRIVER, WORKER, MACHINE), self._noted()
+
+        def same(path: Path, name: str) -> bool:
+            stat, known = path.lstat(), index.get(name)
+            now = [stat.st_size, stat.st_mtime_ns]
+            return known is not None and known[:2] == there.get(name) and known[::2] == now
+
+        files = [path for path in self.folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+        named = {path.relative_to(self.folder).as_posix(): path for path in sorted(files)}
+        return [name for name, path in named.items() if name not in (INDEX, ".lock") and not same(path, name)]
+
     def ask(self, question: Callable[[Any, str], T], done: str = "read") -> T:
         """question(file system, path of RUN in it), as patient as `fm.data.addresses.patiently` and with its errors."""
         import fsspec
@@ -225,6 +239,8 @@ class Mirror:
     @contextmanager
     def _index(self) -> Iterator[Index]:
         writable_folder(self.folder)
+        if not (self.place / ADDRESS).exists():
+            write_text(self.place / ADDRESS, self.address)
         index = self._noted()
         try:
             yield index

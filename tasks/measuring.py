@@ -15,10 +15,23 @@ from fm.cells import Cell, Evaluation
 from fm.columns import Found
 from fm.data import ShardedImages
 from fm.errors import MachineError
-from fm.evaluation import SAMPLES, TRAINING_BITS, Part, check, converge, failed_row, parts, row_of, sample, score
+from fm.evaluation import (
+    AGAIN,
+    PARTS,
+    SAMPLES,
+    TRAINING_BITS,
+    Part,
+    check,
+    converge,
+    failed_row,
+    parts,
+    row_of,
+    sample,
+    score,
+    solutions_name,
+)
 from fm.files import atomic
 from fm.flow import Flow
-from fm.lineage import code_digest, digest
 from fm.metrics import FEATURES, Features, identity_of, load_features
 from fm.recipe import facts_of, load, untrained
 from fm.reference import HELDOUT, TRAINING, label_law, measure_reference, pictures
@@ -59,7 +72,7 @@ class Job:
     @property
     def scratch(self) -> Path:
         """Where its parts lie until its row is there."""
-        return self.folder / ".parts" / (self.key if self.keep else f"{self.key}-again")
+        return self.folder / PARTS / (self.key if self.keep else f"{self.key}{AGAIN}")
 
     def file(self, part: Part) -> Path:
         return self.scratch / f"{part.kind}-{part.start}.safetensors"
@@ -160,10 +173,8 @@ def failed(job: Job, why: str) -> Row:
 
 def solutions_file(job: Job) -> Path:
     """Where the converged solutions from a job's noise are kept; of a row measured once more they are its own."""
-    drawn = job.weights, job.cell.seed, job.cell.error_images
-    labels = facts_of(job.folder)["digest"], job.cell.reference_images  # whose frequencies they have
-    made_by = digest(*drawn, *labels, code_digest(), torch.__version__)
-    return (job.folder / ".parts" if job.keep else job.scratch) / f"converged-{made_by}.safetensors"
+    name = solutions_name(job.weights, job.cell, facts_of(job.folder)["digest"])
+    return (job.folder / PARTS if job.keep else job.scratch) / name
 
 
 def write(file: Path, found: Found) -> None:

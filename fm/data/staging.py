@@ -9,7 +9,7 @@ import fcntl
 import hashlib
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 
 from fm.data.addresses import is_address, node_cache, read_pieces
 from fm.data.manifest import REPAIR, Manifest, Shard, index_path, read_index, tar_path
-from fm.errors import DataError
-from fm.files import atomic, in_turn, sha256, writable_folder
+from fm.errors import DataError, UserError
+from fm.files import alone, atomic, in_turn, sha256, writable_folder
 
 Decode = Callable[[list[bytes]], NDArray[np.uint8]]  # some files of a shard -> (n, height, width, channels)
 DECODED_AT_ONCE = 256
 HASH_BYTES = 32
+HOLDERS, TURNS, WHOLE = "holders", "turns", "whole"  # beside the shards' files: locks, and words that they were whole
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,8 @@ class Staging:
             return
         with self._holders(shard) as file, suppress(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for path in (place(self._folder, shard.name) for place in (tar_path, index_path, _pixels_path)):
+            for path in staged(self._folder, shard.name):
                 path.unlink(missing_ok=True)
-                self._stamp(path).unlink(missing_ok=True)
 
     @property
     def _folder(self) -> Path:
@@ -92,10 +92,10 @@ class Staging:
         return (self.cache or node_cache()) / self.manifest.digest
 
     def _holders(self, shard: Shard) -> IO[str]:
-        return open(writable_folder(self._folder / "holders" / shard.name) / ".lock", "a")
+        return open(writable_folder(self._folder / HOLDERS / shard.name) / ".lock", "a")
 
     def _turn(self, shard: Shard) -> AbstractContextManager[None]:
-        return in_turn(self._folder / "turns" / shard.name)
+        return in_turn(self._folder / TURNS / shard.name)
 
     def _staged_index(self, shard: Shard) -> NDArray[np.int64]:
         path = index_path(self._folder, shard.name)
@@ -133,7 +133,7 @@ class Staging:
             stamp.write_text(identity)
 
     def _stamp(self, path: Path) -> Path:
-        return self._folder / "whole" / path.name
+        return _stamp(self._folder, path)
 
     def _fetch(self, path: Path, due: str) -> None:
         """Copies what lies at the same place below the address."""
@@ -171,8 +171,32 @@ class Staging:
             path.unlink()
 
 
+def staged(folder: Path, name: str) -> list[Path]:
+    """All files that a data set's part of the cache may hold of a shard, each with the word that it was found whole."""
+    files = [place(folder, name) for place in (tar_path, index_path, _pixels_path)]
+    return [path for file in files for path in (file, _stamp(folder, file))]
+
+
+@contextmanager
+def unused(folder: Path, name: str) -> Iterator[bool]:
+    """Whether nobody on this node holds a shard or stages it, and nobody does while the block lasts: they wait."""
+    with ExitStack() as stack:
+        try:
+            for kind in (HOLDERS, TURNS):
+                stack.enter_context(alone(folder / kind / name))
+        except UserError:
+            free = False
+        else:
+            free = True
+        yield free
+
+
 def _pixels_path(folder: Path, name: str) -> Path:
     return folder / "pixels" / f"{name}.raw"
+
+
+def _stamp(folder: Path, path: Path) -> Path:
+    return folder / WHOLE / path.name
 
 
 def _identity(path: Path) -> str:

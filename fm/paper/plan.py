@@ -4,6 +4,7 @@ for as long, whatever the method; only path and objective differ.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fm.data import Manifest
@@ -30,6 +31,13 @@ class Member:
     @property
     def folder(self) -> str:
         return f"{self.method.key}-seed{self.seed}"
+
+
+def members_in(out: Path) -> list[Path]:
+    """The RUNs in a folder that are named as a comparison's members are."""
+    parts = [(path, *path.name.rpartition("-seed")) for path in sorted(out.iterdir())]
+    named = [path for path, key, _, seed in parts if key in METHODS and seed.isdecimal()]
+    return [path for path in named if (path / "recipe.json").is_file() and not path.is_symlink()]
 
 
 @dataclass(frozen=True)

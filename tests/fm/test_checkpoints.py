@@ -13,7 +13,8 @@ from torch import nn
 
 import fm.checkpoints
 import fm.files
-from fm.checkpoints import Store, kept, load_weights, mark_best, newest
+from fm.checkpoints import Store, best_name, kept, load_weights, mark_best, newest
+from fm.checkpoints import damage as damage_of
 from fm.ema import averages
 from fm.errors import CheckpointError
 from fm.optimizer import Adam
@@ -330,3 +331,19 @@ def test_any_kept_checkpoint_is_loaded_by_its_weights_hash(tmp_path) -> None:
     damage(tmp_path, 20)
     with pytest.raises(CheckpointError, match=r"no whole checkpoint of weights .* is damaged"):
         load_weights(tmp_path, found[1].weights)
+
+
+def test_what_is_wrong_with_a_checkpoint_and_which_is_the_best(tmp_path) -> None:
+    saved_at(tmp_path, 10, 20, 30, 40)
+    first, second, third, fourth = (tmp_path / "checkpoints" / f"{place:012d}" for place in (20, 30, 40, 50))
+    damage(tmp_path, 30)
+    (third / "state.json").write_text("{}")
+    assert [damage_of(folder) for folder in (first, second, third, fourth)] == [
+        "",
+        "000000000030/ema.safetensors is damaged",
+        "000000000040/state.json is damaged",
+        "000000000050/state.json cannot be read",
+    ]
+    assert best_name(tmp_path) == ""
+    mark_best(tmp_path, kept(tmp_path)[0], 1.0, "fd")
+    assert best_name(tmp_path) == first.name

@@ -1,13 +1,27 @@
 import errno
 import hashlib
+import mmap
 import os
+import subprocess
+import sys
 from pathlib import Path
 from threading import Thread
 
 import pytest
 
 from fm.errors import UserError
-from fm.files import alone, atomic, check_name, in_turn, patiently, read_json, sha256, writable_folder, write_json
+from fm.files import (
+    alone,
+    atomic,
+    check_name,
+    in_turn,
+    mapped,
+    patiently,
+    read_json,
+    sha256,
+    writable_folder,
+    write_json,
+)
 
 
 def test_a_file_that_was_not_finished_does_not_exist(tmp_path: Path) -> None:
@@ -89,3 +103,20 @@ def test_storage_that_comes_back_is_waited_for_and_what_stays_away_is_one_senten
 @pytest.mark.parametrize("name", ["photos", "a.b-c_1", "7", "x" * 80])
 def test_a_name_that_is_one_everywhere(name):
     check_name(name, "a model")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says it")
+def test_what_is_mapped_into_memory_is_seen_of_any_process(tmp_path: Path) -> None:
+    one, other = tmp_path / "one file", tmp_path / "other"
+    for file in (one, other):
+        file.write_bytes(bytes(100))
+    with open(one, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ):
+        assert mapped() & {one, other} == {one}
+    code = (
+        "import mmap, sys; f = open(sys.argv[1]); m = mmap.mmap(f.fileno(), 0, access=1); print(1, flush=True); input()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, other], stdin=-1, stdout=-1) as process:
+        assert process.stdout and process.stdout.readline()
+        assert mapped() & {one, other} == {other}
+        process.communicate(b"\n")
+    assert mapped() & {one, other} == set()

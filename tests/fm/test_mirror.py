@@ -12,7 +12,7 @@ from fm.data import addresses
 from fm.errors import UserError
 from fm.files import read_json
 from fm.lineage import digest
-from fm.mirror import BEST, DRIVER, LEAVE, MACHINE, WORKER, Mirror, publish, writer
+from fm.mirror import ADDRESS, BEST, DRIVER, LEAVE, MACHINE, WORKER, Mirror, publish, writer
 
 
 @pytest.fixture(params=["s3", "file"])
@@ -322,3 +322,21 @@ def test_an_address_that_is_away_for_a_moment_is_waited_for(tmp_path, monkeypatc
     fails[0] = 3
     with pytest.raises(UserError, match=r"/run: cannot be written \(ConnectionResetError: away\)$"):
         mirror.push(DRIVER)
+
+
+def test_what_the_address_has_not_is_known_and_of_what_it_is_a_copy(machine):
+    one = machine("one")
+    write(one, "records/train.jsonl", "{}\n")
+    checkpoint(one, 64)
+    assert len(one.unsent()) == 4
+    one.push(WORKER)
+    assert one.unsent() == [] and (one.place / ADDRESS).read_text() == one.address
+    write(one, "records/train.jsonl", "{}\n{}\n")
+    write(one, ".parts/k/samples-0.safetensors", "never sent")
+    (one.folder / "link").symlink_to("nowhere")
+    Mirror(one.address, "other").remove(f"checkpoints/{64:012d}/ema.safetensors")
+    lost = [".parts/k/samples-0.safetensors", f"checkpoints/{64:012d}/ema.safetensors", "link", "records/train.jsonl"]
+    assert one.unsent() == lost
+    reader = machine("reader", DRIVER)
+    reader.pull(DRIVER, WORKER)
+    assert reader.unsent() == []

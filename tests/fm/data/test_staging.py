@@ -134,6 +134,23 @@ def test_what_another_keeps_is_not_dropped(address, fetched, tmp_path):
     assert files(tmp_path) == []
 
 
+def test_all_that_is_staged_of_a_shard_is_known_and_whether_somebody_uses_it(address, png, tmp_path):
+    for name, root in (("raw", address), ("png", f"file://{png}")):
+        images = ShardedImages(root, "test", cache=tmp_path / name)
+        images.gather(range(len(images)))
+        folder = tmp_path / name / images.digest
+        with images._files.hold(images._shards[0]), staging.unused(folder, "test-000000") as free:
+            assert not free
+        with staging.unused(folder, "test-000000") as free:
+            assert free
+            with staging.unused(folder, "test-000000") as again:
+                assert not again
+        shards = [shard.name for shard in images._shards]
+        known = {path for shard in shards for path in staging.staged(folder, shard)}
+        there = {path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+        assert there <= known and len(there) >= 3 * len(shards)
+
+
 def test_what_killed_stagers_left_goes(address, tmp_path):
     images = ShardedImages(address, "test", cache=tmp_path)
     part = tmp_path / images.digest / "shards" / ".test-000000.tar.1.part"

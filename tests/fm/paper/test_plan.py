@@ -5,7 +5,7 @@ import pytest
 from fm.errors import DataError, SettingsError
 from fm.lineage import differences
 from fm.paper.methods import METHODS
-from fm.paper.plan import check_data, differing, planned
+from fm.paper.plan import check_data, differing, members_in, planned
 
 
 def manifest(train, test, size=32, classes=10, source="cifar10:archive"):
@@ -107,3 +107,13 @@ def test_other_data_are_refused_unless_allowed_and_then_marked():
 def test_pictures_of_another_size_are_refused_whatever_is_allowed():
     with pytest.raises(DataError, match="of 64 px"):
         check_data(planned("photos"), manifest(9, 1, 64, source="photos:"), "runs/data", allowed=True)
+
+
+def test_members_are_found_by_the_names_that_a_plan_gives_them(tmp_path) -> None:
+    names = sorted(member.folder for member in planned("photos").members)
+    for name in [*names, "other-seed0", "fm-ot-seedling", "fm-ot"]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.json").touch()
+    (tmp_path / "fm-ot-seed9").mkdir()
+    (tmp_path / "fm-ot-seed8").symlink_to(tmp_path / names[0])
+    assert [path.name for path in members_in(tmp_path)] == names

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from flows.commands import comparing, evaluating, machine, models, papers, runs, settings, stages
+from flows.commands import comparing, evaluating, housekeeping, machine, models, papers, runs, settings, stages
 from fm.errors import Unfinished, UserError
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ for command, example in (
     (models.rollback, "fm rollback photos"),
     (runs.sample, "fm sample runs/demo --n 64 --out grid.png --solver midpoint --nfe 16"),
     (runs.import_, "fm import otcfm_cifar10_weights_step_400000.pt runs/otcfm"),
+    (housekeeping.gc, "fm gc runs/demo --keep 2, or: fm gc cache --older-than 30 --yes"),
     (settings.settings, "fm settings training --preset cifar10"),
     (machine.up, "fm up --port-base 24000"),
     (machine.down, "fm down"),

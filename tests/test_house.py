@@ -106,6 +106,7 @@ def test_every_command_has_help_an_example_and_a_line_in_the_readme(name: str) -
         (["sample", RUN, "--solver", "eulr"], "error: --solver: unknown solver 'eulr'; did you mean 'euler'?"),
         (["sample", RUN, "--guidance", "1"], "error: --guidance and --class or --guide: go together"),
         (["sample", RUN, "--guidance-interval", "1"], "error: --guidance-interval: '1' is not two times"),
+        (["gc", "no-such-run"], "error: no-such-run: no such folder; name a RUN, or `cache`"),
         (["compare", RUN], f"error: {RUN}: is one RUN alone; name another to compare it with"),
         (["compare", RUN, "no-such-run"], "error: no-such-run: no training here"),
         (["import", "no-such-file.pt", "run"], "error: no-such-file.pt: no such file"),

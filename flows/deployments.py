@@ -54,7 +54,8 @@ def _deployment(
         "name": name,
         "entrypoint": f"flows/{entrypoint}",
         "tags": tags or [],
-        "work_pool": {"name": POOL},
+        # No pipe to the worker: a flow that prints into one whose reader has died ends too. Its log is Prefect's.
+        "work_pool": {"name": POOL, "job_variables": {"stream_output": False}},
         # One at a time on these machines; the next waits its turn.
         "concurrency_limit": {"limit": 1, "collision_strategy": "ENQUEUE"},
         "parameters": parameters,

@@ -1,12 +1,14 @@
 """The real services of this test run, and what a client sees of them."""
 
 import os
+import re
 import signal
 import stat
 import subprocess
 import sys
 import time
 import urllib.error
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +21,8 @@ import os, ray
 ray.init(os.environ["RAY_ADDRESS"], logging_level="error")
 print(ray.get(ray.remote(lambda: 7).remote()))
 """
+ROOT = Path(__file__).parents[2]
+OURS = re.compile(r"\bFM_[A-Z]+(?:_[A-Z]+)*\b")
 HEAVY = {"torch", "prefect", "mlflow", "ray", "psutil", "pydantic"}
 
 
@@ -29,6 +33,13 @@ def test_the_environment_says_it_all(tmp_path):
         assert said["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:20001"
         assert (said["RAY_ADDRESS"], said["RAY_AUTH_MODE"]) == (address, "token")
         assert said["RAY_AUTH_TOKEN_PATH"] == str(tmp_path / "ray-token")
+
+
+def test_every_variable_of_ours_stands_in_the_table():
+    code = [f for room in ("fm", "tasks", "flows", "infra", "tests/benchmarks") for f in (ROOT / room).rglob("*.*")]
+    ours = {name for file in code if file.suffix in (".py", ".yaml") for name in OURS.findall(file.read_text())}
+    table = set(OURS.findall((ROOT / "infra" / "README.md").read_text().partition("## Variables")[2]))
+    assert {"FM_STATE", "FM_HOST"} <= table and ours - table == set()
 
 
 def test_importing_infra_loads_nothing_heavy():

@@ -16,9 +16,9 @@ from fm.evaluation import PARTS
 from fm.files import sha256
 from fm.housekeeping.plan import GONE, PART, Judged, Kept, Removal, entries, files_in, kept, leftover, size_of, unknown
 from fm.housekeeping.scratch import scratch_judged
+from fm.publishing import CHAMPION
 from fm.recipe import Recipe, recorded
 
-CHAMPION = "champion.json"  # what the registry notes of weights that it took from here
 OURS = {
     **dict.fromkeys(("recipe.json", "data.json", INITIAL, CHAMPION), "what the weights are and come from"),
     "published": "networks that a registry names",

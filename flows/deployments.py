@@ -1,9 +1,11 @@
 """`prefect.yaml`, made from the presets: one deployment for each flow, and one of `pipeline` for each preset.
 
 Prefect's form sends every default explicitly, so a preset can be changed in it only if the deployment's parameters are
-the whole recipe with the preset's values. `python -m flows.deployments` writes the file anew; a test compares it.
+the whole recipe with the preset's values. `python -m flows.deployments` writes the file anew; a test compares it. What
+else stands in Prefect for all of them is `flows/automations.py`.
 """
 
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,19 @@ FILE = Path(__file__).parent.parent / "prefect.yaml"
 POOL = "flow-matching"
 DATA = "runs/data/photos"
 HEAD = "# Made from fm/presets by `python -m flows.deployments`; change those, not this file.\n"
+WAITS, SKIPS = "ENQUEUE", "CANCEL_NEW"  # what becomes of a run while the deployment's last one goes on
+WORDS = {
+    "prepare": "Pictures become shards with a manifest. Started again it keeps whole shards.",
+    "extend": "Adds pictures to prepared data as further shards; emits the event `fm.data.extended`.",
+    "train": "Trains a network on prepared data. The same form again goes on at its newest checkpoint.",
+    "evaluate": "Measures a trained network and writes its report. Rows that stand are not measured again.",
+    "pipeline": "Pictures in, report out: prepare, train, evaluate, report. The same form again goes on where it "
+    "ended; start_at leaves earlier stages out.",
+    "retrain": "Trains a challenger on the data as they are now, from the champion's weights or from scratch; it becomes "
+    "champion only if it is better beyond the uncertainty. Turn its schedule on, or let new shards start it.",
+    "promote": "Judges a trained RUN against the champion as `retrain` does; the first one becomes champion.",
+    "paper": "Every method of the paper's Table 1, trained and measured alike. Started again it goes on.",
+}
 
 
 def deployments() -> list[dict[str, Any]]:
@@ -27,7 +42,7 @@ def deployments() -> list[dict[str, Any]]:
         _deployment("train", "train.py:train_run", {"data": DATA, "run": "runs/train"} | _recipe(demo)),
         _deployment("evaluate", "evaluate.py:evaluate_run", {"run": "runs/demo"}),
         _deployment("pipeline", "pipeline.py:pipeline", {"source": "photos:", "run": "runs/pipeline"} | _recipe(demo)),
-        _deployment("retrain", "retrain.py:retrain", {"model": "photos", "data": DATA, "runs": "runs/retrain"})
+        _deployment("retrain", "retrain.py:retrain", {"model": "photos", "data": DATA}, collision=SKIPS)
         | {
             # Off until somebody turns it on; new shards of these data start it too.
             "schedules": [{"cron": "0 3 * * 1", "timezone": "UTC", "active": False}],
@@ -36,30 +51,38 @@ def deployments() -> list[dict[str, Any]]:
         _deployment("promote", "retrain.py:promote", {"run": "runs/demo", "model": "photos"}),
         _deployment("paper", "paper.py:paper", {"dataset": "photos", "out": "runs/paper-photos-mini"}),
     ]
-    return flows + [
-        _deployment(
-            f"pipeline-{name}",
-            "pipeline.py:pipeline",
-            {"source": "photos:", "run": f"runs/{name}"} | _recipe(Recipe.load(name)),
-            tags=["preset"],
-        )
-        for name in presets.names()
-    ]
+    return flows + [_of_preset(name) for name in presets.names()]
+
+
+def _of_preset(name: str) -> dict[str, Any]:
+    recipe = Recipe.load(name)
+    parameters = {"source": "photos:", "run": f"runs/{name}"} | _recipe(recipe)
+    made = _deployment("pipeline", "pipeline.py:pipeline", parameters, tags=["preset", name, recipe.method])
+    return made | {"name": f"pipeline-{name}", "description": f"{_said_of(name)}\n\n{WORDS['pipeline']}"}
 
 
 def _deployment(
-    name: str, entrypoint: str, parameters: dict[str, Any], tags: list[str] | None = None
+    stage: str, entrypoint: str, parameters: dict[str, Any], tags: list[str] | None = None, collision: str = WAITS
 ) -> dict[str, Any]:
+    """One for a stage; tagged with it, so are its runs. A deployment with a schedule takes `SKIPS`, and its flow
+    `tasks.scheduling.caught_up_once`."""
     return {
-        "name": name,
+        "name": stage,
+        "description": WORDS[stage],
         "entrypoint": f"flows/{entrypoint}",
-        "tags": tags or [],
+        "tags": [stage, *(tags or [])],
         # No pipe to the worker: a flow that prints into one whose reader has died ends too. Its log is Prefect's.
         "work_pool": {"name": POOL, "job_variables": {"stream_output": False}},
-        # One at a time on these machines; the next waits its turn.
-        "concurrency_limit": {"limit": 1, "collision_strategy": "ENQUEUE"},
+        # One at a time on these machines.
+        "concurrency_limit": {"limit": 1, "collision_strategy": collision},
         "parameters": parameters,
     }
+
+
+def _said_of(preset: str) -> str:
+    """What the first lines of a preset's file say of it."""
+    comment = takewhile(lambda line: line.startswith("#"), presets.file(preset).read_text().splitlines())
+    return " ".join(line.lstrip("# ") for line in comment)
 
 
 def _recipe(recipe: Recipe) -> dict[str, Any]:

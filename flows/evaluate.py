@@ -27,7 +27,11 @@ def evaluate_run(run: str, data: str = "", evaluation: Evaluation | None = None,
     recipe = Recipe.load(pulled(run), {} if evaluation is None else {"evaluation": evaluation.model_dump(mode="json")})
     recipe.check()
     ready(recipe.evaluation.features, place)
-    with opened(run, recipe, note=False) as folder, tracking.tracked(folder, recipe) as copy, cluster.session(place):
+    with (
+        opened(run, recipe, note=False) as folder,
+        tracking.tracked(folder, recipe) as copy,
+        cluster.session(place, copy.joined),
+    ):
         if data:
             on_data(folder, data, load_manifest(data))
         saved = trained(folder)

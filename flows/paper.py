@@ -12,7 +12,7 @@ from tasks.paper import all_shown, measured, pictures, shown, together
 from tasks.place import Place
 
 
-@flow(name="paper", flow_run_name="paper {dataset} {scale}: {out}")
+@flow(name="paper", flow_run_name="paper {dataset} {scale}, {seeds} seeds: {out}")
 @failing.in_sentences
 def paper(
     dataset: Literal["cifar10", "imagenet32", "imagenet64", "imagenet128", "emoji64", "photos"],
@@ -41,7 +41,7 @@ def paper(
     plan = planned(dataset, scale, seeds, methods, changes)
     plan.recipe.check(place.workers, place.fewest)
     ready(plan.recipe.evaluation.features, place)
-    with together(out, plan) as parent, cluster.session(place):
+    with together(out, plan) as parent, cluster.session(place, parent.joined):
         given = pictures(source, plan, parent.run, allow_different_data)
         check_room(plan, parent.run, 0 if place.address else place.workers)
         found = measured(plan, given, parent.run, parent)

@@ -13,7 +13,9 @@ from tasks.standing import Stage, folder_for, judgeable, onward
 from tasks.train import train
 
 
-@flow(name="pipeline", flow_run_name="pipeline {recipe.name}: {run}")
+@flow(
+    name="pipeline", flow_run_name="pipeline {recipe.name} {recipe.method} batch {recipe.training.batch_images}: {run}"
+)
 @failing.in_sentences
 def pipeline(source: str, run: str, recipe: Recipe, place: Place = Place(), start_at: Stage = "prepare") -> str:  # noqa: B008
     """From pictures to a report. A stage whose inputs did not change is not done again.
@@ -29,7 +31,7 @@ def pipeline(source: str, run: str, recipe: Recipe, place: Place = Place(), star
     recipe.check(place.workers, place.fewest)
     ready(recipe.evaluation.features, place)
     stages = onward(start_at)
-    with opened(run, recipe) as folder, tracking.tracked(folder, recipe) as copy, cluster.session(place):
+    with opened(run, recipe) as folder, tracking.tracked(folder, recipe) as copy, cluster.session(place, copy.joined):
         data = folder_for(source, recipe.data, folder.parent)
         if "prepare" in stages:
             manifest = prepare(source, data, recipe.data, copy)

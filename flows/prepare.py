@@ -5,14 +5,14 @@ from pathlib import Path
 from prefect import flow
 
 from fm.data import Preparation
-from tasks import cluster, failing
+from tasks import cluster, failing, watching
 from tasks.place import Place
 from tasks.prepare import extend, prepare
 
 Summary = dict[str, int | str]  # images of each split, and the digest
 
 
-@flow(name="prepare", flow_run_name="prepare {source}")
+@flow(name="prepare", flow_run_name="prepare {source} at {settings.size} px: {data}")
 @failing.in_sentences
 def prepare_data(source: str, data: str, settings: Preparation, place: Place = Place()) -> Summary:  # noqa: B008
     """Downsamples and shards pictures into WebDataset tars with a manifest.
@@ -23,11 +23,11 @@ def prepare_data(source: str, data: str, settings: Preparation, place: Place = P
         settings: How pictures become shards.
         place: Where it runs. Changes no byte.
     """
-    with cluster.session(place):
+    with cluster.session(place, watching.ray):
         return prepare(source, Path(data), settings).summary()
 
 
-@flow(name="extend", flow_run_name="add {source}")
+@flow(name="extend", flow_run_name="add {source} to {data}")
 @failing.in_sentences
 def extend_data(source: str, data: str, accept_missing: bool = False, place: Place = Place()) -> Summary:  # noqa: B008
     """Adds the pictures of a further source to prepared data, as new shards: those that are there stay as they are.
@@ -38,5 +38,5 @@ def extend_data(source: str, data: str, accept_missing: bool = False, place: Pla
         accept_missing: Add a source of known size (ImageNet, CIFAR-10) although some of its pictures cannot be read.
         place: Where it runs. Changes no byte.
     """
-    with cluster.session(place):
+    with cluster.session(place, watching.ray):
         return extend(source, Path(data), accept_missing).summary()

@@ -9,7 +9,7 @@ from tasks.place import Place
 from tasks.train import train
 
 
-@flow(name="train", flow_run_name="train {recipe.name}: {run}")
+@flow(name="train", flow_run_name="train {recipe.name} {recipe.method} batch {recipe.training.batch_images}: {run}")
 @failing.in_sentences
 def train_run(data: str, run: str, recipe: Recipe, place: Place = Place()) -> str:  # noqa: B008
     """Trains a network on prepared data, from its newest good checkpoint.
@@ -24,5 +24,5 @@ def train_run(data: str, run: str, recipe: Recipe, place: Place = Place()) -> st
     recipe = recipe.model_copy(update={"data": manifest.settings})  # the data say themselves how they were prepared
     check_trainable(run)
     recipe.check(place.workers, place.fewest)
-    with opened(run, recipe) as folder, tracking.tracked(folder, recipe) as copy, cluster.session(place):
+    with opened(run, recipe) as folder, tracking.tracked(folder, recipe) as copy, cluster.session(place, copy.joined):
         return train(data, manifest, folder, recipe, copy).weights

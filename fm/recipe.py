@@ -108,6 +108,12 @@ class Recipe(Settings):
         return values | {"training": {k: v for k, v in values["training"].items() if k not in KEPT_AND_TOLD}}
 
     @property
+    def method(self) -> str:
+        """Objective and path in a word: `fm-ot`, `ddpm-vp`, `score-matching-raw-vp`."""
+        short = {"flow_matching": "fm", "noise_matching": "ddpm"}
+        return f"{short.get(self.objective, self.objective.replace('_', '-'))}-{self.path.kind}"
+
+    @property
     def plugins(self) -> str:
         """The import paths of what is trained with, but does not stand in this project: `a.b:C, d:E`."""
         names = (self.path.kind, self.objective, self.training.times.kind, self.training.coupling)

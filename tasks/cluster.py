@@ -25,8 +25,9 @@ from fm.files import read_json, write_json
 from fm.lineage import versions
 from fm.mirror import LEAVE
 from fm.runs import of
-from tasks import losses
+from tasks import losses, watching
 from tasks.attending import attended
+from tasks.forwarding import Tails
 from tasks.losses import unwrapped
 from tasks.nodes import Nodes
 from tasks.place import Place
@@ -62,11 +63,18 @@ class Outcome:
     error: Exception | None = None
 
 
+def _unheard(dashboard: str) -> None:
+    """Who asks for no dashboard."""
+
+
 @contextmanager
-def session(place: Place) -> Iterator[None]:
-    """Ray for the length of a block: started when first needed; leaving the block, even by a signal, ends its work."""
-    global _place
-    _place = place
+def session(place: Place, joined: Callable[[str], None] = _unheard) -> Iterator[None]:
+    """Ray for the length of a block: started when first needed; leaving the block, even by a signal, ends its work.
+
+    `joined` hears, in this thread, the address of Ray's dashboard, if it has one.
+    """
+    global _place, _joined
+    _place, _joined = place, joined
     try:
         yield
     finally:
@@ -74,6 +82,7 @@ def session(place: Place) -> Iterator[None]:
 
 
 _place = Place()
+_joined: Callable[[str], None] = _unheard
 
 
 def _ray() -> Any:
@@ -87,6 +96,11 @@ def _ray() -> Any:
     return ray
 
 
+def address() -> str:
+    """Of the Ray that the session's place names; empty for the services' or this machine's."""
+    return _place.address
+
+
 def disconnect() -> None:
     """Ends this process's work on Ray, and the Ray that it started."""
     if "ray" in sys.modules and _ray().is_initialized():
@@ -98,16 +112,20 @@ def _connect() -> Any:
 
     Raises: UserError if the cluster does not answer.
     """
-    started = _keeper.submit(_start)
+    started = _keeper.submit(_start, watching.flow_run_url())
     while wait([started], 0.5).not_done:
         continue  # short waits: a single long one would not hear a signal
-    return started.result()
+    ray, dashboard = started.result()
+    if dashboard:
+        _joined(dashboard)
+    return ray
 
 
-def _start() -> Any:
+def _start(flow_run: str) -> tuple[Any, str]:
+    """The ray module; the address of the dashboard of a Ray that has one, if this call joined it."""
     ray = _ray()
     if ray.is_initialized():
-        return ray
+        return ray, ""
     address = _place.address or os.environ.get("RAY_ADDRESS") or "local"
     _check_answers(address)
     if address == "auto":
@@ -120,8 +138,10 @@ def _start() -> Any:
     if _place.address not in ("", "local"):  # its machines need the packages that this project depends on, no more
         environment |= {"py_modules": [str(path) for path in CODE], "excludes": ["__pycache__"]}
     options["runtime_env"] = environment
+    if flow_run:  # shown with the job on Ray's dashboard
+        options["job_config"] = ray.job_config.JobConfig(metadata={"prefect_flow_run": flow_run})
     try:
-        ray.init(**options)
+        context = ray.init(**options)
     except Exception as error:  # Ray raises bare ones too
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if address == "local":
@@ -129,7 +149,7 @@ def _start() -> Any:
             raise UserError(f"Ray does not start ({reason})", address, mend) from error
         mend = "is it up (`fm status`), and is RAY_AUTH_TOKEN_PATH the cluster's token file?"
         raise UserError(f"no Ray cluster answers ({reason})", address, mend) from error
-    return ray
+    return ray, f"http://{context.dashboard_url}" if context.dashboard_url else ""
 
 
 def _check_answers(address: str) -> None:
@@ -280,8 +300,14 @@ def fit(
     config = config | {"gpus": gpus}  # a worker without one sees the machine's all the same
     scratch = (run / ".ray").resolve()
 
+    tails = Tails(logs_of(run), watching.forward)
+
     def look() -> None:
         tick()
+        tails.forward()
+        if 0 < place.silent_s < tails.silent_s:  # as when a worker waits for ever for one that hangs
+            what = f"the workers have said nothing for {tails.silent_s:,.0f} s"
+            raise UserError(what, str(logs_of(run)), "start again, which goes on from the newest checkpoint")
         for file in sorted(scratch.glob("loss-*.json")):
             say(f"lost {read_json(file)}; its log is in {logs_of(run)}")
             file.unlink()
@@ -308,6 +334,7 @@ def fit(
                 raise UserError(f"{what}, and not to be had again", str(logs_of(run)), mend) from error
             say(f"{what}; goes on from the newest checkpoint")
         finally:
+            tails.forward(last=True)
             shutil.rmtree(scratch, ignore_errors=True)
 
 

@@ -28,6 +28,7 @@ from fm.runs import of
 from tasks import cluster, measuring, standing, watching
 from tasks.measuring import Job, Real, Share, Solutions
 from tasks.place import Place
+from tasks.retrying import PATIENTLY
 from tasks.standing import along_training
 from tasks.tracking import Tracking
 
@@ -53,7 +54,7 @@ def ready(features: str, place: Place) -> None:
     check_features(features, "evaluation.features")
 
 
-@task(name="evaluate", cache_policy=NO_CACHE)
+@task(name="evaluate", cache_policy=NO_CACHE, **PATIENTLY)
 def evaluate(run: Path, recipe: Recipe, saved: Saved, tracking: Tracking) -> list[Row]:
     """The rows of the recipe's grid, of the untrained network, and of the kept checkpoints along the training; those
     that stand in RUN are not measured again.
@@ -218,7 +219,14 @@ def _mended_by_trying(task: Any, run: Any, state: Any) -> bool:
     return not isinstance(state.result(raise_on_failure=False), UserError)
 
 
-@task(name="cell", cache_policy=NO_CACHE, retries=1, retry_delay_seconds=1, retry_condition_fn=_mended_by_trying)
+@task(
+    name="cell",
+    cache_policy=NO_CACHE,
+    retries=1,
+    retry_delay_seconds=1,
+    retry_jitter_factor=0.5,
+    retry_condition_fn=_mended_by_trying,
+)
 def measure(job: Job, gpus: float, progress: Shares) -> Row:
     """One cell, its parts in Ray's slots as far as they are not there; its row is in RUN when this returns."""
     for outcome in cluster.ray_map(measuring.found, job.missing(), gpus=gpus):

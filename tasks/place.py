@@ -35,12 +35,17 @@ class Place(Settings):
         title="Wait for slots",
         description="Seconds to wait until the cluster has a free slot for each worker, from 0.",
     )
+    silent_s: float = Field(
+        default=3600.0,
+        ge=0,
+        title="Longest silence",
+        description="Seconds after which a training is ended whose workers say nothing, from 0; 0: it is never ended.",
+    )
     cache: str = Field(
         default="",
         title="Cache folder",
         description="Of each machine, for shards from an address and PNG decoded once. Empty: as FM_CACHE says there.",
     )
-
     features: str = Field(
         default="",
         title="Weights of feature networks",

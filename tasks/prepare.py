@@ -26,12 +26,13 @@ from fm.estimating.estimate import in_bytes, in_time
 from fm.mirror import publish
 from fm.runs import of
 from tasks import cluster, standing, watching
+from tasks.retrying import PATIENTLY
 from tasks.tracking import Tracking
 
 RANGES, FEWEST = 20, 16  # ranges of shards that Prefect shows, at most; shards of a range, at least
 
 
-@task(name="prepare", cache_policy=NO_CACHE)
+@task(name="prepare", cache_policy=NO_CACHE, **PATIENTLY)
 def prepare(source: str, data: Path, settings: Preparation, tracking: Tracking | None = None) -> Manifest:
     """Downsamples and shards the source into DATA, unless DATA holds just that, verified by hash.
 
@@ -48,9 +49,12 @@ def prepare(source: str, data: Path, settings: Preparation, tracking: Tracking |
 def published(data: Path, run: Path) -> str | Path:
     """DATA as every machine finds it: the folder, or a copy of it beside a RUN that is at an address."""
     address = of(run)
-    if not is_address(address):
-        return data
-    there = f"{address.rpartition('/')[0]}/data/{data.name}"
+    return sent(data, f"{address.rpartition('/')[0]}/data/{data.name}") if is_address(address) else data
+
+
+@task(name="publish", cache_policy=NO_CACHE, **PATIENTLY)
+def sent(data: Path, there: str) -> str:
+    """DATA at its address; what is there is not sent again."""
     watching.say(f"prepare: {data} is sent to {there}, unless it is there")
     publish(data, there)
     return there
@@ -66,7 +70,7 @@ def _prepared(source: str, data: Path, settings: Preparation, run: Path | None, 
     return _watched(f"prepare {opened.uri}", data, lambda told: write_shards(opened, data, settings, on, told))
 
 
-@task(name="extend", cache_policy=NO_CACHE)
+@task(name="extend", cache_policy=NO_CACHE, **PATIENTLY)
 def extend(source: str, data: Path, accept_missing: bool) -> Manifest:
     """Adds the source's pictures to DATA as further shards; emits `fm.data.extended` if that made it another set."""
     before, opened = load_manifest(data), open_source(source)

@@ -23,6 +23,7 @@ from fm.results import Row, table
 from fm.runs import of
 from fm.tableaux import tableau
 from tasks import standing, watching
+from tasks.retrying import PATIENTLY
 from tasks.standing import along_training
 from tasks.tracking import Tracking
 
@@ -30,7 +31,7 @@ SAMPLES, STRIP = 64, 8
 TIMES = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
 
 
-@task(name="report", cache_policy=NO_CACHE)
+@task(name="report", cache_policy=NO_CACHE, **PATIENTLY)
 def report(run: Path, recipe: Recipe, saved: Saved, rows: list[Row], tracking: Tracking) -> Path:
     """RUN/report.html and RUN/report/*.png from the rows, the records and samples of the trained network."""
     page = run / "report.html"

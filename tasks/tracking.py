@@ -65,7 +65,8 @@ class Tracking:
             self._client.set_tag(parent, "recipe_digest", self.recipe.digest())
             if url := watching.flow_run_url():
                 self._client.set_tag(parent, "prefect_flow_run", url)
-                self._client.set_tag(parent, "mlflow.note.content", f"[Prefect flow run]({url})\n\nRUN: `{run}`")
+                note = f"[Prefect flow run]({url})\n\nRUN: `{watching.shown(run)}`"
+                self._client.set_tag(parent, "mlflow.note.content", note)
             self._client.update_run(parent, status="RUNNING")
 
         self._safely(send)
@@ -73,6 +74,12 @@ class Tracking:
     def member(self, run: Path, recipe: Recipe) -> AbstractContextManager["Tracking"]:
         """The copy of another RUN whose runs stand under this one's."""
         return tracked(run, recipe, under=self._safely(lambda: self._run("pipeline")) or "")
+
+    def joined(self, dashboard: str) -> None:
+        """Where Ray shows the work for this RUN: beside the run in MLflow and in Prefect, and for `fm status RUN`."""
+        watching.ray(dashboard)
+        self.note(ray=dashboard)
+        self._safely(lambda: self._client.set_tag(self._run("pipeline"), "ray_dashboard", dashboard))
 
     def note(self, **facts: Any) -> None:
         """What the flow at work in RUN is at and where it is shown, for `fm status RUN`."""

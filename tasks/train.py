@@ -15,7 +15,7 @@ from fm.lineage import digest
 from fm.recipe import Recipe, on_data
 from fm.records import read
 from fm.runs import driver_of, of, refresh
-from tasks import cluster, on_workers, standing, watching
+from tasks import cluster, on_workers, slots, standing, watching
 from tasks.tracking import Tracking
 
 
@@ -57,7 +57,8 @@ def _fit(data: str | Path, manifest: Manifest, run: Path, recipe: Recipe, tracki
     watching.say(f"train: {recipe.name}; starting the workers on {manifest.splits['train'].images:,} images")
     try:
         name = digest(recipe.training_digest(), manifest.digest)
-        cluster.fit(on_workers.training, config, name, run, tick, say)
+        with slots.alone_on_gpus(cluster.address(), say):
+            cluster.fit(on_workers.training, config, name, run, tick, say)
     except Exception:
         raise
     except BaseException:  # a signal: the workers were told to save and leave

@@ -1,11 +1,14 @@
 """What a person sees of a flow in Prefect: progress, tables, pictures, links.
 
-Prefect's API may be away; nothing here can fail the work.
+Prefect's API may be away; nothing here can fail the work. Its pages take artifacts for Markdown with HTML in it: what
+comes from data (names of classes, files, sources) is escaped here.
 """
 
 import base64
+import logging
 import time
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,18 @@ def say(line: str) -> None:
     get_run_logger().info(line)
 
 
+def forward(line: str) -> None:
+    """A worker's line in Prefect's log of the run, and not on the terminal: RUN/logs has it."""
+    if flow_run.id:
+        # A child of the one logger of Prefect's that hands on to its API alone.
+        logging.getLogger("prefect.extra.workers").info("%s", line)
+
+
+def shown(text: str) -> str:
+    """Text as an artifact may hold it."""
+    return escape(text, quote=False)
+
+
 def found(stage: Stage, what: Found[Any]) -> None:
     """Whether a stage has something to do, and why."""
     say(f"{stage}: unchanged ({what.why})" if what.left is not None else f"{stage}: to do ({what.why})")
@@ -45,7 +60,7 @@ class Progress:
 
     def __init__(self, key: str, what: str, every_s: float = 5.0) -> None:
         self.what, self.every_s, self.last = what, every_s, time.monotonic()
-        self.artifact = _safely(create_progress_artifact, progress=0.0, key=key, description=what)
+        self.artifact = _safely(create_progress_artifact, progress=0.0, key=key, description=shown(what))
 
     def update(self, done: float, line: str, now: bool = False) -> None:
         """`done` in [0, 1]; the line is said unless one was said a moment ago."""
@@ -54,30 +69,37 @@ class Progress:
         self.last = time.monotonic()
         say(f"{self.what}: {line}")
         if self.artifact:
-            _safely(update_progress_artifact, self.artifact, progress=round(100 * min(done, 1.0), 1), description=line)
+            percent = round(100 * min(done, 1.0), 1)
+            _safely(update_progress_artifact, self.artifact, progress=percent, description=shown(line))
 
 
 def link(key: str, url: str, text: str) -> None:
     if url:
-        _safely(create_link_artifact, link=url, link_text=text, key=key)
+        _safely(create_link_artifact, link=url, link_text=shown(text), key=key)
+
+
+def ray(dashboard: str) -> None:
+    """Where Ray shows the work of this run."""
+    link("ray", dashboard, "Ray dashboard")
 
 
 def table(key: str, lines: Sequence[Sequence[str]], description: str) -> None:
     """A table artifact from lines of text, the first of which is the heading."""
-    head, *body = lines
+    head, *body = [[shown(cell) for cell in line] for line in lines]
     names = [f"{name} " * (1 + head[:i].count(name)) for i, name in enumerate(head)]  # a heading may occur twice
     rows = [dict(zip(names, cells, strict=True)) for cells in body]
-    _safely(create_table_artifact, table=rows, key=key, description=description)
+    _safely(create_table_artifact, table=rows, key=key, description=shown(description))
 
 
 def markdown(key: str, text: str, description: str) -> None:
-    _safely(create_markdown_artifact, markdown=text, key=key, description=description)
+    """Markdown without HTML: what looks like some is shown as it is written."""
+    _safely(create_markdown_artifact, markdown=shown(text), key=key, description=shown(description))
 
 
 def picture(key: str, png: Path, caption: str) -> None:
     """A picture artifact; Prefect's image artifact needs a public address, markdown takes the bytes."""
-    data = base64.b64encode(png.read_bytes()).decode()
-    _safely(create_markdown_artifact, markdown=f"![{caption}](data:image/png;base64,{data})\n\n{caption}", key=key)
+    data, caption = base64.b64encode(png.read_bytes()).decode(), shown(caption)
+    _safely(create_markdown_artifact, markdown=f"![{key}](data:image/png;base64,{data})\n\n{caption}", key=key)
 
 
 def event(name: str, resource: str, facts: dict[str, Any], **labels: str) -> None:

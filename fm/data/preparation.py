@@ -30,7 +30,7 @@ class Preparation(Settings):
         ge=4,
         le=1024,
         title="Low-resolution side",
-        description="Of a second picture in each sample, for super-resolution, in pixels; empty: none",
+        description="Of a second picture in each sample, for super-resolution, in pixels, 4 to 1024; empty: none",
     )
     method: str = Field(
         "box",

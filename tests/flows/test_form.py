@@ -17,7 +17,14 @@ def test_a_run_is_started_from_the_form(deployed: Any, browser: Any, tmp_path: P
     page.get_by_text("Parameters", exact=True).first.wait_for(timeout=60_000)
     page.get_by_text("OTPath").wait_for(timeout=60_000)
     shown = page.inner_text("body").lower()
-    for words in ("side of the images in pixels, 4 to 1024", "images in one step", "unetsettings", "otpath", "vppath"):
+    for words in (
+        "side of the images in pixels, 4 to 1024",
+        "images in one step",
+        "unetsettings",
+        "otpath",
+        "vppath",
+        "start_at",
+    ):
         assert words in shown, f"the form does not show {words!r}"
     values = page.eval_on_selector_all("input, textarea", "all => all.map(one => one.value)")
     recipe = Recipe.load("tiny")
@@ -34,6 +41,7 @@ def test_a_run_is_started_from_the_form(deployed: Any, browser: Any, tmp_path: P
     page.wait_for_url(lambda url: not url.endswith("/run"), timeout=30_000)
     ended = deployed.wait(deployed.newest("pipeline-tiny"))
     assert (ended["state"]["type"], ended["state"]["message"]) == ("COMPLETED", None)
+    assert ended["name"] == "pipeline tiny fm-ot batch 64: runs/tiny"
     assert (deployed.folder / "runs" / "tiny" / "report.html").exists()
     page.close()
 

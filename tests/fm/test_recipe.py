@@ -219,3 +219,9 @@ def test_a_part_that_a_preset_leaves_out_is_begun_by_its_first_setting() -> None
     assert along is not None and (along.solver, along.nfe) == ("euler", 4)
     with pytest.raises(SettingsError, match="no such setting 'keep_every_images'"):
         Recipe.load("tiny", ["training.keep_every_images.keep=4"])
+
+
+def test_a_recipe_says_its_method_in_a_word() -> None:
+    assert Recipe.load("tiny").method == "fm-ot"
+    assert Recipe.load("tiny", ["objective=noise_matching", "path=vp"]).method == "ddpm-vp"
+    assert Recipe.load("tiny", ["objective=score_matching_raw", "path=vp"]).method == "score-matching-raw-vp"

@@ -1,0 +1,76 @@
+"""One training at a time on a set of GPUs, whichever deployments start it: a concurrency limit of Prefect's.
+
+The limit stands on Prefect's page of concurrency limits, where an operator may raise it. Its slot is held on a lease
+that the holder renews: a process that dies lets go of it a minute later. Where Prefect is away, a training goes on
+without.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+from prefect.concurrency.sync import concurrency
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.runtime import deployment
+
+LIMIT = "training"
+LEASE_S = 60.0  # after which a dead holder's slot is free
+TURN_S = 5.0  # between two looks, for so long a signal may wait
+
+
+def name_for(address: str) -> str:
+    """The limit of the GPUs at a Ray address: `training` for the services' own, `training host:port` for others."""
+    ours = ("", "auto", "local", os.environ.get("RAY_ADDRESS", ""))
+    return LIMIT if address in ours else f"{LIMIT} {address}".replace("/", "-")
+
+
+def ensure(name: str) -> None:
+    """The limit, of one slot, unless there is one: an operator's own number stays."""
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_global_concurrency_limit_by_name(name)
+        except ObjectNotFound:
+            made = GlobalConcurrencyLimitCreate(name=name, limit=1)
+            try:
+                client.create_global_concurrency_limit(made)
+            except ObjectAlreadyExists:
+                return  # somebody else, this very moment
+
+
+@contextmanager
+def alone_on_gpus(address: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Waits for the slot of the GPUs at this address and holds it during the block; runs of deployments alone do."""
+    if not deployment.id:
+        yield
+        return
+    held = ExitStack()
+    try:
+        _take(held, name_for(address), say)
+        yield
+    finally:
+        try:
+            held.close()
+        except Exception as error:
+            say(f"Prefect did not take the slot back ({type(error).__name__}); it is free in {LEASE_S:.0f} s")
+
+
+def _take(held: ExitStack, name: str, say: Callable[[str], None]) -> None:
+    """In short turns, for a single long wait would not hear a signal."""
+    told = False
+    try:
+        ensure(name)
+        while True:
+            slot = concurrency(
+                name, timeout_seconds=TURN_S, lease_duration=LEASE_S, raise_on_lease_renewal_failure=False
+            )
+            try:
+                held.enter_context(slot)
+                return
+            except TimeoutError:
+                if not told:
+                    say(f"waits for the slot {name!r}: another run trains there")
+                    told = True
+    except Exception as error:
+        say(f"Prefect gives no slot {name!r} ({type(error).__name__}); goes on without")

@@ -7,7 +7,7 @@ from prefect import flow
 from fm.data import load_manifest
 from fm.recipe import Recipe, opened
 from fm.runs import pulled
-from tasks import cluster, failing, registry, tracking
+from tasks import cluster, failing, registry, scheduling, tracking
 from tasks.evaluate import ready, trained
 from tasks.place import Place
 from tasks.retrain import challenger, from_champion, judged, result, run_for
@@ -16,6 +16,7 @@ from tasks.train import train
 
 
 @flow(name="retrain", flow_run_name="retrain {model} on {data}")
+@scheduling.caught_up_once
 @failing.in_sentences
 def retrain(
     model: str,

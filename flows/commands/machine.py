@@ -29,7 +29,7 @@ def up(
 ) -> None:
     """Start Prefect with a worker, MLflow and Ray on this machine, keep them up, and deploy prefect.yaml."""
     services = local.up(state(), Ports.from_base(port_base, host or HOST))
-    typer.echo("deploying prefect.yaml ...")
+    typer.echo("deploying prefect.yaml and the automations ...")
     _deploy(services.environment())
     _print_status()
     typer.echo("next: open the first address, Deployments, pipeline-demo, Run. `fm down` stops everything.")
@@ -65,7 +65,7 @@ def _status_of(run: Path, name: str, as_json: bool) -> None:
     if failure and failure["time"] < session.get("time", 0):
         failure = {}  # another start came after it
     stage = session.get("stage", "") if _alive(session, name) else ""
-    links = {name: session[name] for name in ("prefect", "mlflow") if session.get(name)}
+    links = {name: session[name] for name in ("prefect", "mlflow", "ray") if session.get(name)}
     common = {"rows": measured, "report": page, "stage": stage, **links}
     if "imported" in data:
         failed = {"error": failure} if as_json else _failed(failure)
@@ -174,11 +174,14 @@ def _print_status(as_json: bool = False) -> None:
 
 
 def _deploy(environment: dict[str, str]) -> None:
-    """Deploys prefect.yaml of the folder that holds this project."""
+    """Deploys prefect.yaml of the folder that holds this project, and the automations."""
     root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    _step(["prefect", "--no-prompt", "deploy", "--all"], root, environment, str(root / "prefect.yaml"))
+    _step(["flows.automations"], root, environment, str(root / "flows" / "automations.py"))
+
+
+def _step(words: list[str], root: Path, environment: dict[str, str], what: str) -> None:
+    command = [sys.executable, "-m", *words]
     done = subprocess.run(command, cwd=root, env={**os.environ, **environment}, capture_output=True, text=True)
     if done.returncode:
-        raise UserError(
-            f"could not be deployed:\n{unsaid(done.stdout + done.stderr)[-2000:]}", str(root / "prefect.yaml")
-        )
+        raise UserError(f"could not be deployed:\n{unsaid(done.stdout + done.stderr)[-2000:]}", what)

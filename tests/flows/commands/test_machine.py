@@ -34,7 +34,7 @@ def test_logs_of_a_service(services: Any, command: Any, tmp_path: Path) -> None:
 def test_up_joins_what_runs_and_deploys(deployed: Any, command: Any) -> None:
     done = command("up", cwd=deployed.folder)
     assert done.returncode == 0, done.stderr
-    assert "deploying prefect.yaml" in done.stdout and done.stdout.count("healthy") == 5
+    assert "deploying prefect.yaml and the automations" in done.stdout and done.stdout.count("healthy") == 5
     assert "pipeline-tiny" in deployed.deployments
 
 

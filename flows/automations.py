@@ -1,0 +1,119 @@
+"""What stands in Prefect beside the deployments, as data: automations, a webhook's block, the slot for trainings.
+
+`python -m flows.automations`, which `fm up` calls after it has deployed, brings Prefect to this state: twice is as
+once. The webhook's address comes from the environment, FM_NOTIFY_URL, and goes into a block alone, as a secret.
+"""
+
+import json
+import os
+from datetime import timedelta
+from uuid import UUID
+
+from prefect.blocks.webhook import Webhook
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import CallWebhook, ChangeFlowRunState
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+
+from tasks import slots
+
+VARIABLE = "FM_NOTIFY_URL"
+BLOCK = "fm-notify"
+LOST, FAILED = "fm: lost flow runs are marked Crashed", "fm: failures are told to a webhook"
+SILENT_S = 90  # three heartbeats, of 30 s each: a busy machine may miss one
+RUN = {"prefect.resource.id": "prefect.flow-run.*"}
+OVER = ("Completed", "Failed", "TimedOut", "Cancelled", "Cancelling", "Crashed")
+WAITING = ("Paused", "Suspended", "Scheduled", "AwaitingRetry", "AwaitingConcurrencySlot", "Pending", "Resuming")
+MESSAGE = {
+    "text": "{{ flow_run.name }}: {{ flow_run.state.name }}. {{ flow_run.state.message }}",
+    "flow": "{{ flow.name }}",
+    "flow_run": "{{ flow_run.name }}",
+    "state": "{{ flow_run.state.name }}",
+    "message": "{{ flow_run.state.message }}",
+    "url": "{{ flow_run|ui_url }}",
+}
+
+
+def automations(webhook: UUID | None) -> list[AutomationCore]:
+    """Every automation; the one that tells only where there is a webhook to tell."""
+    return [_lost(), *([_failed(webhook)] if webhook else [])]
+
+
+def _lost() -> AutomationCore:
+    """A run that neither gives a sign of life nor ends nor waits is one whose process has died."""
+    events = {f"prefect.flow-run.{name}" for name in ("heartbeat", *OVER, *WAITING)}
+    return AutomationCore(
+        name=LOST,
+        description=f"A run whose process has died sends no heartbeat: after {SILENT_S} s it is marked Crashed.",
+        trigger=EventTrigger(
+            match=RUN,
+            for_each={"prefect.resource.id"},
+            after={"prefect.flow-run.heartbeat"},
+            expect=events,
+            posture=Posture.Proactive,
+            threshold=1,
+            within=timedelta(seconds=SILENT_S),
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.CRASHED,
+                message=f"No sign of life for {SILENT_S} s: its process is gone. The same form again goes on.",
+            )
+        ],
+    )
+
+
+def _failed(webhook: UUID) -> AutomationCore:
+    return AutomationCore(
+        name=FAILED,
+        description=f"Calls the webhook of the block {BLOCK}, which is {VARIABLE} as it was at `fm up`.",
+        trigger=EventTrigger(
+            match=RUN,
+            expect={f"prefect.flow-run.{name}" for name in ("Failed", "Crashed", "TimedOut")},
+            for_each={"prefect.resource.id"},
+            posture=Posture.Reactive,
+            threshold=1,
+        ),
+        actions=[CallWebhook(block_document_id=webhook, payload=json.dumps(MESSAGE))],
+    )
+
+
+def deploy(url: str) -> list[str]:
+    """Makes Prefect's state this one -> the names of its automations. No address: nothing is told, and none is kept."""
+    slots.ensure(slots.LIMIT)
+    webhook = Webhook(url=url).save(BLOCK, overwrite=True) if url else None
+    wanted = automations(webhook)
+    with get_client(sync_client=True) as client:
+        for one in wanted:
+            _bring(client, one)
+        for name in {LOST, FAILED} - {one.name for one in wanted}:
+            for there in client.read_automations_by_name(name):
+                client.delete_automation(there.id)
+        if not url:
+            _forget_block(client)
+    return [one.name for one in wanted]
+
+
+def _bring(client: SyncPrefectClient, wanted: AutomationCore) -> None:
+    """The one automation of that name, as wanted; switched off stays off."""
+    there = client.read_automations_by_name(wanted.name)
+    for double in there[1:]:
+        client.delete_automation(double.id)
+    if there:
+        client.update_automation(there[0].id, wanted.model_copy(update={"enabled": there[0].enabled}))
+    else:
+        client.create_automation(wanted)
+
+
+def _forget_block(client: SyncPrefectClient) -> None:
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        client.delete_block_document(client.read_block_document_by_name(BLOCK, Webhook.get_block_type_slug()).id)
+    except ObjectNotFound:
+        return
+
+
+if __name__ == "__main__":
+    for name in deploy(os.environ.get(VARIABLE, "")):
+        print(name)

@@ -1,0 +1,98 @@
+"""Missed runs of a schedule are caught up once, an overlapping one is skipped, and a paused pool holds all of them."""
+
+import json
+import re
+import time
+import urllib.request
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Cancelled, Completed, Crashed, Running
+
+from infra.services import ask
+from tasks import scheduling
+from tests.deploying import deploy, start
+from tests.tasks.small import tick
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def run(after_s: float, state: Any = None) -> FlowRun:
+    made = state or Running()
+    times = {"start_time": START + timedelta(seconds=after_s)}
+    return FlowRun(id=uuid4(), flow_id=uuid4(), state=made, state_type=made.type, state_name=made.name, **times)
+
+
+def test_of_several_that_are_late_the_first_to_begin_is_the_one_that_runs() -> None:
+    first, second, third = run(1), run(2, Completed()), run(3)
+    since = [first, second, third]
+    assert scheduling.before(since, first) is None
+    assert scheduling.before(since, second) == first and scheduling.before(since, third) == first
+    skipped, lost = run(0, Cancelled(name=scheduling.SKIPPED)), run(0, Crashed())
+    assert scheduling.before([skipped, lost, first], first) is None
+    same = [run(1), run(1)]  # at the same moment one of both, and not the other
+    assert sorted([scheduling.before(same, one) is None for one in same]) == [False, True]
+
+
+def test_nobody_else_is_skipped() -> None:
+    assert scheduling.overtaken() == ""  # outside of a flow run
+    assert tick.fn(seconds=0) is None
+
+
+def of(api: str, deployment: str) -> list[dict[str, Any]]:
+    query = {"flow_runs": {"deployment_id": {"any_": [deployment]}, "expected_start_time": {"before_": soon()}}}
+    return ask(f"{api}/flow_runs/filter", body=query)
+
+
+def soon() -> str:
+    return (datetime.now(UTC) + timedelta(seconds=1)).isoformat()
+
+
+def send(method: str, url: str, body: dict[str, Any]) -> None:
+    """What answers without a body."""
+    data, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
+    request = urllib.request.Request(url, data, headers, method=method)
+    urllib.request.urlopen(request, timeout=30).close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_what_was_missed_is_caught_up_once_and_what_overlaps_is_skipped(deployed: Any) -> None:
+    api = deployed.api
+    pool, now = f"{api}/work_pools/flow-matching", datetime.now(UTC)
+    hourly = [{"schedule": {"interval": 3600.0, "anchor_date": START.isoformat()}, "active": True}]
+    late = deploy(deployed, "tick", "late", schedules=hourly)  # any number may begin at once
+    skips = {"concurrency_limit": 1, "concurrency_options": {"collision_strategy": "CANCEL_NEW"}}
+    overlapping = deploy(deployed, "tick", "overlapping", schedules=hourly, **skips, parameters={"seconds": 30})
+
+    def missed(deployment: str, hours: float) -> list[dict[str, Any]]:
+        """The runs that the schedule would have started in these last hours."""
+        times = {"start_time": (now - timedelta(hours=hours)).isoformat(), "end_time": now.isoformat()}
+        send("POST", f"{api}/deployments/{deployment}/schedule", times | {"min_runs": 0, "max_runs": 10})
+        return of(api, deployment)
+
+    send("PATCH", pool, {"is_paused": True})
+    try:
+        runs = missed(late, 3.99)
+        assert len(runs) in (3, 4)
+        time.sleep(8)
+        assert {one["state"]["type"] for one in of(api, late)} == {"SCHEDULED"}  # the pool is paused
+    finally:
+        send("PATCH", pool, {"is_paused": False})
+    states = [deployed.wait(one["id"])["state"] for one in runs]
+    assert sorted(state["name"] for state in states) == ["Completed", *["Skipped"] * (len(runs) - 1)]
+    told = [state["message"] for state in states if state["name"] == "Skipped"]
+    assert all(re.match(r"skipped: this run was due at .*, and 'tick 1.0 s' of the same schedule", one) for one in told)
+
+    manual = start(deployed, overlapping)
+    deadline = time.monotonic() + 120
+    while ask(f"{api}/flow_runs/{manual}")["state"]["type"] != "RUNNING":
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    (scheduled,) = (one for one in missed(overlapping, 0.999) if one["id"] != manual)
+    state = deployed.wait(scheduled["id"])["state"]
+    assert (state["type"], state["message"]) == ("CANCELLED", "Deployment concurrency limit reached.")
+    assert deployed.wait(manual)["state"]["type"] == "COMPLETED"

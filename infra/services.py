@@ -123,6 +123,8 @@ def prefect_server(here: Services, ports: Ports) -> Service:
             "PREFECT_API_URL": here.prefect_api,
             "PREFECT_SERVER_API_HOST": ports.host,
             "PREFECT_SERVER_API_PORT": str(ports.prefect),
+            # On disk, for a slot whose lease a server forgot would be taken for ever.
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
             "PREFECT__SERVER_FINAL": "1",  # as `prefect server start --background` does: this app is the only one
             **({"PREFECT_SERVER_DATABASE_CONNECTION_URL": database} if database else {}),
         },

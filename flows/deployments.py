@@ -26,8 +26,8 @@ WORDS = {
     "evaluate": "Measures a trained network and writes its report. Rows that stand are not measured again.",
     "pipeline": "Pictures in, report out: prepare, train, evaluate, report. The same form again goes on where it "
     "ended; start_at leaves earlier stages out.",
-    "retrain": "Trains a challenger on the data as they are now, from the champion's weights or from scratch; it becomes "
-    "champion only if it is better beyond the uncertainty. Turn its schedule on, or let new shards start it.",
+    "retrain": "Trains a challenger on the data as they are now, from the champion's weights or from scratch; it "
+    "becomes champion only if it is better beyond the uncertainty. Turn its schedule on, or let new shards start it.",
     "promote": "Judges a trained RUN against the champion as `retrain` does; the first one becomes champion.",
     "paper": "Every method of the paper's Table 1, trained and measured alike. Started again it goes on.",
 }

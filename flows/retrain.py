@@ -45,7 +45,7 @@ def retrain(
     with (
         opened(run_for(recipe, manifest, model, runs), recipe) as run,
         tracking.tracked(run, recipe) as copy,
-        cluster.session(place),
+        cluster.session(place, copy.joined),
     ):
         from_champion(folder, recipe, run)
         saved = train(data, manifest, run, recipe, copy)
@@ -65,5 +65,9 @@ def promote(run: str, model: str, place: Place = Place()) -> dict[str, Any]:  # 
     champion, recipe = registry.champion(model), Recipe.load(pulled(run))
     recipe.check()
     ready(recipe.evaluation.features, place)
-    with opened(run, recipe, note=False) as folder, tracking.tracked(folder, recipe) as copy, cluster.session(place):
+    with (
+        opened(run, recipe, note=False) as folder,
+        tracking.tracked(folder, recipe) as copy,
+        cluster.session(place, copy.joined),
+    ):
         return result(model, judged(model, champion, folder, recipe, trained(folder), copy))

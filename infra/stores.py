@@ -28,9 +28,11 @@ class Stores:
 
     @classmethod
     def of(cls, state: Path, environment: Mapping[str, str] = os.environ) -> "Stores":
+        mlflow = environment.get(MLFLOW_BACKEND) or f"sqlite:///{state / 'mlflow' / 'mlflow.db'}"
         return cls(
             environment.get(PREFECT_DATABASE, ""),
-            environment.get(MLFLOW_BACKEND) or f"sqlite:///{state / 'mlflow' / 'mlflow.db'}",
+            # Without a driver's name SQLAlchemy 2.1 looks for another one than MLflow's users have.
+            mlflow.replace("postgresql://", "postgresql+psycopg2://", 1),
             environment.get(MLFLOW_ARTIFACTS) or str(state / "mlflow" / "artifacts"),
         )
 

@@ -1,7 +1,8 @@
 """The process that keeps the set of `fm up` whole: a service that ends is started again, unless it always ends soon.
 
 It belongs to the set: `fm up` starts it with the others, `fm down` stops it first. What is alive but silent it leaves
-alone, for nobody can tell that from slow: `fm status` shows it. What it did stands in its log.
+alone, for nobody can tell that from slow: `fm status` shows it. It also cancels, where Prefect is asked to, flow runs
+whose worker has died. What it did stands in its log.
 """
 
 import os
@@ -11,10 +12,10 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra import local, processes
+from infra import local, orphans, processes
 from infra.access import unsaid
 from infra.processes import Started
-from infra.services import SUPERVISOR, LoginRefused, Service, beat, healthy
+from infra.services import SUPERVISOR, LoginRefused, Service, Services, beat, healthy
 from infra.state import Record, held
 
 TICK_S = 1.0
@@ -24,7 +25,7 @@ PAUSES_S = (0.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 """Before the starts after one, two, ... quick ends in a row; then it is given up. A minute's fault is waited out."""
 
 RETRY_S = 5.0
-"""Between two tries to start the same, where one could not even be begun."""
+"""Between two tries to start the same, where one could not even be begun; and between looks for orphans."""
 
 
 @dataclass
@@ -38,12 +39,13 @@ class Watched:
     again: Started | None = None
     """The process that was started in its place."""
     well: bool = True
+    """Whether that one was seen healthy."""
 
 
 def supervise(state: Path) -> None:
     """Until the record of the state folder names another supervisor, or none."""
     watched: dict[str, Watched] = defaultdict(Watched)
-    named = False
+    named, orphans_due = False, 0.0
     while True:
         record = Record.load(state)
         me = record.processes.get(SUPERVISOR)
@@ -51,6 +53,9 @@ def supervise(state: Path) -> None:
             named = True
             beat(state).touch()
             look(record, watched)
+            if time.monotonic() >= orphans_due:
+                cancel_orphans(record)
+                orphans_due = time.monotonic() + RETRY_S
         elif named:
             return
         time.sleep(TICK_S)
@@ -72,6 +77,14 @@ def look(record: Record, watched: dict[str, Watched]) -> None:
         elif it.again == one and not it.well and well(known[name], one):
             say(f"{name} (pid {one.pid}) is healthy")
             it.well = True
+
+
+def cancel_orphans(record: Record) -> None:
+    try:
+        for run in orphans.cancel(record, Services.at(record.state, record.ports).prefect_api):
+            say(f"flow run {run}, whose worker had died, is cancelled")
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # Prefect is away: the next look asks again
 
 
 def note_end(record: Record, name: str, it: Watched, one: Started) -> None:

@@ -28,7 +28,7 @@ def test_the_servers_get_the_addresses_by_their_environment_alone(monkeypatch: p
         monkeypatch.setenv(name, value)
     known = services(STATE, Ports.from_base(20000))
     assert known["prefect"].environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] == PREFECT
-    assert known["mlflow"].environment["_MLFLOW_SERVER_FILE_STORE"] == MLFLOW
+    assert known["mlflow"].environment["_MLFLOW_SERVER_FILE_STORE"] == MLFLOW.replace("://", "+psycopg2://")
     assert known["mlflow"].environment["_MLFLOW_SERVER_ARTIFACT_DESTINATION"] == "s3://bucket/mlflow"
     assert not any(PASSWORD in part for service in known.values() for part in (*service.command, service.url))
     for others in ("ray", "worker"):

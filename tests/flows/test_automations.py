@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -79,9 +80,9 @@ def test_each_stands_once_after_two_calls_and_a_failure_is_told_without_showing_
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_run_whose_processes_are_gone_is_marked_crashed(services: Services, deployed: Any) -> None:
+def test_a_run_whose_processes_are_gone_is_marked_crashed(services: Services, deployed: Any, tmp_path: Path) -> None:
     automations.deploy("")
-    name = start(deployed, deploy(deployed, "hold", "lost"), seconds=600)
+    name = start(deployed, deploy(deployed, "hold", "lost"), note=str(tmp_path / "lost"), until=str(tmp_path / "never"))
     deadline = time.monotonic() + 120
     while ask(f"{deployed.api}/flow_runs/{name}")["state"]["type"] != "RUNNING":
         assert time.monotonic() < deadline

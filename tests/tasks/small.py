@@ -8,21 +8,19 @@ from prefect import flow
 from tasks import scheduling, slots, watching
 
 
-@flow(name="tick", flow_run_name="tick {seconds} s")
+@flow(name="tick", flow_run_name="tick of {name}")
 @scheduling.caught_up_once
-def tick(seconds: float = 1.0) -> None:
-    """What a schedule starts."""
-    time.sleep(seconds)
+def tick(name: str = "", until: str = "") -> None:
+    """What a schedule starts; it lasts until there is a file of that name, if it is given one."""
+    while until and not Path(until).exists():
+        time.sleep(0.1)
 
 
 @flow(name="hold")
-def hold(seconds: float, note: str = "") -> None:
-    """Holds the slot of the GPUs, and notes when."""
+def hold(note: str, until: str) -> None:
+    """Holds the slot of the GPUs until there is a file of that name, and notes when."""
     with slots.alone_on_gpus("", watching.say):
-        begun = time.time()
-        if note:
-            Path(f"{note}.begun").write_text(f"{begun}")
-        for _ in range(int(10 * seconds)):
-            time.sleep(0.1)  # a signal is heard
-        if note:
-            Path(f"{note}.ended").write_text(f"{time.time()}")
+        Path(f"{note}.begun").write_text(f"{time.time()}")
+        while not Path(until).exists():
+            time.sleep(0.1)
+        Path(f"{note}.ended").write_text(f"{time.time()}")

@@ -49,20 +49,30 @@ def seen(file: Path, limit_s: float = 180) -> float:
 def test_two_deployments_train_one_after_the_other_and_a_dead_one_lets_go(deployed: Any, tmp_path: Path) -> None:
     limit = f"{deployed.api}/v2/concurrency_limits/training"
     both = [deploy(deployed, "hold", name) for name in ("one", "other")]
-    first = start(deployed, both[0], seconds=15, note=str(tmp_path / "first"))
+
+    def hold(name: str, deployment: str) -> str:
+        return start(deployed, deployment, note=str(tmp_path / name), until=str(tmp_path / f"{name}.may-end"))
+
+    first = hold("first", both[0])
     begun = seen(tmp_path / "first.begun")
     assert ask(limit)["active_slots"] == 1
-    second = start(deployed, both[1], seconds=600, note=str(tmp_path / "second"))
+    second, deadline = hold("second", both[1]), time.monotonic() + 180
+    query = {"logs": {"flow_run_id": {"any_": [second]}}}
+    while not any(
+        "waits for the slot 'training'" in line["message"] for line in ask(f"{deployed.api}/logs/filter", query)
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    (tmp_path / "first.may-end").touch()
     assert seen(tmp_path / "second.begun") >= seen(tmp_path / "first.ended") > begun
     assert deployed.wait(first)["state"]["type"] == "COMPLETED"
-    lines = ask(f"{deployed.api}/logs/filter", body={"logs": {"flow_run_id": {"any_": [second]}}})
-    assert any("waits for the slot 'training'" in line["message"] for line in lines)
-    third = start(deployed, both[0], seconds=1, note=str(tmp_path / "third"))
+    third = hold("third", both[0])
+    (tmp_path / "third.may-end").touch()
     for process in psutil.process_iter(["environ"]):
         if (process.info["environ"] or {}).get("PREFECT__FLOW_RUN_ID", "") == second:
             process.kill()
     dead = time.time()
-    assert 0 < seen(tmp_path / "third.begun") - dead < 150
+    assert 0 < seen(tmp_path / "third.begun") - dead < 180  # when the dead one's lease has run out
     assert deployed.wait(third)["state"]["type"] == "COMPLETED"
     deadline = time.monotonic() + 30
     while ask(limit)["active_slots"]:

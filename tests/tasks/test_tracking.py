@@ -1,5 +1,6 @@
 """What MLflow shows of a finished run, asked through its own client; and what happens again, or while it is away."""
 
+import re
 import socket
 import time
 from pathlib import Path
@@ -87,11 +88,20 @@ def test_links_lead_both_ways(finished: Path, client: MlflowClient, services: An
 
     parent = runs_of(client, finished)["pipeline"]
     assert parent.data.tags["prefect_flow_run"].startswith(services.prefect_api.removesuffix("/api"))
-    linked = [a for a in artifacts({"key": {"any_": ["mlflow"]}}) if parent.info.run_id in str(a["data"])]
-    shown = [artifacts({"flow_run_id": {"any_": [a["flow_run_id"]]}}) for a in linked]
-    keys = [{a["key"]: str(a["data"]) for a in of_run} for of_run in shown]
-    (whole, *_) = (data for data in keys if {"results", "samples"} <= set(data))
-    assert "fd_efficientnet_lite0_b7" in whole["results"]
+    linked = [
+        a["flow_run_id"] for a in artifacts({"key": {"any_": ["mlflow"]}}) if parent.info.run_id in str(a["data"])
+    ]
+    shown = {run: {a["key"]: str(a["data"]) for a in artifacts({"flow_run_id": {"any_": [run]}})} for run in linked}
+    (whole, *_) = (run for run, data in shown.items() if {"results", "samples", "ray"} <= set(data))
+    assert "fd_efficientnet_lite0_b7" in shown[whole]["results"]
+    assert parent.data.tags["ray_dashboard"] in shown[whole]["ray"]
+    token = {"Authorization": f"Bearer {services.ray_token_path.read_text()}"}
+    jobs = ask(f"{parent.data.tags['ray_dashboard']}/api/jobs/", headers=token)
+    assert any(whole in str(job["metadata"]) for job in jobs)
+    query = {"logs": {"flow_run_id": {"any_": [whole]}}, "sort": "TIMESTAMP_ASC"}
+    lines = [line["message"] for line in ask(f"{services.prefect_api}/logs/filter", body=query)]
+    assert any(re.match(r"rank 1: .*rank 1 of 2 on ", line) for line in lines)
+    assert any(re.match(r"rank 0: .*Progress\(", line) for line in lines)
 
 
 def test_sending_again_adds_nothing(finished: Path, client: MlflowClient) -> None:

@@ -151,6 +151,19 @@ def test_gpus_that_must_be_and_are_not_are_refused(services: Any, tmp_path: Path
         cluster.fit(print, {}, "name", tmp_path, lambda: None)
 
 
+def silent(config: dict[str, Any]) -> None:
+    time.sleep(600)
+
+
+def test_a_training_whose_workers_say_nothing_is_ended(services: Any, tmp_path: Path) -> None:
+    place = Place(workers=1, silent_s=20)
+    with (
+        cluster.session(place),
+        pytest.raises(UserError, match=r"the workers have said nothing for 2\d s; start again"),
+    ):
+        cluster.fit(silent, {}, "silent", tmp_path, lambda: None)
+
+
 def test_slots_that_other_work_holds_are_waited_for_aloud(ray: None, tmp_path: Path) -> None:
     ray_ = cluster._connect()
     held = ray_.remote(num_cpus=1)(lambda: time.sleep(600)).remote()

@@ -13,6 +13,7 @@ def test_a_bare_place_is_two_workers_on_this_machine() -> None:
         "fewest_workers": 0,
         "gpus": "auto",
         "wait_s": 60.0,
+        "silent_s": 3600.0,
         "cache": "",
         "features": "",
     }

@@ -223,14 +223,14 @@ def kept(run: Path | str) -> list[Saved]:
     return found
 
 
-def damage(folder: Path) -> str:
-    """Why a checkpoint's files are not what its state.json says; empty if they are.
+def damage(folder: Path, *files: str) -> str:
+    """Why a checkpoint's files, or the named ones, are not what its state.json says; empty if they are.
 
     Raises: CheckpointError if it is of another format.
     """
     try:
         info = read_info(folder)
-        for file in info["sha256"]:
+        for file in files or info["sha256"]:
             _verify(folder, file, info)
     except Damaged as error:
         return error.what

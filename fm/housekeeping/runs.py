@@ -156,6 +156,8 @@ def _staying(
     for path in numbered:
         if path in damaged and not whole:
             why = "no checkpoint is whole: for you to look at"
+        elif path in damaged and not damage(path, "ema"):
+            why = "damaged, but its averaged weights are whole, and the newest to load"
         elif why := _citing(path, of):
             pass
         elif path.name == best:

@@ -47,7 +47,7 @@ def there(api: str) -> dict[str, list[dict[str, Any]]]:
     return {name: [a for a in found if a["name"] == name] for name in (automations.LOST, automations.FAILED)}
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_each_stands_once_after_two_calls_and_a_failure_is_told_without_showing_the_address(
     services: Services, deployed: Any
 ) -> None:

@@ -1,6 +1,6 @@
 """The services on an address that others reach: strangers are refused, ours are known, and no secret is left anywhere.
 
-All of it is real: the set of `fm up --host`, a flow run of its worker on its Ray, a stranger's requests.
+All of it is real: the set of `fm up --host`, a flow run of its worker on its Ray, our copy in MLflow, strangers.
 """
 
 import base64
@@ -15,7 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from infra import access, processes
 from infra.services import ask
@@ -23,17 +25,20 @@ from infra.state import Ports
 
 ROOT = Path(__file__).parents[2]
 BLOCK = """
+import sys
+from pathlib import Path
 from prefect import flow, get_run_logger
 from prefect.blocks.system import Secret
-import mlflow, os, sys
+from fm.recipe import Recipe
+from tasks.tracking import Tracking
 
 @flow
 def reads():
     block = Secret.load("planted")
     get_run_logger().info("a block, printed: %s", block)
-    with mlflow.start_run():
-        mlflow.log_param("length", len(block.get()))
-        mlflow.log_param("block", str(block))
+    copy = Tracking(Path(sys.argv[1]), Recipe.load("tiny"), {"length": len(block.get()), "block": block})
+    copy.open()
+    assert copy.url and not copy.away
 
 Secret(value=sys.stdin.read()).save("planted", overwrite=True)
 reads()
@@ -119,6 +124,8 @@ def test_an_open_address_asks_everybody_and_keeps_no_secret(
     command: Callable[..., Any],
 ) -> None:
     state, run = tmp_path / "state", tmp_path / "runs" / "tiny"
+    run.mkdir(parents=True)
+    pictures(tmp_path / "pictures")
     strangers = {name: value for name, value in os.environ.items() if name not in given}
     for name, value in (given | {"FM_STATE": str(state)}).items():
         monkeypatch.setenv(name, value)
@@ -145,16 +152,18 @@ def test_an_open_address_asks_everybody_and_keeps_no_secret(
         again = fm(shell | given, "up", "--host", "0.0.0.0")
         assert again.returncode == 2 and f"the services run already, on {host}; `fm down` first" in again.stderr
 
-        ended = run_by_the_worker(prefect, run)
+        parameters = {"source": str(tmp_path / "pictures"), "data": str(run.parent / "data")}
+        ended = run_by_the_worker(prefect, "prepare", parameters)
         assert ended["type"] == "COMPLETED", ended
-        logged = ask(f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=10", headers=access.mlflow_login())
-        assert "flow-matching" in {one["name"] for one in logged["experiments"]}
 
         ours = {"PREFECT_API_URL": prefect, "MLFLOW_TRACKING_URI": mlflow, "PREFECT_HOME": str(state / "prefect")}
+        script = [sys.executable, "-c", BLOCK, str(run)]
         read = subprocess.run(
-            [sys.executable, "-c", BLOCK], env=os.environ | ours, input=planted["block"], capture_output=True, text=True
+            script, env=os.environ | ours, cwd=ROOT, input=planted["block"], capture_output=True, text=True
         )
         assert read.returncode == 0, read.stderr
+        logged = ask(f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=10", headers=access.mlflow_login())
+        assert "flow-matching" in {one["name"] for one in logged["experiments"]}
         assert "a block, printed" in read.stderr and planted["block"] not in read.stdout + read.stderr
         for name in ("prefect", "mlflow", "ray", "worker", "supervisor"):
             assert not said(command("logs", name, "--lines", "1000", cwd=ROOT).stdout.encode(), planted)
@@ -164,7 +173,7 @@ def test_an_open_address_asks_everybody_and_keeps_no_secret(
     assert processes.belonging(state, marked=True) == []
     token = Path(given["RAY_AUTH_TOKEN_PATH"]).read_text()
     everywhere = [path for folder in (state, run.parent) for path in folder.rglob("*") if path.is_file()]
-    assert {path.name for path in everywhere} >= {"prefect.db", "mlflow.db", "report.html", "worker.log"}
+    assert {path.name for path in everywhere} >= {"prefect.db", "mlflow.db", "manifest.json", "worker.log"}
     assert [path for path in everywhere if said(path.read_bytes(), planted)] == []
     assert [path.name for path in everywhere if token.encode() in path.read_bytes()] == ["ray-token"]
     private = [state / "ray-token", tmp_path / "mlflow-logins.db"]
@@ -186,12 +195,19 @@ def refused_at(url: str) -> bool:
     return False
 
 
-def run_by_the_worker(api: str, run: Path) -> dict[str, Any]:
-    """The final state of a run of deployment pipeline-tiny that the set's worker took."""
+def pictures(folder: Path) -> None:
+    folder.mkdir()
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+
+
+def run_by_the_worker(api: str, name: str, parameters: dict[str, str]) -> dict[str, Any]:
+    """The final state of a run of a deployment that the set's worker took."""
     login = access.prefect_login()
-    named = {"deployments": {"name": {"any_": ["pipeline-tiny"]}}}
+    named = {"deployments": {"name": {"any_": [name]}}}
     deployment = ask(f"{api}/deployments/filter", named, login, 60)[0]["id"]
-    body = {"parameters": {"run": str(run)}, "state": {"type": "SCHEDULED"}}
+    body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
     flow_run = ask(f"{api}/deployments/{deployment}/create_flow_run", body, login, 60)["id"]
     deadline = time.monotonic() + 1500
     while True:

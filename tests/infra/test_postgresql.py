@@ -99,6 +99,7 @@ def test_prefect_and_mlflow_keep_all_in_postgresql_and_s3(
     monkeypatch.setenv("FM_PREFECT_DATABASE", postgres.address("prefect", "+asyncpg"))
     monkeypatch.setenv("FM_MLFLOW_BACKEND", postgres.address("mlflow"))
     monkeypatch.setenv("FM_MLFLOW_ARTIFACTS", "s3://bucket/mlflow")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")
     state = tmp_path / "state"
     try:
         services = local.up(state, ports, workers=False, ray=False)

@@ -7,7 +7,7 @@ import pytest
 from fm.errors import UserError
 from infra import access
 from infra.services import services
-from infra.state import Ports, make_folders
+from infra.state import Ports, make_folders, unlink_short_folder
 
 LOGIN = "admin:a-long-password-of-prefect"
 
@@ -120,6 +120,7 @@ def test_rays_token_is_the_given_one_where_others_need_it(
     own = (state / "ray-token").read_text()
     assert own != access.ray_token()
     make_folders(state, given_token=True)
+    unlink_short_folder(state)
     assert (state / "ray-token").read_text() == access.ray_token() == "0123456789abcdef" * 4
     assert (state / "ray-token").stat().st_mode & 0o777 == 0o600
 

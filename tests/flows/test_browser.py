@@ -134,7 +134,7 @@ def test_mlflow_shows_curves_and_pictures_of_the_run(finished: Path, browser: An
     )["runs"]
     training = next(one["info"]["run_id"] for one in found if one["info"]["run_name"] == "train")
     page.goto(f"{base}/runs/{training}/model-metrics")
-    page.get_by_text("train/loss", exact=True).first.wait_for(timeout=90_000)
+    page.get_by_text("train (train/loss)", exact=True).first.wait_for(timeout=90_000)
     until(lambda: page.locator("svg.main-svg").count() > 3, 60)  # curves, drawn
     shot(page, "mlflow")
     page.goto(f"{base}/runs/{identity}/artifacts/report/samples.png")

@@ -71,7 +71,7 @@ def test_every_field_of_a_form_says_what_it_is_and_its_bounds(flow: Any) -> None
 
 
 def test_every_flow_and_every_preset_is_deployed_where_the_project_lies(deployed: Any) -> None:
-    expected = {"prepare", "extend", "train", "evaluate", "pipeline", "paper"}
+    expected = {"prepare", "extend", "train", "evaluate", "pipeline", "retrain", "promote", "paper"}
     expected |= {f"pipeline-{name}" for name in presets.names()}
     assert set(deployed.deployments) == expected
     for name in presets.names():

@@ -51,6 +51,7 @@ def logged(api: str, run: str) -> list[str]:
     return [line["message"] for line in ask(f"{api}/logs/filter", query)]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_failed_pipeline_goes_on_at_the_failed_stage(services: Services, deployed: Any) -> None:
     api, run = deployed.api, deployed.folder / "runs" / "evil"

@@ -29,6 +29,7 @@ def versions(model: str = MODEL) -> dict[str, dict[str, str]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_first_is_champion_and_the_same_again_is_refused(deployed: Any, finished: Path, command: Any) -> None:
     told = []

@@ -155,6 +155,7 @@ def silent(config: dict[str, Any]) -> None:
     time.sleep(600)
 
 
+@pytest.mark.slow
 def test_a_training_whose_workers_say_nothing_is_ended(services: Any, tmp_path: Path) -> None:
     place = Place(workers=1, silent_s=20)
     with (

@@ -28,7 +28,6 @@ from fm.serving import ASKED
 from tasks import watching
 
 EXPERIMENT = "flow-matching"
-KIND = {"mlflow.experimentKind": "custom_model_development"}  # else MLflow shows it as one of language models
 METRICS, PARAMETERS = 1000, 100  # MLflow takes at most so many in one call
 NO_METRICS = ("images_seen", "time")  # of a row of the records: its step and timestamp
 
@@ -239,7 +238,7 @@ class Tracking:
 
             client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
             found = client.get_experiment_by_name(EXPERIMENT)
-            self._experiment = found.experiment_id if found else client.create_experiment(EXPERIMENT, tags=KIND)
+            self._experiment = found.experiment_id if found else client.create_experiment(EXPERIMENT)
             self._client = client
 
     def _params(self, run_id: str, values: Mapping[str, Any]) -> None:

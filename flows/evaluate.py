@@ -7,7 +7,7 @@ from fm.data import load_manifest
 from fm.recipe import Recipe, on_data, opened
 from fm.results import existing_row
 from fm.runs import pulled
-from tasks import cluster, failing, tracking
+from tasks import cluster, failing, tracking, watching
 from tasks.evaluate import all_measured, evaluate, ready, same_again, trained
 from tasks.place import Place
 from tasks.report import report
@@ -30,7 +30,7 @@ def evaluate_run(run: str, data: str = "", evaluation: Evaluation | None = None,
     with (
         opened(run, recipe, note=False) as folder,
         tracking.tracked(folder, recipe) as copy,
-        cluster.session(place, copy.joined),
+        cluster.session(place, copy.joined, watching.flow_run_url()),
     ):
         if data:
             on_data(folder, data, load_manifest(data))

@@ -6,7 +6,7 @@ from prefect import flow
 
 from fm.paper.estimating import check_room
 from fm.paper.plan import planned
-from tasks import cluster, failing
+from tasks import cluster, failing, watching
 from tasks.evaluate import ready
 from tasks.paper import all_shown, measured, pictures, shown, together
 from tasks.place import Place
@@ -41,7 +41,7 @@ def paper(
     plan = planned(dataset, scale, seeds, methods, changes)
     plan.recipe.check(place.workers, place.fewest)
     ready(plan.recipe.evaluation.features, place)
-    with together(out, plan) as parent, cluster.session(place, parent.joined):
+    with together(out, plan) as parent, cluster.session(place, parent.joined, watching.flow_run_url()):
         given = pictures(source, plan, parent.run, allow_different_data)
         check_room(plan, parent.run, 0 if place.address else place.workers)
         found = measured(plan, given, parent.run, parent)

@@ -4,7 +4,7 @@ from prefect import flow
 
 from fm.data import open_source
 from fm.recipe import Recipe, check_trainable, opened
-from tasks import cluster, failing, standing, tracking
+from tasks import cluster, failing, standing, tracking, watching
 from tasks.evaluate import all_measured, evaluate, ready
 from tasks.place import Place
 from tasks.prepare import prepare, published
@@ -31,7 +31,11 @@ def pipeline(source: str, run: str, recipe: Recipe, place: Place = Place(), star
     recipe.check(place.workers, place.fewest)
     ready(recipe.evaluation.features, place)
     stages = onward(start_at)
-    with opened(run, recipe) as folder, tracking.tracked(folder, recipe) as copy, cluster.session(place, copy.joined):
+    with (
+        opened(run, recipe) as folder,
+        tracking.tracked(folder, recipe) as copy,
+        cluster.session(place, copy.joined, watching.flow_run_url()),
+    ):
         data = folder_for(source, recipe.data, folder.parent)
         if "prepare" in stages:
             manifest = prepare(source, data, recipe.data, copy)

@@ -23,7 +23,7 @@ def prepare_data(source: str, data: str, settings: Preparation, place: Place = P
         settings: How pictures become shards.
         place: Where it runs. Changes no byte.
     """
-    with cluster.session(place, watching.ray):
+    with cluster.session(place, watching.ray, watching.flow_run_url()):
         return prepare(source, Path(data), settings).summary()
 
 
@@ -38,5 +38,5 @@ def extend_data(source: str, data: str, accept_missing: bool = False, place: Pla
         accept_missing: Add a source of known size (ImageNet, CIFAR-10) although some of its pictures cannot be read.
         place: Where it runs. Changes no byte.
     """
-    with cluster.session(place, watching.ray):
+    with cluster.session(place, watching.ray, watching.flow_run_url()):
         return extend(source, Path(data), accept_missing).summary()

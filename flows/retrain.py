@@ -7,7 +7,7 @@ from prefect import flow
 from fm.data import load_manifest
 from fm.recipe import Recipe, opened
 from fm.runs import pulled
-from tasks import cluster, failing, registry, scheduling, tracking
+from tasks import cluster, failing, registry, scheduling, tracking, watching
 from tasks.evaluate import ready, trained
 from tasks.place import Place
 from tasks.retrain import challenger, from_champion, judged, result, run_for
@@ -45,7 +45,7 @@ def retrain(
     with (
         opened(run_for(recipe, manifest, model, runs), recipe) as run,
         tracking.tracked(run, recipe) as copy,
-        cluster.session(place, copy.joined),
+        cluster.session(place, copy.joined, watching.flow_run_url()),
     ):
         from_champion(folder, recipe, run)
         saved = train(data, manifest, run, recipe, copy)
@@ -68,6 +68,6 @@ def promote(run: str, model: str, place: Place = Place()) -> dict[str, Any]:  # 
     with (
         opened(run, recipe, note=False) as folder,
         tracking.tracked(folder, recipe) as copy,
-        cluster.session(place, copy.joined),
+        cluster.session(place, copy.joined, watching.flow_run_url()),
     ):
         return result(model, judged(model, champion, folder, recipe, trained(folder), copy))

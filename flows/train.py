@@ -4,7 +4,7 @@ from prefect import flow
 
 from fm.data import load_manifest
 from fm.recipe import Recipe, check_trainable, opened
-from tasks import cluster, failing, tracking
+from tasks import cluster, failing, tracking, watching
 from tasks.place import Place
 from tasks.train import train
 
@@ -24,5 +24,9 @@ def train_run(data: str, run: str, recipe: Recipe, place: Place = Place()) -> st
     recipe = recipe.model_copy(update={"data": manifest.settings})  # the data say themselves how they were prepared
     check_trainable(run)
     recipe.check(place.workers, place.fewest)
-    with opened(run, recipe) as folder, tracking.tracked(folder, recipe) as copy, cluster.session(place, copy.joined):
+    with (
+        opened(run, recipe) as folder,
+        tracking.tracked(folder, recipe) as copy,
+        cluster.session(place, copy.joined, watching.flow_run_url()),
+    ):
         return train(data, manifest, folder, recipe, copy).weights

@@ -8,7 +8,6 @@ import itertools
 import os
 import secrets
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,18 +17,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fm import errors
 from fm.checkpoints import newest_name
 from fm.errors import MachineError, SettingsError, UserError, several
-from fm.files import read_json, write_json
+from fm.files import write_json
 from fm.lineage import versions
 from fm.mirror import LEAVE
 from fm.runs import of
-from tasks import losses, watching
+from tasks import losses
+from tasks.answering import check_answers
 from tasks.attending import attended
-from tasks.forwarding import Tails
 from tasks.losses import unwrapped
 from tasks.nodes import Nodes
+from tasks.overseeing import Overseer
 from tasks.place import Place
 from tasks.worker import Member, Work, logs_of
 
@@ -68,13 +67,13 @@ def _unheard(dashboard: str) -> None:
 
 
 @contextmanager
-def session(place: Place, joined: Callable[[str], None] = _unheard) -> Iterator[None]:
+def session(place: Place, joined: Callable[[str], None] = _unheard, asked_by: str = "") -> Iterator[None]:
     """Ray for the length of a block: started when first needed; leaving the block, even by a signal, ends its work.
 
-    `joined` hears, in this thread, the address of Ray's dashboard, if it has one.
+    `joined` hears, in this thread, the address of Ray's dashboard, if it has one; that shows `asked_by`, an address.
     """
-    global _place, _joined
-    _place, _joined = place, joined
+    global _place, _joined, _asked_by
+    _place, _joined, _asked_by = place, joined, asked_by
     try:
         yield
     finally:
@@ -83,6 +82,7 @@ def session(place: Place, joined: Callable[[str], None] = _unheard) -> Iterator[
 
 _place = Place()
 _joined: Callable[[str], None] = _unheard
+_asked_by = ""
 
 
 def _ray() -> Any:
@@ -112,7 +112,7 @@ def _connect() -> Any:
 
     Raises: UserError if the cluster does not answer.
     """
-    started = _keeper.submit(_start, watching.flow_run_url())
+    started = _keeper.submit(_start)
     while wait([started], 0.5).not_done:
         continue  # short waits: a single long one would not hear a signal
     ray, dashboard = started.result()
@@ -121,13 +121,13 @@ def _connect() -> Any:
     return ray
 
 
-def _start(flow_run: str) -> tuple[Any, str]:
+def _start() -> tuple[Any, str]:
     """The ray module; the address of the dashboard of a Ray that has one, if this call joined it."""
     ray = _ray()
     if ray.is_initialized():
         return ray, ""
     address = _place.address or os.environ.get("RAY_ADDRESS") or "local"
-    _check_answers(address)
+    check_answers(address)
     if address == "auto":
         os.environ.pop("RAY_ADDRESS", None)  # which Ray would take in its stead
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "error"}
@@ -138,8 +138,8 @@ def _start(flow_run: str) -> tuple[Any, str]:
     if _place.address not in ("", "local"):  # its machines need the packages that this project depends on, no more
         environment |= {"py_modules": [str(path) for path in CODE], "excludes": ["__pycache__"]}
     options["runtime_env"] = environment
-    if flow_run:  # shown with the job on Ray's dashboard
-        options["job_config"] = ray.job_config.JobConfig(metadata={"prefect_flow_run": flow_run})
+    if _asked_by:
+        options["job_config"] = ray.job_config.JobConfig(metadata={"prefect_flow_run": _asked_by})
     try:
         context = ray.init(**options)
     except Exception as error:  # Ray raises bare ones too
@@ -150,23 +150,6 @@ def _start(flow_run: str) -> tuple[Any, str]:
         mend = "is it up (`fm status`), and is RAY_AUTH_TOKEN_PATH the cluster's token file?"
         raise UserError(f"no Ray cluster answers ({reason})", address, mend) from error
     return ray, f"http://{context.dashboard_url}" if context.dashboard_url else ""
-
-
-def _check_answers(address: str) -> None:
-    """Raises: UserError if nothing listens at host:port, or what does is no Ray; Ray itself would try for minutes."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit() or os.environ.get("RAY_USE_TLS") == "1":
-        return  # "local" and "auto" are looked up by Ray; by TLS it alone can speak
-    try:
-        with socket.create_connection((host, int(port)), timeout=5) as link:
-            link.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")  # as each gRPC client begins
-            answer = link.recv(9)
-    except OSError as error:
-        raise UserError(
-            f"no Ray cluster answers ({error.strerror or error})", address, "is it up (`fm status`)?"
-        ) from None
-    if answer[3:4] != b"\4":  # a frame of settings
-        raise UserError("something answers there that is no Ray cluster", address, "give the address of Ray's head")
 
 
 def ray_map(
@@ -283,13 +266,14 @@ def fit(
     run: Path,
     tick: Callable[[], None],
     say: Callable[[str], None] = lambda line: None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Runs `work(config)` on every worker of the place as one torch.distributed group, until all have returned.
 
     A lost worker restarts the group; `work` resumes from RUN's own checkpoints, the only authority. With no new one
     after `LOSSES` losses it is over. `tick` is called here every half second, `say` where this waits for slots or has
-    lost workers. What the workers print is in RUN/logs/rank-N.log. Before a signal ends this process, the file
-    RUN/.ray/leave tells the workers, who save and leave.
+    lost workers, `tell` each line that they print, which RUN/logs/rank-N.log has. Before a signal ends this process,
+    the file RUN/.ray/leave tells the workers, who save and leave.
 
     Raises: SettingsError if the cluster has fewer free slots than workers, or a node other versions than this process;
     a worker's own error, unwrapped; UserError if the workers are lost for good.
@@ -300,20 +284,11 @@ def fit(
     config = config | {"gpus": gpus}  # a worker without one sees the machine's all the same
     scratch = (run / ".ray").resolve()
 
-    tails = Tails(logs_of(run), watching.forward)
+    overseer = Overseer(run, scratch, place.silent_s, say, tell)
 
     def look() -> None:
         tick()
-        tails.forward()
-        if 0 < place.silent_s < tails.silent_s:  # as when a worker waits for ever for one that hangs
-            what = f"the workers have said nothing for {tails.silent_s:,.0f} s"
-            raise UserError(what, str(logs_of(run)), "start again, which goes on from the newest checkpoint")
-        for file in sorted(scratch.glob("loss-*.json")):
-            say(f"lost {read_json(file)}; its log is in {logs_of(run)}")
-            file.unlink()
-        for file in scratch.glob("error-*.json"):  # no retry can mend what the user must
-            told = read_json(file)
-            raise getattr(errors, told.pop("kind"))(**told)
+        overseer.look()
 
     whole, leave = Work(work, _member, of(run), versions()), run / LEAVE
     while True:
@@ -334,7 +309,7 @@ def fit(
                 raise UserError(f"{what}, and not to be had again", str(logs_of(run)), mend) from error
             say(f"{what}; goes on from the newest checkpoint")
         finally:
-            tails.forward(last=True)
+            overseer.end()
             shutil.rmtree(scratch, ignore_errors=True)
 
 

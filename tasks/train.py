@@ -58,7 +58,7 @@ def _fit(data: str | Path, manifest: Manifest, run: Path, recipe: Recipe, tracki
     try:
         name = digest(recipe.training_digest(), manifest.digest)
         with slots.alone_on_gpus(cluster.address(), say):
-            cluster.fit(on_workers.training, config, name, run, tick, say)
+            cluster.fit(on_workers.training, config, name, run, tick, say, watching.forward)
     except Exception:
         raise
     except BaseException:  # a signal: the workers were told to save and leave

@@ -17,8 +17,8 @@ from fm.metrics import load_features
 from fm.recipe import Recipe, load, on_data, opened
 from fm.reference import measure_reference
 from fm.state import Weights
-from tasks import on_workers
 from tests.fm.test_comparing import FD, LEVELS, a_row
+from tests.trainings import train_here
 
 OTHER = [level + (0.1 if i % 2 else -0.1) for i, level in enumerate(LEVELS)]  # moves the difference by a little only
 BITS = {"nll_converged": True, "nll_images": 20, "nll_k": 1, "nll_probe": "per_image"}
@@ -80,7 +80,6 @@ def test_a_distance_that_one_has_not_is_no_ground() -> None:
 
 
 RECIPE = [
-    "training.total_images=3200",
     "evaluation.grid=[{solver = 'euler', nfe = 8}]",
     "evaluation.samples=200",
     "evaluation.nll_images=0",
@@ -90,11 +89,7 @@ RECIPE = [
 
 
 def trained(run: Path, data: Path, images: int) -> Path:
-    recipe = Recipe.load("tiny", [*RECIPE, f"training.total_images={images}"])
-    with opened(run, recipe) as folder:
-        on_data(folder, data, ShardedImages(data).manifest)
-    on_workers.training({"recipe": recipe.model_dump(mode="json"), "data": str(data), "run": str(run)})
-    return run
+    return train_here(run, data, Recipe.load("tiny", [*RECIPE, f"training.total_images={images}"]))
 
 
 def noisy(of: Path, run: Path, data: Path, share: float) -> Path:

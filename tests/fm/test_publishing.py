@@ -9,27 +9,20 @@ import torch
 
 import fm
 from fm.checkpoints import INITIAL, newest
-from fm.data import ShardedImages
 from fm.errors import CheckpointError, SettingsError, UserError
 from fm.files import read_json, sha256
-from fm.publishing import CARD, begin_with, card, note_cited, publish, published_weights
-from fm.recipe import Recipe, check_trainable, on_data, opened
+from fm.publishing import CARD, card, note_cited, publish, published_weights
+from fm.recipe import Recipe, check_trainable
 from fm.records import read
-from tasks import on_workers
 from tests.fm.test_comparing import a_row
 from tests.fm.test_side_by_side import pictures
+from tests.trainings import train_here
 
 TRAINING = ["training.total_images=128", "training.save_images=64"]
 
 
 def train(run: Path, data: Path, *changes: str, initial: Path | None = None) -> Path:
-    recipe = Recipe.load("tiny", [*TRAINING, *changes])
-    with opened(run, recipe) as folder:
-        on_data(folder, data, ShardedImages(data).manifest)
-        if initial:
-            begin_with(initial, folder)
-    on_workers.training({"recipe": recipe.model_dump(mode="json"), "data": str(data), "run": str(run)})
-    return run
+    return train_here(run, data, Recipe.load("tiny", [*TRAINING, *changes]), initial)
 
 
 @pytest.fixture(scope="module")

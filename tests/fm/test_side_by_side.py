@@ -16,12 +16,12 @@ from fm.errors import UserError
 from fm.evaluation import converge, evaluate
 from fm.files import read_json, write_json
 from fm.metrics import load_features
-from fm.recipe import Recipe, load, on_data, opened
+from fm.recipe import Recipe, load
 from fm.records import Recorder
 from fm.reference import measure_reference
 from fm.results import read_rows, write_row
 from fm.side_by_side import side_by_side
-from tasks import on_workers
+from tests.trainings import train_here
 
 FD = "fd_random_conv"
 GRID = "[{solver = 'euler', nfe = 4}, {solver = 'midpoint', nfe = 8}]"
@@ -40,11 +40,7 @@ def pictures(folder: Path) -> Path:
 
 
 def trained(run: Path, data: Path, path: str) -> Path:
-    recipe = Recipe.load("tiny", [*CHANGES, f"path={path}"])
-    with opened(run, recipe) as folder:
-        on_data(folder, data, ShardedImages(data).manifest)
-    on_workers.training({"recipe": recipe.model_dump(mode="json"), "data": str(data), "run": str(run)})
-    return run
+    return train_here(run, data, Recipe.load("tiny", [*CHANGES, f"path={path}"]))
 
 
 def measured(run: Path, data: Path) -> None:

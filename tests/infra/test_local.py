@@ -1,6 +1,5 @@
 """The rules of a set of services, on stand-ins that start in a blink; the real ones are in test_services.py."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -19,22 +18,6 @@ from infra.state import Ports, Record
 from tests.infra.stand_ins import SERVER, stand_ins
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def state(tmp_path, monkeypatch):
-    monkeypatch.setattr(local, "services", stand_ins)
-    yield tmp_path
-    local.down(tmp_path)
-    assert processes.belonging(tmp_path, marked=True) == []
-
-
-@pytest.fixture
-def ports():
-    base = 25000 + os.getpid() % 1000 * 5  # below those that the system hands out
-    while any(processes.port_in_use(port) for port in range(base, base + 5)):
-        base += 5
-    return Ports.from_base(base)
 
 
 def pids(state):

@@ -9,24 +9,8 @@ import pytest
 
 from infra import local, processes, supervisor
 from infra.services import SUPERVISOR, Service
-from infra.state import Ports, Record, held
+from infra.state import Record, held
 from tests.infra.stand_ins import stand_ins
-
-
-@pytest.fixture
-def state(tmp_path, monkeypatch):
-    monkeypatch.setattr(local, "services", stand_ins)
-    yield tmp_path
-    local.down(tmp_path)
-    assert processes.belonging(tmp_path, marked=True) == []
-
-
-@pytest.fixture
-def ports():
-    base = 26000 + os.getpid() % 1000 * 5
-    while any(processes.port_in_use(port) for port in range(base, base + 5)):
-        base += 5
-    return Ports.from_base(base)
 
 
 def wait_for(condition, timeout_s=90.0):

@@ -4,7 +4,6 @@
 once. The webhook's address comes from the environment, FM_NOTIFY_URL, and goes into a block alone, as a secret.
 """
 
-import json
 import os
 from datetime import timedelta
 from uuid import UUID
@@ -14,6 +13,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import CallWebhook, ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.exceptions import ObjectNotFound
 
 from tasks import slots
 
@@ -24,14 +24,15 @@ SILENT_S = 90  # three heartbeats, of 30 s each: a busy machine may miss one
 RUN = {"prefect.resource.id": "prefect.flow-run.*"}
 OVER = ("Completed", "Failed", "TimedOut", "Cancelled", "Cancelling", "Crashed")
 WAITING = ("Paused", "Suspended", "Scheduled", "AwaitingRetry", "AwaitingConcurrencySlot", "Pending", "Resuming")
-MESSAGE = {
-    "text": "{{ flow_run.name }}: {{ flow_run.state.name }}. {{ flow_run.state.message }}",
-    "flow": "{{ flow.name }}",
-    "flow_run": "{{ flow_run.name }}",
-    "state": "{{ flow_run.state.name }}",
-    "message": "{{ flow_run.state.message }}",
-    "url": "{{ flow_run|ui_url }}",
+SAID = {  # in the template language of Prefect, which pastes text as it is: `tojson` quotes it
+    "text": "flow_run.name ~ ': ' ~ flow_run.state.name ~ '. ' ~ flow_run.state.message",
+    "flow": "flow.name",
+    "flow_run": "flow_run.name",
+    "state": "flow_run.state.name",
+    "message": "flow_run.state.message",
+    "url": "flow_run|ui_url",
 }
+MESSAGE = "{" + ", ".join(f'"{key}": {{{{ ({what})|tojson }}}}' for key, what in SAID.items()) + "}"
 
 
 def automations(webhook: UUID | None) -> list[AutomationCore]:
@@ -74,7 +75,7 @@ def _failed(webhook: UUID) -> AutomationCore:
             posture=Posture.Reactive,
             threshold=1,
         ),
-        actions=[CallWebhook(block_document_id=webhook, payload=json.dumps(MESSAGE))],
+        actions=[CallWebhook(block_document_id=webhook, payload=MESSAGE)],
     )
 
 
@@ -106,8 +107,6 @@ def _bring(client: SyncPrefectClient, wanted: AutomationCore) -> None:
 
 
 def _forget_block(client: SyncPrefectClient) -> None:
-    from prefect.exceptions import ObjectNotFound
-
     try:
         client.delete_block_document(client.read_block_document_by_name(BLOCK, Webhook.get_block_type_slug()).id)
     except ObjectNotFound:

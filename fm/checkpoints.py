@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fm.errors import CheckpointError, nearest
-from fm.files import SHA256_DIGITS, patiently, sha256, sync_folder, write_json
+from fm.errors import CheckpointError, UserError, nearest
+from fm.files import SHA256_DIGITS, patiently, read_json, sha256, sync_folder, write_json
 from fm.lineage import differences, digest
 from fm.state import Files, Snapshot, State, copy_into
 
@@ -28,6 +28,7 @@ FORMAT = 2
 STATE = "state.json"
 BEST = "best.json"
 INITIAL = "initial.safetensors"
+NAMED = "champion.json"  # in RUN: what a registry names of it
 
 
 class Damaged(CheckpointError):
@@ -47,7 +48,8 @@ class Saved:
 class Store:
     """The checkpoints of one RUN, bound to recipe (values as JSON has them, or a digest), data digest and order.
 
-    Keeps the newest `keep`, of every `keep_every_images` the first, and the one that `mark_best` named. A run without
+    Keeps the newest `keep`, of every `keep_every_images` the first, the one that `mark_best` named, and those that a
+    registry names. A run without
     any begins with the weights in RUN/initial.safetensors if `initial`, their SHA-256, is given.
     """
 
@@ -143,10 +145,16 @@ class Store:
         found = _newest_first(self.folder)
         kept = staying((int(folder.name) for folder in found), self.keep, self.keep_every_images)
         best = _best(self.folder)
+        try:
+            cited = {one["weights"] for one in named(self.folder.parent)}
+        except UserError:
+            return []  # what a registry names here nobody can read: nothing goes
         return [
             folder
             for folder in found
-            if int(folder.name) not in kept and not (best and folder.name == best["checkpoint"])
+            if int(folder.name) not in kept
+            and not (best and folder.name == best["checkpoint"])
+            and not (cited and _weights_of(folder) in cited)
         ]
 
     def restore_newest_good(self, state: State) -> None:
@@ -235,6 +243,23 @@ def damage(folder: Path, *files: str) -> str:
     except Damaged as error:
         return error.what
     return ""
+
+
+def named(run: Path | str) -> list[dict[str, str]]:
+    """What a registry names of a RUN: `weights` (SHA-256), `model` and `version` of each.
+
+    Raises: UserError if the note is no longer what was written.
+    """
+    file = Path(run) / NAMED
+    return list(read_json(file)["weights"]) if file.exists() else []
+
+
+def _weights_of(folder: Path) -> str:
+    """The SHA-256 of a checkpoint's average, as its state says; empty if that cannot be read."""
+    try:
+        return str(read_info(folder)["sha256"].get("ema", ""))
+    except CheckpointError:
+        return ""
 
 
 def best_name(run: Path | str) -> str:

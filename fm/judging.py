@@ -1,6 +1,6 @@
 """Champion against challenger: whether a new network takes the old one's place, from the rows of both alone.
 
-It does only if the primary metric, the first distance of the rows, improves by more than the uncertainty of the paired
+It does only if the primary metric, the first distance of a recipe, improves by more than the uncertainty of the paired
 difference, and no other metric worsens by more than its own. Each metric is judged at the finest point that both were
 measured at.
 """
@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fm.comparing import Cell, Paired, Run, paired, quantities, unmatched
-from fm.results import distances
 from fm.tableaux import tableau
 
 
@@ -34,18 +33,16 @@ class Decision:
 FIRST = Decision(True, "there is no champion yet to be better than")
 
 
-def judge(champion: Run, challenger: Run, first: str = "") -> Decision:
+def judge(champion: Run, challenger: Run, name: str) -> Decision:
     """Decides between two runs whose cells were measured alike, on the same noise and reference.
 
-    `first` is the distance that is the primary metric (`fd`), by default the first of the rows.
+    `name` is the column of the primary metric, such as `fd_efficientnet_lite0_b7`.
     Raises: UserError if no cell was measured alike.
     """
     both = [cell for cell in champion.cells if cell in challenger.cells]
     if not both:
         raise unmatched(champion, challenger)[0]
     rows = [row for cell in both for run in (champion, challenger) for row in run.cells[cell]]
-    found = distances(rows)
-    name = next((name for name in found if name.startswith(f"{first}_")), found[0] if found else first)
     pairs = {one: _finest(one, both, champion, challenger) for one in [name, *quantities(rows)]}
     primary = pairs.pop(name)
     others = [pair for pair in pairs.values() if pair is not None]

@@ -10,21 +10,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
-from fm.checkpoints import INITIAL, Store, load_weights
+from fm.checkpoints import INITIAL, NAMED, Store, load_weights, named, newest
 from fm.errors import CheckpointError, UserError
-from fm.files import sha256, sync_folder, write_json, write_text
+from fm.files import atomic, sha256, sync_folder, write_json, write_text
 from fm.recipe import Recipe, facts_of, on_import
 from fm.results import Row, bits_text, distance_text, distances, floor_text, label
 from fm.state import Weights
 
 CARD = "README.md"
-CHAMPION = "champion.json"
 
 
-def publish(run: Path, weights: str, into: Path, name: str, rows: Sequence[Row], facts: Mapping[str, Any]) -> Path:
-    """Makes the folder `into` of RUN's weights (SHA-256), whole or not at all; `facts` of where it stands go along.
+def publish(run: Path, weights: str, into: Path, name: str, rows: Sequence[Row]) -> Path:
+    """Makes the folder `into` of RUN's weights (SHA-256), whole or not at all, with rows that were measured of them.
 
     Raises: CheckpointError if RUN has no such weights, UserError if the folder is there and holds others.
     """
@@ -35,7 +32,7 @@ def publish(run: Path, weights: str, into: Path, name: str, rows: Sequence[Row],
     recipe, data = Recipe.load(run), facts_of(run)
     tensors, info = load_weights(run, weights)
     trained_on = {key: data[key] for key in ("source", "images")} | {"data": data["digest"]}
-    known = {"published": name, "weights": weights, "images_seen": info["images_seen"], **trained_on, **facts}
+    known = {"published": name, "weights": weights, "images_seen": info["images_seen"], **trained_on}
     part = into.with_name(f".{into.name}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -66,30 +63,18 @@ def begin_with(published: Path, run: Path) -> None:
     file = run / INITIAL
     if file.exists() and sha256(file) == weights:
         return
-    tensors, _ = load_weights(published, weights)
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        save_file(tensors, part)
-        if sha256(part) != weights:
-            raise CheckpointError("was written by another version of safetensors", str(published), "begin from scratch")
-        os.replace(part, file)
-        sync_folder(run)
-    finally:
-        part.unlink(missing_ok=True)
+    saved = newest(published)
+    if saved is None or saved.weights != weights:
+        raise CheckpointError(f"does not hold its weights {weights[:16]} any more", str(published), "remove it")
+    with open(saved.path / "ema.safetensors", "rb") as source, atomic(file) as copy:
+        shutil.copyfileobj(source, copy)
 
 
 def note_cited(run: Path, weights: str, name: str, version: str) -> None:
     """Notes in RUN which of its weights a registry names, so that nothing removes their checkpoint."""
-    file = run / CHAMPION
-    known = _cited(file)
+    known = named(run)
     if not any((one["weights"], one["version"]) == (weights, version) for one in known):
-        write_json(file, {"weights": [*known, {"weights": weights, "model": name, "version": version}]})
-
-
-def _cited(file: Path) -> list[dict[str, str]]:
-    from fm.files import read_json
-
-    return list(read_json(file)["weights"]) if file.exists() else []
+        write_json(run / NAMED, {"weights": [*known, {"weights": weights, "model": name, "version": version}]})
 
 
 def card(name: str, recipe: Recipe, facts: Mapping[str, Any], shape: Sequence[int], rows: Iterable[Row]) -> str:

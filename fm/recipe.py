@@ -236,7 +236,7 @@ def check_recipe(folder: Path, recipe: Recipe, run: str) -> Recipe | None:
     """
     there = recorded(folder) if (folder / "recipe.json").exists() else None
     differing = differences(there.training_values(), recipe.training_values()) if there else []
-    if differing and _is_trained(folder):
+    if differing and is_trained(folder):
         what = f"holds a training by another recipe ({', '.join(differing)})"
         raise SettingsError(what, run, "choose another RUN folder")
     return there
@@ -249,7 +249,7 @@ def check_trainable(run: str | Path) -> None:
         raise SettingsError("is an imported network without an optimiser", str(run), "train in another RUN")
 
 
-def _is_trained(run: Path) -> bool:
+def is_trained(run: Path) -> bool:
     """Whether RUN has a checkpoint: a start that failed before its first one binds RUN to nothing."""
     return any((run / "checkpoints").glob("[0-9]*"))
 
@@ -310,11 +310,11 @@ def _checked(run: Path, facts: dict[str, Any], order: str) -> tuple[dict[str, An
     there = facts_of(run) if (run / "data.json").exists() else {}
     if "imported" in there:
         facts = _scored_on(run, there, facts, order)
-    elif there and _is_trained(run) and there["digest"] != facts["digest"]:
+    elif there and is_trained(run) and there["digest"] != facts["digest"]:
         raise SettingsError(
             f"was trained on data {there['digest']}, not {facts['digest']}", str(run), "choose another RUN folder"
         )
-    if order and _is_trained(run) and there.get("order", order) not in ("", order):
+    if order and is_trained(run) and there.get("order", order) not in ("", order):
         what = f"was trained in the order {there['order']}, not {order}"
         raise SettingsError(what, str(run), "choose another RUN folder, or the version that wrote it")
     return there, facts | {"order": order or there.get("order", "")}

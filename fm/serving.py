@@ -1,6 +1,5 @@
 """A published network as a server asks it: requests in, images out. MLflow's pyfunc finds it by `_load_pyfunc`."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,17 +19,18 @@ class Server:
     def __init__(self, flow: Flow) -> None:
         self.flow = flow
 
-    def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> np.ndarray:
-        """Images uint8 (n, height, width, channels) of one request, a table of one row or a mapping.
+    def predict(self, model_input: Any) -> np.ndarray:
+        """Images uint8 (n, height, width, channels) of one request, a table of one row or a mapping; by midpoint, or by
+        Euler for an odd `nfe`.
 
         Raises: ValueUserError for more than one request, an unknown word or a number out of range.
         """
-        asked = ASKED | {"label": ""} | _request(model_input) | dict(params or {})
+        asked = ASKED | {"label": ""} | _request(model_input)
         if unknown := set(asked) - {*ASKED, "label"}:
             raise ValueUserError(f"is asked for {', '.join(sorted(unknown))}", "request", "give n, seed, nfe, label")
         n, seed, nfe = (int(asked[name]) for name in ASKED)
         if not 1 <= n <= MOST or not 1 <= nfe <= 1000 or seed < 0:
-            raise ValueUserError("is out of range", "request", f"n 1 to {MOST}, nfe 1 to 1000 and even, seed from 0")
+            raise ValueUserError("is out of range", "request", f"n 1 to {MOST}, nfe 1 to 1000, seed from 0")
         y = self.flow.labels_of(str(asked["label"]), n) if asked["label"] else None
         images = self.flow.sample(n, seed, y=y, method="midpoint" if nfe % 2 == 0 else "euler", nfe=nfe)
         return images.permute(0, 2, 3, 1).cpu().numpy()

@@ -136,7 +136,7 @@ def addresses(record: Record) -> Services:
 
 def start_missing(record: Record, names: list[str], ports: Ports) -> None:
     """Starts those of the named services that do not run, side by side, and waits until all of them are healthy."""
-    forget_dead(record)
+    forget_dead(record, names)
     fresh = not record.processes
     if fresh:
         access.check(ports.host)
@@ -144,6 +144,8 @@ def start_missing(record: Record, names: list[str], ports: Ports) -> None:
     stores.check()
     known = services(record.state, record.ports)
     missing = [name for name in names if name not in record.processes]
+    if missing and not fresh:
+        check_logins(record)
     for name in missing:
         check_ports(name, known[name])
     make_folders(record.state, given_token=fresh and "ray" in record.logins)
@@ -152,6 +154,14 @@ def start_missing(record: Record, names: list[str], ports: Ports) -> None:
     except BaseException:
         stop_services(record, missing)
         raise
+
+
+def check_logins(record: Record) -> None:
+    """Raises: UserError if what joins a running set would not ask for the logins that the set asks for."""
+    access.check(record.ports.host)
+    if lost := [name for name in record.logins if name not in access.logins(record.ports.host)]:
+        mend = "set what `fm up` was given, or wait until the supervisor has started it"
+        raise UserError("asks for a login in this set, and this shell has none to give it", " and ".join(lost), mend)
 
 
 def check_same(record: Record, ports: Ports) -> None:
@@ -177,9 +187,11 @@ def check_startable(state: Path, ports: Ports) -> None:
             check_ports(name, known[name])
 
 
-def forget_dead(record: Record) -> None:
+def forget_dead(record: Record, names: list[str]) -> None:
+    """Strikes out what has ended: of a set that is alive only the named services, the others are its supervisor's."""
+    alive = any(one.process() for one in record.processes.values())
     for name, one in list(record.processes.items()):
-        if one.process() is None:
+        if one.process() is None and (name in names or not alive):
             forget(record, name)
 
 

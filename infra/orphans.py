@@ -3,6 +3,7 @@
 So the supervisor carries it out. Runs of a living worker are that worker's affair.
 """
 
+import urllib.error
 from typing import TYPE_CHECKING, Any
 
 from infra import access, processes
@@ -59,7 +60,13 @@ def _parent(process: "psutil.Process") -> int:
 
 
 def _state(api: str, run: str) -> str:
-    return ask(f"{api}/flow_runs/{run}", headers=access.prefect_login())["state"]["type"]
+    """The type of the run's state; empty for one that was deleted in Prefect."""
+    try:
+        return ask(f"{api}/flow_runs/{run}", headers=access.prefect_login())["state"]["type"]
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            return ""
+        raise
 
 
 def _tell(api: str, run: str, state: dict[str, Any]) -> None:

@@ -129,7 +129,7 @@ def prefect_server(here: Services, ports: Ports) -> Service:
             **({"PREFECT_SERVER_DATABASE_CONNECTION_URL": database} if database else {}),
         },
         healthy=lambda started: ask(f"{here.prefect_api}/health") is True,
-        without=(*access.OF_MLFLOWS_SERVER, "MLFLOW_TRACKING_PASSWORD"),
+        without=(*access.OF_NOBODY, *access.OF_MLFLOWS_SERVER, "MLFLOW_TRACKING_PASSWORD"),
     )
 
 
@@ -158,7 +158,7 @@ def mlflow_server(here: Services, ports: Ports) -> Service:
         },
         # Not /health, which answers before the database is there.
         healthy=lambda started: "experiments" in ask(search, headers=access.mlflow_login()),
-        without=(*access.OF_PREFECTS_SERVER, "PREFECT_API_AUTH_STRING"),
+        without=(*access.OF_NOBODY, *access.OF_PREFECTS_SERVER, "PREFECT_API_AUTH_STRING"),
         private=login,
     )
 
@@ -200,7 +200,7 @@ def ray_head(here: Services, ports: Ports) -> Service:
             "RAY_idle_worker_killing_time_threshold_ms": "300000",
         },
         healthy=healthy,
-        without=(*access.OF_PREFECTS_SERVER, *access.OF_MLFLOWS_SERVER, *access.OF_CLIENTS),
+        without=(*access.OF_NOBODY, *access.OF_PREFECTS_SERVER, *access.OF_MLFLOWS_SERVER, *access.OF_CLIENTS),
     )
 
 
@@ -229,7 +229,7 @@ def prefect_worker(here: Services) -> Service:
         },
         healthy=healthy,
         after=("prefect",),
-        without=(*access.OF_PREFECTS_SERVER, *access.OF_MLFLOWS_SERVER),
+        without=(*access.OF_NOBODY, *access.OF_PREFECTS_SERVER, *access.OF_MLFLOWS_SERVER),
     )
 
 

@@ -5,6 +5,7 @@ alone, for nobody can tell that from slow: `fm status` shows it. It also cancels
 whose worker has died. What it did stands in its log.
 """
 
+import http.client
 import os
 import sys
 import time
@@ -83,7 +84,7 @@ def cancel_orphans(record: Record) -> None:
     try:
         for run in orphans.cancel(record, Services.at(record.state, record.ports).prefect_api):
             say(f"flow run {run}, whose worker had died, is cancelled")
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
         return  # Prefect is away: the next look asks again
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from fm.data import Manifest, Source, open_source
 from fm.errors import SettingsError
-from fm.recipe import Recipe, check_data, check_recipe, facts_of
+from fm.recipe import Recipe, check_data, check_recipe, facts_of, is_trained
 from fm.runs import pulled
 from tasks import standing
 from tasks.standing import Found, Stage
@@ -70,7 +70,7 @@ def _step(stage: Stage, found: Found[Any], onward: tuple[Stage, ...], where: Pat
 
 def _undecided(source: Source, recipe: Recipe, folder: Path) -> Iterator[Step]:
     """The stages after a preparation, of which nobody knows yet what it will make."""
-    if not any((folder / "checkpoints").glob("[0-9]*")):
+    if not is_trained(folder):
         yield Step("train", "runs", "starts at 0 images seen: there is no checkpoint yet")
         yield Step("evaluate", "runs", "its network is trained first")
         yield Step("report", "runs", "its rows are measured first")

@@ -52,23 +52,31 @@ def fetch(version: Version, into: Path) -> Path:
 
     Raises: UserError if MLflow is away, or what it has is not what the version says.
     """
+    if not version.weights:
+        mend = "give the alias to a version that `fm promote` made"
+        raise UserError(f"version {version.number} does not say which weights it is", version.model, mend)
     if published_weights(into) == version.weights:
         return into
     into.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=into.parent, prefix=".fetched-") as part, tracking.answering():
-        found = tracking.fetched(f"{version.source}/data", Path(part))
+    with tempfile.TemporaryDirectory(dir=into.parent, prefix=".fetched-") as part:
+        with tracking.answering():
+            found = tracking.fetched(f"{version.source}/data", Path(part))
         (folder,) = [path.parent for path in found.rglob("recipe.json")] or [found]
         if published_weights(folder) != version.weights:
             what = f"version {version.number} of {version.model} is not the weights {version.weights[:16]} it names"
             raise UserError(what, version.source, "`fm rollback` goes back to the version before")
-        folder.rename(into)
+        try:
+            folder.rename(into)
+        except OSError as error:
+            why = f"cannot take {version.model} version {version.number} ({error.strerror})"
+            raise UserError(why, str(into), "remove what is there") from None
     return into
 
 
 def register(
     model: str, published: Path, decision: Decision, against: Version | None, copy: tracking.Tracking
 ) -> Version:
-    """A version of this network with the decision on it, and the alias moved to it if it was accepted.
+    """A version of this network with the decision on it; the alias stays where it is.
 
     What is there already, of the same weights judged against the same champion, is not made again.
     """
@@ -87,17 +95,29 @@ def register(
             words = f"{decision.verdict}: {decision.why}"
             told = {"tags": tags, "description": words, "await_creation_for": 0}
             made = _version(client.create_model_version(model, source, run, **told))
-    if decision.accepted:
-        crown(made, against)
     return made
 
 
-def crown(version: Version, replaced: Version | None) -> None:
-    """Moves the alias to a version, which notes the one that it replaces: first the note, then the alias."""
+def crown(version: Version, against: Version | None) -> str:
+    """Moves the alias to a version that was judged against the champion -> why not, if it was rolled back since.
+
+    The version notes the one that it replaces: first the note, then the alias.
+
+    Raises: UserError if another version became champion meanwhile.
+    """
+    if "rolled_back" in version.tags:
+        return f"version {version.number} was rolled back; to take it all the same, give it the alias in MLflow"
+    now = champion(version.model)
+    if now and now.number == version.number:
+        return ""
+    if now and (against is None or now.number != against.number):
+        what = f"version {now.number} became champion meanwhile"
+        raise UserError(what, version.model, "the same again judges against that one")
     with tracking.answering() as client:
-        if replaced and replaced.number != version.number:
-            client.set_model_version_tag(version.model, version.number, "replaced", replaced.number)
+        if against:
+            client.set_model_version_tag(version.model, version.number, "replaced", against.number)
         client.set_registered_model_alias(version.model, ALIAS, version.number)
+    return ""
 
 
 def rollback(model: str) -> tuple[Version, Version]:

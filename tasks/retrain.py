@@ -1,6 +1,7 @@
 """Challenger and champion: which training comes next, both measured alike, the decision, what the registry keeps."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +15,10 @@ from fm.lineage import digest
 from fm.publishing import begin_with, note_cited, publish
 from fm.recipe import Recipe, facts_of, on_data, opened
 from fm.results import Row
+from fm.runs import of
 from fm.side_by_side import side_by_side
 from tasks import registry, tracking, watching
-from tasks.evaluate import evaluate
+from tasks.evaluate import all_measured, evaluate
 from tasks.registry import Version
 
 Begin = Literal["champion", "scratch"]
@@ -66,14 +68,16 @@ def judged(
 ) -> Decision:
     """Measures RUN's network and the champion on the same data and noise, decides, and registers the former."""
     rows = evaluate(run, recipe, saved, copy)
+    all_measured(of(run), rows)
     with copy.stage("judge"):
         decision = _decided(champion, run, recipe, rows, copy) if champion else FIRST
-        folder = run / "published" / saved.weights[:16]
-        parent = f"{model} version {champion.number}" if champion else ""
-        known = {"decision": f"{decision.verdict}: {decision.why}", "judged against": parent}
-        publish(run, saved.weights, folder, model, [row for row in rows if row["weights"] == saved.weights], known)
+        own = [row for row in rows if row["weights"] == saved.weights]
+        folder = run / "published" / digest(saved.weights, [row["key"] for row in own])
+        publish(run, saved.weights, folder, model, own)
         version = registry.register(model, folder, decision, champion, copy)
         note_cited(run, saved.weights, model, version.number)
+        if decision.accepted and (kept_out := registry.crown(version, champion)):
+            decision = replace(decision, accepted=False, why=kept_out)
     watching.say(f"judge: version {version.number} of {model} is {decision.verdict}: {decision.why}")
     _show(model, version, champion, decision, saved)
     return decision
@@ -84,7 +88,7 @@ def _decided(champion: Version, run: Path, recipe: Recipe, rows: list[Row], copy
     folder = _fetched(champion, run.parent)
     theirs = Recipe.load(folder).model_copy(update={"evaluation": recipe.evaluation})
     data = facts_of(run)["data"]
-    with opened(folder, theirs) as there, copy.member(there, theirs) as its:
+    with opened(folder, theirs, note=False) as there, copy.member(there, theirs) as its:
         on_data(there, data, load_manifest(data))
         saved = newest(there)
         assert saved is not None  # noqa: S101  a published network has one
@@ -97,7 +101,8 @@ def _decided(champion: Version, run: Path, recipe: Recipe, rows: list[Row], copy
 
 
 def _first(recipe: Recipe) -> str:
-    return recipe.evaluation.distances[0]
+    """The column of the recipe's first distance."""
+    return f"{recipe.evaluation.distances[0]}_{recipe.evaluation.features}"
 
 
 def _show(model: str, version: Version, champion: Version | None, decision: Decision, saved: Saved) -> None:

@@ -35,10 +35,10 @@ def caught_up_once(body: Callable[P, T]) -> Callable[P, T | State[Any]]:
         @failing.in_sentences
         def retrain(...): ...
 
-    A run of the schedule ends at once as Cancelled, named `Skipped`, with a sentence, if a run of the same deployment
-    has begun since this one was due: that one has done, or is doing, what this one was to do. Whoever begins first of
-    several that are late is the one that runs. Runs that somebody, or an event, started are never skipped; and if
-    Prefect cannot be asked, the run goes on.
+    A run of the schedule ends at once as Cancelled, named `Skipped`, with a sentence, if another of that schedule has
+    begun since this one was due, and has not failed: that one has done, or is doing, what this one was to do. Whoever
+    begins first of several that are late is the one that runs. Runs that somebody, or an event, started are never
+    skipped; and if Prefect cannot be asked, the run goes on.
     """
 
     @wraps(body)
@@ -70,11 +70,12 @@ def overtaken() -> str:
 
 
 def before(since: list[FlowRun], own: FlowRun) -> FlowRun | None:
-    """The run that makes this one superfluous: one that began before it, and was neither skipped nor lost."""
+    """The run of the schedule that makes this one superfluous: one that began before it, and did not fail."""
     mine = next((run.start_time for run in since if run.id == own.id), None) or own.start_time
     for run in since:
         earlier = run.start_time is not None and (mine is None or (run.start_time, str(run.id)) < (mine, str(own.id)))
-        if run.id != own.id and earlier and run.state_name != SKIPPED and run.state_type != StateType.CRASHED:
+        stands = run.state_type not in (StateType.CRASHED, StateType.FAILED) and run.state_name != SKIPPED
+        if run.id != own.id and earlier and run.auto_scheduled and stands:
             return run
     return None
 

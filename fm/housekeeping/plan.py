@@ -25,7 +25,7 @@ Guard = Callable[[], AbstractContextManager[str]]  # says why something cannot g
 
 @contextmanager
 def unguarded() -> Iterator[str]:
-    """For what nobody can be using: the lock of all of it is held."""
+    """For what is locked as a whole, or is made again when somebody misses it."""
     yield ""
 
 

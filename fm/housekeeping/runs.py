@@ -9,18 +9,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fm.checkpoints import BEST, INITIAL, STATE, Damaged, best_name, damage, read_info, staying
+from fm.checkpoints import BEST, INITIAL, NAMED, STATE, Damaged, best_name, damage, read_info, staying
 from fm.demo2d.measuring import FILE as MEASURED
 from fm.errors import CheckpointError, UserError, several
 from fm.evaluation import PARTS
 from fm.files import sha256
 from fm.housekeeping.plan import GONE, PART, Judged, Kept, Removal, entries, files_in, kept, leftover, size_of, unknown
 from fm.housekeeping.scratch import scratch_judged
-from fm.publishing import CHAMPION
 from fm.recipe import Recipe, recorded
 
 OURS = {
-    **dict.fromkeys(("recipe.json", "data.json", INITIAL, CHAMPION), "what the weights are and come from"),
+    **dict.fromkeys(("recipe.json", "data.json", INITIAL, NAMED), "what the weights are and come from"),
     "published": "networks that a registry names",
     **dict.fromkeys(("records", "logs", "session.json", "tracking.json", "failure.json", ".lock"), "what happened"),
     **dict.fromkeys(("evaluations", "report", "report.html", "comparison", "samples", MEASURED), "what was reported"),
@@ -50,7 +49,7 @@ def cited(folders: Iterable[Path]) -> Cited:
         tables = [path for path in (folder / "report").glob("*") if path.suffix in (".csv", ".json")]
         measured = [folder / MEASURED] if (folder / MEASURED).exists() else []
         reported.update(*(_named(file) for file in [*rows, *tables, *measured]))
-        note = folder / CHAMPION
+        note = folder / NAMED
         if note.exists() or note.is_symlink():
             champion |= _named(note)
             if not _named(note):
@@ -156,10 +155,10 @@ def _staying(
     for path in numbered:
         if path in damaged and not whole:
             why = "no checkpoint is whole: for you to look at"
-        elif path in damaged and not damage(path, "ema"):
-            why = "damaged, but its averaged weights are whole, and the newest to load"
         elif why := _citing(path, of):
             pass
+        elif path in damaged and not damage(path, "ema"):
+            why = "damaged, but its averaged weights are whole: a load may take them"
         elif path.name == best:
             why = "the best by its evaluation"
         elif path in whole:
@@ -199,5 +198,5 @@ def _citing(checkpoint: Path, of: Cited) -> str:
     except CheckpointError:
         return "of another version of this program"
     if hashes & of.champion:
-        return f"{CHAMPION} names its weights"
+        return f"{NAMED} names its weights"
     return "a reported number cites its weights" if hashes & of.reported else ""

@@ -85,6 +85,11 @@ def test_one_trained_further_takes_the_place_serves_and_gives_it_back(
     assert back.returncode == 0, back.stderr
     now = json.loads(back.stdout.splitlines()[-1])
     assert (now["was"], now["champion"], now["weights"]) == ("2", "1", newest(finished).weights)  # type: ignore[union-attr]
+    # The next one on the same data comes to the same network, which stays rolled back.
+    again = deployed.wait(deployed.start("retrain", form), limit_s=400)
+    assert again["state"]["type"] == "COMPLETED", again["state"]
+    assert [number for number, tags in versions(model).items() if "champion" in tags["aliases"]] == ["1"]
+    assert len(versions(model)) == 2
 
 
 def served(model: str, folder: Path) -> Any:

@@ -13,10 +13,11 @@ from torch import nn
 
 import fm.checkpoints
 import fm.files
-from fm.checkpoints import Store, best_name, kept, load_weights, mark_best, newest
+from fm.checkpoints import NAMED, Store, best_name, kept, load_weights, mark_best, newest
 from fm.checkpoints import damage as damage_of
 from fm.ema import averages
 from fm.errors import CheckpointError
+from fm.files import write_json
 from fm.optimizer import Adam
 from fm.parallel import ALONE, Gradients
 from fm.state import State
@@ -347,3 +348,15 @@ def test_what_is_wrong_with_a_checkpoint_and_which_is_the_best(tmp_path) -> None
     assert best_name(tmp_path) == ""
     mark_best(tmp_path, kept(tmp_path)[0], 1.0, "fd")
     assert best_name(tmp_path) == first.name
+
+
+def test_what_a_registry_names_stays_and_a_note_that_nobody_can_read_keeps_all(tmp_path: Path) -> None:
+    store = Store(tmp_path, "recipe", "data", keep=1)
+    first = store.save(state(10))
+    write_json(tmp_path / NAMED, {"weights": [{"weights": first.weights, "model": "m", "version": "1"}]})
+    for place in (20, 30):
+        store.save(state(place))
+    assert folders(tmp_path) == [f"{place:012d}" for place in (10, 30)]
+    (tmp_path / NAMED).write_text("{")
+    store.save(state(40))
+    assert folders(tmp_path) == [f"{place:012d}" for place in (10, 30, 40)]

@@ -24,7 +24,7 @@ OTHER = [level + (0.1 if i % 2 else -0.1) for i, level in enumerate(LEVELS)]  # 
 BITS = {"nll_converged": True, "nll_images": 20, "nll_k": 1, "nll_probe": "per_image"}
 
 
-def judged(champion: list[Any], challenger: list[Any], first: str = "fd") -> Decision:
+def judged(champion: list[Any], challenger: list[Any], first: str = FD) -> Decision:
     return judge(run_of("champion", "runs/a", champion), run_of("challenger", "runs/b", challenger), first)
 
 
@@ -61,7 +61,7 @@ def test_another_metric_that_worsens_or_is_lost_refuses() -> None:
 
 def test_the_primary_metric_is_the_one_named_at_the_finest_point() -> None:
     second = {"kid_x": 2.0, "kid_x_low": 1.0, "kid_x_high": 3.0, "kid_x_without": LEVELS}
-    found = judged([a_row(400.0) | second], [a_row(300.0, OTHER) | second], first="kid")
+    found = judged([a_row(400.0) | second], [a_row(300.0, OTHER) | second], first="kid_x")
     assert found.primary is not None and found.primary.quantity == "kid_x" and not found.accepted
     champion = [a_row(400.0, nfe=4), a_row(300.0, nfe=16)]
     challenger = [a_row(100.0, OTHER, nfe=4), a_row(310.0, OTHER, nfe=16)]
@@ -112,17 +112,20 @@ def test_of_real_networks_the_longer_trained_one_is_accepted_and_no_other(tmp_pa
     data, features = tmp_path / "data", load_features("random_conv")
     write_shards(open_source("photos:?tiles=150"), data, Preparation(size=16, holdout=0.3))
     champion = trained(tmp_path / "champion", data, 3_200)
-    runs = {"champion": champion, "noisy": noisy(champion, tmp_path / "noisy", data, 0.05)}
+    runs = {"champion": champion, "same": noisy(champion, tmp_path / "same", data, 0.0)}
+    runs["noisy"] = noisy(champion, tmp_path / "noisy", data, 0.05)
+    assert load_weights(runs["same"])[1] == load_weights(champion)[1]
     runs["longer"] = trained(tmp_path / "longer", data, 12_800)
     training, heldout = (ShardedImages(data, split) for split in ("train", "test"))
-    decisions: dict[str, list[bool]] = {name: [] for name in runs}
+    decisions: dict[str, list[bool]] = {name: [] for name in runs if name != "champion"}
     for seed in range(5):
         settings = Recipe.load(champion, [f"evaluation.seed={seed}"]).evaluation
         reference = measure_reference(training, heldout, features, settings, tmp_path / "reference")
         (cell,) = cells(settings)
         rows = {name: [evaluate(load(run), cell, features, reference)] for name, run in runs.items()}
-        for name, row in rows.items():
-            found = judge(run_of("champion", "a", rows["champion"]), run_of("challenger", "b", row), "fd")
+        for name in decisions:
+            row = rows[name]
+            found = judge(run_of("champion", "a", rows["champion"]), run_of("challenger", "b", row), "fd_random_conv")
             decisions[name].append(found.accepted)
             print(seed, name, found.why)
-    assert decisions == {"champion": [False] * 5, "noisy": [False] * 5, "longer": [True] * 5}
+    assert decisions == {"same": [False] * 5, "noisy": [False] * 5, "longer": [True] * 5}

@@ -39,7 +39,7 @@ def test_a_published_network_is_the_same_in_a_folder_of_its_own(made: Any, tmp_p
     _, run = made
     saved = newest(run)
     assert saved is not None
-    folder = publish(run, saved.weights, tmp_path / "v1", "photos", [a_row()], {"decision": "accepted"})
+    folder = publish(run, saved.weights, tmp_path / "v1", "photos", [a_row()])
     assert published_weights(folder) == saved.weights and published_weights(run) == ""
     same = fm.load(folder).sample(4, seed=3, method="euler", nfe=4)
     assert torch.equal(same, fm.load(run).sample(4, seed=3, method="euler", nfe=4))
@@ -52,7 +52,7 @@ def test_a_published_network_is_the_same_in_a_folder_of_its_own(made: Any, tmp_p
     told = (folder / CARD).read_text()
     assert f"data: {read_json(run / 'data.json')['digest']}" in told and "fd_x" in told and saved.weights in told
     before = {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
-    assert publish(run, saved.weights, folder, "photos", [], {}) == folder  # it stands already
+    assert publish(run, saved.weights, folder, "photos", []) == folder  # it stands already
     assert {file: file.stat().st_mtime_ns for file in folder.rglob("*")} == before
     with pytest.raises(SettingsError, match="without an optimiser"):
         check_trainable(folder)
@@ -62,20 +62,20 @@ def test_other_weights_are_neither_found_nor_written_over(made: Any, tmp_path: P
     _, run = made
     weights = newest(run).weights  # type: ignore[union-attr]
     with pytest.raises(CheckpointError, match="no whole checkpoint of weights"):
-        publish(run, "0" * 64, tmp_path / "none", "photos", [], {})
+        publish(run, "0" * 64, tmp_path / "none", "photos", [])
     assert list(tmp_path.iterdir()) == []
-    folder = publish(run, weights, tmp_path / "v1", "photos", [], {})
+    folder = publish(run, weights, tmp_path / "v1", "photos", [])
     facts = read_json(folder / "data.json")
     facts["imported"]["weights"] = "1" * 64
     (folder / "data.json").write_text(json.dumps(facts))
     with pytest.raises(UserError, match="is there already, with other weights"):
-        publish(run, weights, folder, "photos", [], {})
+        publish(run, weights, folder, "photos", [])
 
 
 def test_a_training_begins_with_published_weights_and_is_bound_to_them(made: Any, tmp_path: Path) -> None:
     data, run = made
     weights = newest(run).weights  # type: ignore[union-attr]
-    folder = publish(run, weights, tmp_path / "v1", "photos", [], {})
+    folder = publish(run, weights, tmp_path / "v1", "photos", [])
     change = f"training.initial_weights={weights}"
     # Without a step that counts, the network is the one that it began with.
     still = train(tmp_path / "still", data, change, "training.total_images=0", initial=folder)

@@ -20,7 +20,7 @@ def test_a_request_gets_its_images(server: Any) -> None:
     assert images.shape == (3, 16, 16, 3) and images.dtype == np.uint8
     expected = server.flow.sample(3, 5, method="midpoint", nfe=4).permute(0, 2, 3, 1).numpy()
     assert np.array_equal(images, expected)
-    assert server.predict(None, {"nfe": 3}).shape == (1, 16, 16, 3)  # an odd count is Euler's
+    assert server.predict({"nfe": [3]}).shape == (1, 16, 16, 3)  # an odd count is Euler's
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from fm.errors import SettingsError, UserError
 from infra import local, processes
 from infra.services import Service
-from infra.state import Ports, Record
+from infra.state import Ports, Record, held
 from tests.infra.stand_ins import SERVER, stand_ins
 
 ROOT = Path(__file__).parents[2]
@@ -131,6 +131,26 @@ def test_embedded_leaves_a_set_that_up_keeps(state, ports):
     with local.embedded(state) as joined:
         assert joined == found
     assert len(local.status(state)) == 5
+
+
+def test_a_command_that_joins_leaves_what_it_does_not_need_to_the_supervisor(state, ports):
+    local.up(state, ports)
+    with held(state) as record:  # so that the supervisor cannot start it again meanwhile
+        processes.stop([psutil.Process(record.processes["ray"].pid)], 0.0)
+        local.start_missing(record, ["prefect", "mlflow"], ports)
+        assert "ray" in record.processes and record.processes["ray"].process() is None
+        local.start_missing(record, ["prefect", "mlflow", "ray"], ports)
+        assert record.processes["ray"].process()
+
+
+def test_a_shell_without_the_login_of_the_set_starts_nothing_of_it_again(state, ports):
+    local.up(state, ports)
+    with held(state) as record:
+        record.logins = ["mlflow"]
+        processes.stop([psutil.Process(record.processes["mlflow"].pid)], 0.0)
+        with pytest.raises(UserError, match="mlflow: asks for a login in this set, and this shell has none"):
+            local.start_missing(record, ["prefect", "mlflow"], ports)
+        assert "mlflow" not in record.processes
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 from prefect.client.schemas.objects import FlowRun
-from prefect.states import Cancelled, Completed, Crashed, Running
+from prefect.states import Cancelled, Completed, Crashed, Failed, Running
 
 from infra.services import ask
 from tasks import scheduling
@@ -21,10 +21,18 @@ from tests.tasks.small import tick
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def run(after_s: float, state: Any = None) -> FlowRun:
+def run(after_s: float, state: Any = None, scheduled: bool = True) -> FlowRun:
     made = state or Running()
     times = {"start_time": START + timedelta(seconds=after_s)}
-    return FlowRun(id=uuid4(), flow_id=uuid4(), state=made, state_type=made.type, state_name=made.name, **times)
+    return FlowRun(
+        id=uuid4(),
+        flow_id=uuid4(),
+        state=made,
+        state_type=made.type,
+        state_name=made.name,
+        auto_scheduled=scheduled,
+        **times,
+    )
 
 
 def test_of_several_that_are_late_the_first_to_begin_is_the_one_that_runs() -> None:
@@ -32,8 +40,9 @@ def test_of_several_that_are_late_the_first_to_begin_is_the_one_that_runs() -> N
     since = [first, second, third]
     assert scheduling.before(since, first) is None
     assert scheduling.before(since, second) == first and scheduling.before(since, third) == first
-    skipped, lost = run(0, Cancelled(name=scheduling.SKIPPED)), run(0, Crashed())
-    assert scheduling.before([skipped, lost, first], first) is None
+    # Nor one that failed, nor one that somebody started, with other values perhaps, has done its work.
+    idle = [run(0, Cancelled(name=scheduling.SKIPPED)), run(0, Crashed()), run(0, Failed()), run(0, None, False)]
+    assert scheduling.before([*idle, first], first) is None
     same = [run(1), run(1)]  # at the same moment one of both, and not the other
     assert sorted([scheduling.before(same, one) is None for one in same]) == [False, True]
 

@@ -66,18 +66,27 @@ class Record:
 
     @classmethod
     def load(cls, state: Path) -> "Record":
+        """The record of a state folder; an empty one if nothing runs from it.
+
+        Raises: UserError if another version of this code left it.
+        """
+        file = state / "services.json"
         try:
-            saved = json.loads((state / "services.json").read_text())
+            saved = json.loads(file.read_text())
         except (FileNotFoundError, ValueError):
             return cls(state)
-        return cls(
-            state,
-            Ports(**saved["ports"]),
-            {name: Started(**one) for name, one in saved["processes"].items()},
-            [Started(**one) for one in saved["holders"]],
-            saved["kept"],
-            saved.get("logins", []),
-        )
+        try:
+            return cls(
+                state,
+                Ports(**saved["ports"]),
+                {name: Started(**one) for name, one in saved["processes"].items()},
+                [Started(**one) for one in saved["holders"]],
+                saved["kept"],
+                saved.get("logins", []),
+            )
+        except (TypeError, KeyError):
+            mend = "`fm down` by that version first, or choose another state folder with FM_STATE"
+            raise UserError("was written by another version of this code", str(file), mend) from None
 
     def save(self) -> None:
         value = asdict(self)

@@ -4,6 +4,7 @@ Its pictures have names that would be code on a page that does not escape them.
 """
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,14 @@ def made(folder: Path) -> Recipe:
 
 
 def logged(api: str, run: str) -> list[str]:
+    """The lines of a flow run that has ended; its process hands the last ones in after its state."""
     query = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC", "limit": 200}
-    return [line["message"] for line in ask(f"{api}/logs/filter", query)]
+    deadline = time.monotonic() + 60
+    while True:
+        lines = [line["message"] for line in ask(f"{api}/logs/filter", query)]
+        if (lines and lines[-1].startswith("Finished in state Completed")) or time.monotonic() > deadline:
+            return lines
+        time.sleep(0.5)
 
 
 @pytest.mark.slow

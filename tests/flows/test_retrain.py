@@ -23,10 +23,13 @@ MODEL = "photos-test"
 def versions(model: str = MODEL) -> dict[str, dict[str, str]]:
     """The tags of each version in MLflow, asked as its page does."""
     found = ask(f"{os.environ['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/model-versions/search?filter=name%3D'{model}'")
-    return {
-        one["version"]: {tag["key"]: tag["value"] for tag in one["tags"]} | {"aliases": str(one.get("aliases", []))}
-        for one in found["model_versions"]
-    }
+    return {one["version"]: {tag["key"]: tag["value"] for tag in one["tags"]} for one in found["model_versions"]}
+
+
+def champion(model: str) -> str:
+    """The version that MLflow gives for the alias."""
+    asked = f"/api/2.0/mlflow/registered-models/alias?name={model}&alias=champion"
+    return str(ask(os.environ["MLFLOW_TRACKING_URI"] + asked)["model_version"]["version"])
 
 
 @pytest.mark.slow
@@ -88,8 +91,7 @@ def test_one_trained_further_takes_the_place_serves_and_gives_it_back(
     # The next one on the same data comes to the same network, which stays rolled back.
     again = deployed.wait(deployed.start("retrain", form), limit_s=400)
     assert again["state"]["type"] == "COMPLETED", again["state"]
-    assert [number for number, tags in versions(model).items() if "champion" in tags["aliases"]] == ["1"]
-    assert len(versions(model)) == 2
+    assert champion(model) == "1" and len(versions(model)) == 2
 
 
 def served(model: str, folder: Path) -> Any:

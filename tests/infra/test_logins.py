@@ -15,9 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from infra import access, processes
 from infra.services import ask
@@ -124,8 +122,6 @@ def test_an_open_address_asks_everybody_and_keeps_no_secret(
     command: Callable[..., Any],
 ) -> None:
     state, run = tmp_path / "state", tmp_path / "runs" / "tiny"
-    run.mkdir(parents=True)
-    pictures(tmp_path / "pictures")
     strangers = {name: value for name, value in os.environ.items() if name not in given}
     for name, value in (given | {"FM_STATE": str(state)}).items():
         monkeypatch.setenv(name, value)
@@ -152,12 +148,14 @@ def test_an_open_address_asks_everybody_and_keeps_no_secret(
         again = fm(shell | given, "up", "--host", "0.0.0.0")
         assert again.returncode == 2 and f"the services run already, on {host}; `fm down` first" in again.stderr
 
-        parameters = {"source": str(tmp_path / "pictures"), "data": str(run.parent / "data")}
-        ended = run_by_the_worker(prefect, "prepare", parameters)
+        ended = run_by_the_worker(prefect, "pipeline-tiny", {"source": "photos:", "run": str(run)})
         assert ended["type"] == "COMPLETED", ended
+        assert (run / "report.html").exists()
 
         ours = {"PREFECT_API_URL": prefect, "MLFLOW_TRACKING_URI": mlflow, "PREFECT_HOME": str(state / "prefect")}
-        script = [sys.executable, "-c", BLOCK, str(run)]
+        other = run.with_name("block")
+        other.mkdir()
+        script = [sys.executable, "-c", BLOCK, str(other)]
         read = subprocess.run(
             script, env=os.environ | ours, cwd=ROOT, input=planted["block"], capture_output=True, text=True
         )
@@ -173,7 +171,13 @@ def test_an_open_address_asks_everybody_and_keeps_no_secret(
     assert processes.belonging(state, marked=True) == []
     token = Path(given["RAY_AUTH_TOKEN_PATH"]).read_text()
     everywhere = [path for folder in (state, run.parent) for path in folder.rglob("*") if path.is_file()]
-    assert {path.name for path in everywhere} >= {"prefect.db", "mlflow.db", "manifest.json", "worker.log"}
+    assert {path.name for path in everywhere} >= {
+        "prefect.db",
+        "mlflow.db",
+        "manifest.json",
+        "worker.log",
+        "report.html",
+    }
     assert [path for path in everywhere if said(path.read_bytes(), planted)] == []
     assert [path.name for path in everywhere if token.encode() in path.read_bytes()] == ["ray-token"]
     private = [state / "ray-token", tmp_path / "mlflow-logins.db"]
@@ -193,13 +197,6 @@ def refused_at(url: str) -> bool:
     except OSError:
         return True
     return False
-
-
-def pictures(folder: Path) -> None:
-    folder.mkdir()
-    for number in range(4):
-        pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.png")
 
 
 def run_by_the_worker(api: str, name: str, parameters: dict[str, str]) -> dict[str, Any]:

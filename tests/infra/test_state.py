@@ -106,3 +106,14 @@ def test_no_write_permission_is_one_sentence(tmp_path):
 def test_a_torn_record_counts_as_none(tmp_path):
     (tmp_path / "services.json").write_text(json.dumps({"ports": {}})[:-3])
     assert Record.load(tmp_path) == Record(tmp_path)
+
+
+def test_a_record_of_another_version_is_one_sentence(tmp_path):
+    for change in ({"ports": {"prefect": 1, "socket": "new"}}, {"kept": None}):
+        Record(tmp_path).save()
+        saved = json.loads((tmp_path / "services.json").read_text()) | change
+        if saved["kept"] is None:
+            del saved["kept"]
+        (tmp_path / "services.json").write_text(json.dumps(saved))
+        with pytest.raises(UserError, match=r"written by another version of this code.*FM_STATE"):
+            Record.load(tmp_path)

@@ -2,10 +2,12 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import psutil
@@ -143,8 +145,8 @@ def storage(run: Path, data: Path, undisturbed: str) -> Result:
         return Result(f"storage unwritable for {FROZEN_S} s", 0, recovery, finish(process, run), undisturbed)
 
 
-def without(service: str, run: Path, data: Path, state: Path) -> Result:
-    """A service is killed and comes back a minute later; what MLflow has in the end is what the records have."""
+def through(trouble: str, away: AbstractContextManager[None], run: Path, data: Path) -> Result:
+    """Trains on through a minute of trouble; what MLflow has in the end is what the records have."""
     longer = ["--set", f"training.total_images={LONGER_IMAGES}"]
     undisturbed = run.with_name("longer")
     if newest(undisturbed) is None:
@@ -152,17 +154,36 @@ def without(service: str, run: Path, data: Path, state: Path) -> Result:
     process = start(run, data, *longer)
     wait(lambda: seen(run) >= 2000, process)
     before = seen(run)
-    Record.load(state).processes[service].process().kill()  # type: ignore[union-attr]
-    struck = time.monotonic()
-    wait(lambda: seen(run) > before, process)
-    recovery = time.monotonic() - struck
-    time.sleep(max(0.0, AWAY_S - recovery))
-    if process.poll() is not None:
-        raise SystemExit(f"{run.name}: the training ended before {service} was back")
-    local.up(state, Ports.from_base(PORT_BASE), workers=False, ray=False)
+    with away:
+        struck = time.monotonic()
+        wait(lambda: seen(run) > before, process)
+        recovery = time.monotonic() - struck
+        time.sleep(max(0.0, AWAY_S - recovery))
+        if process.poll() is not None:
+            raise SystemExit(f"{run.name}: the training ended before it was over that {trouble}")
     weights, whole = finish(process, run), newest(undisturbed)
     check_mirrored(run, with_times=True)
-    return Result(f"{service} away for {AWAY_S} s", 0, recovery, weights, whole.weights if whole else "")
+    return Result(f"{trouble} for {AWAY_S} s", 0, recovery, weights, whole.weights if whole else "")
+
+
+@contextmanager
+def without(service: str, state: Path) -> Iterator[None]:
+    """A service of a command is killed, and is started again at the end."""
+    Record.load(state).processes[service].process().kill()  # type: ignore[union-attr]
+    yield
+    local.up(state, Ports.from_base(PORT_BASE), workers=False, ray=False)
+
+
+@contextmanager
+def locked(database: Path) -> Iterator[None]:
+    """Somebody else has the write lock of an SQLite database."""
+    holder = sqlite3.connect(database, isolation_level=None, timeout=60)
+    holder.execute("BEGIN EXCLUSIVE")
+    try:
+        yield
+    finally:
+        holder.rollback()
+        holder.close()
 
 
 def check_mirrored(run: Path, with_times: bool = False) -> None:
@@ -189,12 +210,17 @@ def check_mirrored(run: Path, with_times: bool = False) -> None:
 
 def mlflow(run: Path, data: Path, undisturbed: str) -> Result:
     """MLflow is away for a minute."""
-    return without("mlflow", run, data, run.parent / "state")
+    return through("mlflow away", without("mlflow", run.parent / "state"), run, data)
 
 
 def prefect(run: Path, data: Path, undisturbed: str) -> Result:
     """Prefect's API is away for a minute."""
-    return without("prefect", run, data, run.parent / "state")
+    return through("prefect away", without("prefect", run.parent / "state"), run, data)
+
+
+def database(run: Path, data: Path, undisturbed: str) -> Result:
+    """Prefect's database is locked for a minute."""
+    return through("prefect's database locked", locked(run.parent / "state" / "prefect" / "prefect.db"), run, data)
 
 
 DRILLS = {
@@ -205,6 +231,7 @@ DRILLS = {
     "storage": storage,
     "mlflow": mlflow,
     "prefect": prefect,
+    "database": database,
 }
 
 

@@ -1,5 +1,6 @@
 """The front door: the form of a deployment, opened in a browser, and a run started from it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +69,18 @@ def test_a_rule_across_fields_fails_the_run_with_one_sentence(deployed: Any) -> 
     (left,) = ask(f"{deployed.api}/artifacts/filter", {"flow_runs": {"id": {"any_": [started]}}})
     assert left["key"] == "failed" and ended["state"]["message"] in left["data"]
     assert "The same form again" in left["data"] and "`fm" not in left["data"]  # there is no RUN to take a recipe from
+
+
+def test_a_deployment_older_than_the_code_fails_with_the_setting_that_is_gone(deployed: Any) -> None:
+    """As after `git pull` without `fm up`: the server's form still has what the code no longer knows."""
+    older = {**deployed.deployments["pipeline-tiny"], "name": "older", "enforce_parameter_schema": False}
+    older["parameters"] = json.loads(json.dumps(older["parameters"]))
+    older["parameters"]["recipe"]["training"]["momentum"] = 0.9
+    keys = ("name", "flow_id", "entrypoint", "path", "pull_steps", "work_pool_name", "job_variables", "parameters")
+    made = ask(f"{deployed.api}/deployments/", body={key: older[key] for key in keys})
+    started = ask(f"{deployed.api}/deployments/{made['id']}/create_flow_run", body={"state": {"type": "SCHEDULED"}})[
+        "id"
+    ]
+    ended = deployed.wait(started, limit_s=90)
+    assert ended["state"]["type"] == "FAILED"
+    assert ended["state"]["message"].endswith("recipe.training.momentum: Extra inputs are not permitted")

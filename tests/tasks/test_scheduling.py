@@ -109,5 +109,13 @@ def test_what_was_missed_is_caught_up_once_and_what_overlaps_is_skipped(deployed
     assert (state["type"], state["message"]) == ("CANCELLED", "Deployment concurrency limit reached.")
     (tmp_path / "may-end").touch()
     assert deployed.wait(manual)["state"]["type"] == "COMPLETED"
+
+    def due() -> int:
+        return sum(one["state"]["type"] == "SCHEDULED" for one in of(api, overlapping))
+
+    send("POST", f"{api}/deployments/{overlapping}/schedule", {})  # the hours that come
+    assert due() >= 1
+    send("POST", f"{api}/deployments/{overlapping}/pause_deployment", {})
+    assert due() == 0
     for deployment in (late, overlapping):  # whose next hour comes
         send("DELETE", f"{api}/deployments/{deployment}", {})

@@ -6,6 +6,7 @@ once. The webhook's address comes from the environment, FM_NOTIFY_URL, and goes 
 
 import os
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from prefect.blocks.webhook import Webhook
@@ -20,7 +21,9 @@ from tasks import slots
 VARIABLE = "FM_NOTIFY_URL"
 BLOCK = "fm-notify"
 LOST, FAILED = "fm: lost flow runs are marked Crashed", "fm: failures are told to a webhook"
+NEVER_BEGUN = "fm: flow runs that never began are marked Crashed"
 SILENT_S = 90  # three heartbeats, of 30 s each: a busy machine may miss one
+PENDING_S = 300  # from a worker's taking a run to its first line, on a busy machine
 RUN = {"prefect.resource.id": "prefect.flow-run.*"}
 OVER = ("Completed", "Failed", "TimedOut", "Cancelled", "Cancelling", "Crashed")
 WAITING = ("Paused", "Suspended", "Scheduled", "AwaitingRetry", "AwaitingConcurrencySlot", "Pending", "Resuming")
@@ -37,28 +40,32 @@ MESSAGE = "{" + ", ".join(f'"{key}": {{{{ ({what})|tojson }}}}' for key, what in
 
 def automations(webhook: UUID | None) -> list[AutomationCore]:
     """Every automation; the one that tells only where there is a webhook to tell."""
-    return [_lost(), *([_failed(webhook)] if webhook else [])]
+    never = ("Running", "heartbeat", *OVER, *(name for name in WAITING if name != "Pending"))
+    return [
+        _silent(LOST, "heartbeat", ("heartbeat", *OVER, *WAITING), SILENT_S),
+        _silent(NEVER_BEGUN, "Pending", never, PENDING_S),
+        *([_failed(webhook)] if webhook else []),
+    ]
 
 
-def _lost() -> AutomationCore:
-    """A run that neither gives a sign of life nor ends nor waits is one whose process has died."""
-    events = {f"prefect.flow-run.{name}" for name in ("heartbeat", *OVER, *WAITING)}
+def _silent(name: str, after: str, expected: tuple[str, ...], within_s: int) -> AutomationCore:
+    """A run of which none of these is heard after that neither lives nor ends nor waits: its process has died."""
     return AutomationCore(
-        name=LOST,
-        description=f"A run whose process has died sends no heartbeat: after {SILENT_S} s it is marked Crashed.",
+        name=name,
+        description=f"A run whose process has died says nothing more: {within_s} s after {after} it is marked Crashed.",
         trigger=EventTrigger(
             match=RUN,
             for_each={"prefect.resource.id"},
-            after={"prefect.flow-run.heartbeat"},
-            expect=events,
+            after={f"prefect.flow-run.{after}"},
+            expect={f"prefect.flow-run.{event}" for event in expected},
             posture=Posture.Proactive,
             threshold=1,
-            within=timedelta(seconds=SILENT_S),
+            within=timedelta(seconds=within_s),
         ),
         actions=[
             ChangeFlowRunState(
                 state=StateType.CRASHED,
-                message=f"No sign of life for {SILENT_S} s: its process is gone. The same form again goes on.",
+                message=f"No sign of life for {within_s} s: its process is gone. The same form again goes on.",
             )
         ],
     )
@@ -79,18 +86,20 @@ def _failed(webhook: UUID) -> AutomationCore:
     )
 
 
-def deploy(url: str) -> list[str]:
-    """Makes Prefect's state this one -> the names of its automations. No address: nothing is told, and none is kept."""
+def deploy(url: str | None) -> list[str]:
+    """Makes Prefect's state this one -> the names of its automations.
+
+    No address (None): who is told stays as it is; an empty one: nobody is told any more, and the block goes.
+    """
     slots.ensure(slots.LIMIT)
-    webhook = Webhook(url=url).save(BLOCK, overwrite=True) if url else None
+    webhook: Any = Webhook(url=url).save(BLOCK, overwrite=True) if url else None
     wanted = automations(webhook)
     with get_client(sync_client=True) as client:
         for one in wanted:
             _bring(client, one)
-        for name in {LOST, FAILED} - {one.name for one in wanted}:
-            for there in client.read_automations_by_name(name):
+        if url == "":
+            for there in client.read_automations_by_name(FAILED):
                 client.delete_automation(there.id)
-        if not url:
             _forget_block(client)
     return [one.name for one in wanted]
 
@@ -114,5 +123,5 @@ def _forget_block(client: SyncPrefectClient) -> None:
 
 
 if __name__ == "__main__":
-    for name in deploy(os.environ.get(VARIABLE, "")):
+    for name in deploy(os.environ.get(VARIABLE)):
         print(name)

@@ -18,7 +18,11 @@ FILE = Path(__file__).parent.parent / "prefect.yaml"
 POOL = "flow-matching"
 DATA = "runs/data/photos"
 HEAD = "# Made from fm/presets by `python -m flows.deployments`; change those, not this file.\n"
-WAITS, SKIPS = "ENQUEUE", "CANCEL_NEW"  # what becomes of a run while the deployment's last one goes on
+# An event's value as a flow's parameter: Prefect renders the template, and reads what comes of it as JSON.
+OF_EVENT = {
+    "__prefect_kind": "json",
+    "value": {"__prefect_kind": "jinja", "template": "{{ event.resource['fm.data'] | tojson }}"},
+}
 WORDS = {
     "prepare": "Pictures become shards with a manifest. Started again it keeps whole shards.",
     "extend": "Adds pictures to prepared data as further shards; emits the event `fm.data.extended`.",
@@ -42,11 +46,13 @@ def deployments() -> list[dict[str, Any]]:
         _deployment("train", "train.py:train_run", {"data": DATA, "run": "runs/train"} | _recipe(demo)),
         _deployment("evaluate", "evaluate.py:evaluate_run", {"run": "runs/demo"}),
         _deployment("pipeline", "pipeline.py:pipeline", {"source": "photos:", "run": "runs/pipeline"} | _recipe(demo)),
-        _deployment("retrain", "retrain.py:retrain", {"model": "photos", "data": DATA}, collision=SKIPS)
+        _deployment("retrain", "retrain.py:retrain", {"model": "photos", "data": DATA})
         | {
-            # Off until somebody turns it on; new shards of these data start it too.
+            # Off until somebody turns it on. New shards start it too; it does nothing unless they are its data's.
             "schedules": [{"cron": "0 3 * * 1", "timezone": "UTC", "active": False}],
-            "triggers": [{"match": {"fm.data": DATA}, "expect": ["fm.data.extended"], "name": "retrain on new shards"}],
+            "triggers": [
+                {"expect": ["fm.data.extended"], "parameters": {"added": OF_EVENT}, "name": "retrain on new shards"}
+            ],
         },
         _deployment("promote", "retrain.py:promote", {"run": "runs/demo", "model": "photos"}),
         _deployment("paper", "paper.py:paper", {"dataset": "photos", "out": "runs/paper-photos-mini"}),
@@ -62,10 +68,10 @@ def _of_preset(name: str) -> dict[str, Any]:
 
 
 def _deployment(
-    stage: str, entrypoint: str, parameters: dict[str, Any], tags: list[str] | None = None, collision: str = WAITS
+    stage: str, entrypoint: str, parameters: dict[str, Any], tags: list[str] | None = None
 ) -> dict[str, Any]:
-    """One for a stage; tagged with it, so are its runs. A deployment with a schedule takes `SKIPS`, and its flow
-    `tasks.scheduling.caught_up_once`."""
+    """One for a stage; tagged with it, so are its runs. The flow of one with a schedule takes
+    `tasks.scheduling.caught_up_once`, which says what becomes of a run that overlaps another."""
     return {
         "name": stage,
         "description": WORDS[stage],
@@ -73,8 +79,8 @@ def _deployment(
         "tags": [stage, *(tags or [])],
         # No pipe to the worker: a flow that prints into one whose reader has died ends too. Its log is Prefect's.
         "work_pool": {"name": POOL, "job_variables": {"stream_output": False}},
-        # One at a time on these machines.
-        "concurrency_limit": {"limit": 1, "collision_strategy": collision},
+        # One at a time on these machines; the others wait.
+        "concurrency_limit": {"limit": 1, "collision_strategy": "ENQUEUE"},
         "parameters": parameters,
     }
 

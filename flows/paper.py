@@ -9,7 +9,7 @@ from fm.paper.plan import planned
 from tasks import cluster, failing, watching
 from tasks.evaluate import ready
 from tasks.paper import all_shown, measured, pictures, shown, together
-from tasks.place import Place
+from tasks.place import Pictures, Place
 
 
 @flow(name="paper", flow_run_name="paper {dataset} {scale}, {seeds} seeds: {out}")
@@ -17,7 +17,7 @@ from tasks.place import Place
 def paper(
     dataset: Literal["cifar10", "imagenet32", "imagenet64", "imagenet128", "emoji64", "photos"],
     out: str,
-    source: str = "",
+    source: Pictures = "",
     scale: Literal["mini", "full"] = "mini",
     seeds: int = 2,
     methods: tuple[str, ...] = (),

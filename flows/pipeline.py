@@ -6,7 +6,7 @@ from fm.data import open_source
 from fm.recipe import Recipe, check_trainable, opened
 from tasks import cluster, failing, standing, tracking, watching
 from tasks.evaluate import all_measured, evaluate, ready
-from tasks.place import Place
+from tasks.place import Pictures, Place
 from tasks.prepare import prepare, published
 from tasks.report import report
 from tasks.standing import Stage, folder_for, judgeable, onward
@@ -17,7 +17,7 @@ from tasks.train import train
     name="pipeline", flow_run_name="pipeline {recipe.name} {recipe.method} batch {recipe.training.batch_images}: {run}"
 )
 @failing.in_sentences
-def pipeline(source: str, run: str, recipe: Recipe, place: Place = Place(), start_at: Stage = "prepare") -> str:  # noqa: B008
+def pipeline(source: Pictures, run: str, recipe: Recipe, place: Place = Place(), start_at: Stage = "prepare") -> str:  # noqa: B008
     """From pictures to a report. A stage whose inputs did not change is not done again.
 
     Args:

@@ -6,7 +6,7 @@ from prefect import flow
 
 from fm.data import Preparation
 from tasks import cluster, failing, watching
-from tasks.place import Place
+from tasks.place import Pictures, Place
 from tasks.prepare import extend, prepare
 
 Summary = dict[str, int | str]  # images of each split, and the digest
@@ -14,7 +14,7 @@ Summary = dict[str, int | str]  # images of each split, and the digest
 
 @flow(name="prepare", flow_run_name="prepare {source} at {settings.size} px: {data}")
 @failing.in_sentences
-def prepare_data(source: str, data: str, settings: Preparation, place: Place = Place()) -> Summary:  # noqa: B008
+def prepare_data(source: Pictures, data: str, settings: Preparation, place: Place = Place()) -> Summary:  # noqa: B008
     """Downsamples and shards pictures into WebDataset tars with a manifest.
 
     Args:
@@ -29,7 +29,7 @@ def prepare_data(source: str, data: str, settings: Preparation, place: Place = P
 
 @flow(name="extend", flow_run_name="add {source} to {data}")
 @failing.in_sentences
-def extend_data(source: str, data: str, accept_missing: bool = False, place: Place = Place()) -> Summary:  # noqa: B008
+def extend_data(source: Pictures, data: str, accept_missing: bool = False, place: Place = Place()) -> Summary:  # noqa: B008
     """Adds the pictures of a further source to prepared data, as new shards: those that are there stay as they are.
 
     Args:

@@ -3,8 +3,9 @@
 from typing import Any, Literal
 
 from prefect import flow
+from prefect.states import State
 
-from fm.data import load_manifest
+from fm.data import load_manifest, settled
 from fm.recipe import Recipe, opened
 from fm.runs import pulled
 from tasks import cluster, failing, registry, scheduling, tracking, watching
@@ -25,8 +26,9 @@ def retrain(
     begin: Literal["champion", "scratch"] = "champion",
     preset: str = "demo",
     changes: tuple[str, ...] = (),
+    added: str = "",
     place: Place = Place(),  # noqa: B008
-) -> dict[str, Any]:
+) -> dict[str, Any] | State[Any]:
     """Trains a challenger on the data as they are now; it becomes champion if it is better beyond the uncertainty.
 
     Args:
@@ -36,8 +38,11 @@ def retrain(
         begin: champion, its weights are trained further; scratch, fresh weights. The recipe is the champion's.
         preset: The recipe of the first training, where the model has no champion yet.
         changes: Settings changed in the recipe, as key=value.
+        added: Data that got new shards, as the event that starts this says; nothing is done if they are others.
         place: Where it runs. Changes no number beyond rounding.
     """
+    if added and added != settled(data):
+        return scheduling.skipped(f"skipped: the new shards are those of {added}, and this retrains on {settled(data)}")
     manifest, champion = judgeable(load_manifest(data)), registry.champion(model)
     recipe, folder = challenger(champion, manifest, begin, preset, changes, runs)
     recipe.check(place.workers, place.fewest)

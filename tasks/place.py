@@ -1,11 +1,15 @@
-"""Where a recipe runs, as a form or a command asks for it."""
+"""Where a recipe runs and on which pictures, as a form or a command asks for it."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from fm.data.sources import KEEPABLE
 from fm.errors import SettingsError
 from fm.settings import Settings
+
+# Prefect keeps parameters in clear: a signature comes by the environment, FM_SOURCE_QUERY.
+Pictures = Annotated[str, Field(pattern=KEEPABLE)]
 
 
 class Place(Settings):

@@ -20,7 +20,7 @@ from fm.data import (
     open_source,
     write_shards,
 )
-from fm.data.addresses import is_address
+from fm.data.addresses import is_address, settled
 from fm.data.preparation import sample_bytes
 from fm.estimating.estimate import in_bytes, in_time
 from fm.mirror import publish
@@ -42,7 +42,7 @@ def prepare(source: str, data: Path, settings: Preparation, tracking: Tracking |
         run = tracking.run if tracking else None
         manifest = _prepared(source, data, settings, run, here=run is not None and is_address(of(run)))
         if tracking:
-            tracking.data(manifest, data)
+            tracking.prepared(manifest)
         return manifest
 
 
@@ -78,8 +78,9 @@ def extend(source: str, data: Path, accept_missing: bool) -> Manifest:
         f"add {opened.uri}", data, lambda told: add_shards(opened, data, accept_missing, announced, told)
     )
     if manifest.digest != before.digest:
-        facts = {"data": str(data), "source": opened.uri, "digest": manifest.digest, "was": before.digest}
-        watching.event("fm.data.extended", str(data.resolve()), facts | {"images": manifest.images}, data=str(data))
+        there = settled(data)
+        facts = {"data": there, "source": opened.uri, "digest": manifest.digest, "was": before.digest}
+        watching.event("fm.data.extended", there, facts | {"images": manifest.images}, data=there)
     return manifest
 
 

@@ -1,7 +1,5 @@
-"""Schedules that were missed: of several runs that came due while nobody took them, one is run and the others say so.
-
-A run that overlaps the last one is Prefect's affair: a deployment's `concurrency_limit` of 1 with `CANCEL_NEW` ends it
-as Cancelled, "Deployment concurrency limit reached.".
+"""Schedules: of several runs that came due while nobody took them one is run, and one that came due while another was
+at work is not; those that are not run say so. What somebody, or an event, starts waits its turn and is run.
 """
 
 from collections.abc import Callable
@@ -13,6 +11,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterDeploymentId,
+    FlowRunFilterEndTime,
     FlowRunFilterStartTime,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
@@ -35,20 +34,25 @@ def caught_up_once(body: Callable[P, T]) -> Callable[P, T | State[Any]]:
         @failing.in_sentences
         def retrain(...): ...
 
-    A run of the schedule ends at once as Cancelled, named `Skipped`, with a sentence, if another of that schedule has
-    begun since this one was due, and has not failed: that one has done, or is doing, what this one was to do. Whoever
-    begins first of several that are late is the one that runs. Runs that somebody, or an event, started are never
-    skipped; and if Prefect cannot be asked, the run goes on.
+    A run of the schedule ends at once as Cancelled, named `Skipped`, with a sentence, if another of that deployment
+    was at work when this one was due, or one of the schedule has begun since, and has not failed: that one has done,
+    or is doing, what this one was to do. Whoever begins first of several that are late is the one that runs. Runs that
+    somebody, or an event, started are never skipped; and if Prefect cannot be asked, the run goes on.
     """
 
     @wraps(body)
     def run(*args: P.args, **kwargs: P.kwargs) -> T | State[Any]:
         if why := overtaken():
-            watching.say(why)
-            return Cancelled(name=SKIPPED, message=why)
+            return skipped(why)
         return body(*args, **kwargs)
 
     return run
+
+
+def skipped(why: str) -> State[Any]:
+    """The state of a run that has nothing to do, for the reason given."""
+    watching.say(why)
+    return Cancelled(name=SKIPPED, message=why)
 
 
 def overtaken() -> str:
@@ -58,7 +62,7 @@ def overtaken() -> str:
     if own is None or not own.auto_scheduled or own.deployment_id is None or own.expected_start_time is None:
         return ""
     try:
-        since = _begun_since(own.deployment_id, own.expected_start_time)
+        since = _at_work_since(own.deployment_id, own.expected_start_time)
     except Exception as error:  # whatever Prefect's client raises while its server is away
         watching.say(f"Prefect does not say whether this run was overtaken ({type(error).__name__}); going on")
         return ""
@@ -66,25 +70,41 @@ def overtaken() -> str:
     if first is None or first.start_time is None:
         return ""
     due, begun = (_clock(time) for time in (own.expected_start_time, first.start_time))
-    return f"skipped: this run was due at {due}, and {first.name!r} of the same schedule has begun since, at {begun}"
+    how = "was at work then, since" if first.start_time <= own.expected_start_time else "has begun since, at"
+    return f"skipped: this run was due at {due}, and {first.name!r} {how} {begun}"
 
 
 def before(since: list[FlowRun], own: FlowRun) -> FlowRun | None:
-    """The run of the schedule that makes this one superfluous: one that began before it, and did not fail."""
+    """The run that makes this one superfluous: one that began before it, and did not fail. Of those that began after
+    this one was due, only runs of the schedule count."""
     mine = next((run.start_time for run in since if run.id == own.id), None) or own.start_time
+    due = own.expected_start_time
     for run in since:
-        earlier = run.start_time is not None and (mine is None or (run.start_time, str(run.id)) < (mine, str(own.id)))
+        begun = run.start_time
+        if begun is None or run.id == own.id or (mine is not None and (begun, str(run.id)) > (mine, str(own.id))):
+            continue
         stands = run.state_type not in (StateType.CRASHED, StateType.FAILED) and run.state_name != SKIPPED
-        if run.id != own.id and earlier and run.auto_scheduled and stands:
+        if stands and (run.auto_scheduled or (due is not None and begun <= due)):
             return run
     return None
 
 
-def _begun_since(deployment: Any, due: datetime) -> list[FlowRun]:
+def _at_work_since(deployment: Any, due: datetime) -> list[FlowRun]:
+    """Runs that were at work at that time, or later, in the order in which they began."""
     of = FlowRunFilterDeploymentId(any_=[deployment])
-    wanted = FlowRunFilter(deployment_id=of, start_time=FlowRunFilterStartTime(after_=due, is_null_=False))
+    begun = FlowRunFilterStartTime(is_null_=False)
+    ended = {"end_time": FlowRunFilterEndTime(after_=due)}, {"end_time": FlowRunFilterEndTime(is_null_=True)}
     with get_client(sync_client=True) as client:
-        return client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.START_TIME_ASC, limit=200)
+        found = [
+            run
+            for wanted in ended
+            for run in client.read_flow_runs(
+                flow_run_filter=FlowRunFilter(deployment_id=of, start_time=begun, **wanted),
+                sort=FlowRunSort.START_TIME_ASC,
+                limit=200,
+            )
+        ]
+    return sorted(found, key=lambda run: (run.start_time or due, str(run.id)))
 
 
 def _clock(time: datetime) -> str:

@@ -12,11 +12,12 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fm
 from fm.data import Manifest
+from fm.data.addresses import is_address, settled
 from fm.errors import UserError
 from fm.files import read_json, write_json
 from fm.lineage import leaves
@@ -106,15 +107,22 @@ class Tracking:
         self.note(stage="")
         self._safely(lambda: self._client.set_terminated(self._run(name), "FINISHED"))
 
-    def data(self, manifest: Manifest, root: Path) -> None:
-        """The data set as an input of the parent and of the training, and its facts on the stage."""
+    def prepared(self, manifest: Manifest) -> None:
+        """The facts of the data set on the stage that made it."""
 
         def send() -> None:
             facts = {"source": manifest.source, "digest": manifest.digest, "rejected": sum(manifest.rejected.values())}
             splits = {f"{name}_images": split.images for name, split in manifest.splits.items()}
             self._params(self._run("prepare"), {**facts, **splits, **leaves(manifest.settings.model_dump(mode="json"))})
+
+        self._safely(send)
+
+    def data(self, manifest: Manifest, root: str | Path) -> None:
+        """The data set, a folder or an address, as an input of the parent and of the training."""
+
+        def send() -> None:
             for run in ("pipeline", "train"):
-                self._input(self._run(run), manifest, root)
+                self._input(self._run(run), manifest, settled(root))
 
         self._safely(send)
 
@@ -255,14 +263,14 @@ class Tracking:
 
         self._client.log_batch(run_id, metrics=[Metric(k, float(v), at_ms, step) for k, v in values.items()])
 
-    def _input(self, run_id: str, manifest: Manifest, root: Path) -> None:
+    def _input(self, run_id: str, manifest: Manifest, root: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         dataset = Dataset(
-            name=root.name,
+            name=PurePosixPath(root).name,
             digest=manifest.digest,
-            source_type="local",
-            source=str(root.resolve()),
+            source_type=root.partition("://")[0] if is_address(root) else "local",
+            source=root,
             profile=str({name: split.images for name, split in manifest.splits.items()}),
         )
         context = [InputTag("mlflow.data.context", "training")]

@@ -24,6 +24,7 @@ def train(data: str | Path, manifest: Manifest, run: Path, recipe: Recipe, track
     """Trains RUN until its recipe is fulfilled, from its newest good checkpoint; nothing to do if that stands there."""
     on_data(run, data, manifest, standing.order_of(recipe, manifest))
     with tracking.stage("train"):
+        tracking.data(manifest, data)
         found = standing.trained(run, recipe, manifest)
         watching.found("train", found)
         saved = found.left or _fit(data, manifest, run, recipe, tracking)
@@ -38,6 +39,7 @@ def _fit(data: str | Path, manifest: Manifest, run: Path, recipe: Recipe, tracki
 
     def tick() -> None:
         nonlocal last
+        suspension.leave()
         for row in read(run / "records", after=-1, name="starts"):
             if row["time"] not in old:
                 old.add(row["time"])
@@ -57,12 +59,12 @@ def _fit(data: str | Path, manifest: Manifest, run: Path, recipe: Recipe, tracki
     watching.say(f"train: {recipe.name}; starting the workers on {manifest.splits['train'].images:,} images")
     try:
         name = digest(recipe.training_digest(), manifest.digest)
-        with slots.alone_on_gpus(cluster.address(), say):
+        with slots.alone_on_gpus(cluster.address(), say), watching.Suspension() as suspension:
             cluster.fit(on_workers.training, config, name, run, tick, say, watching.forward)
     except Exception:
         raise
-    except BaseException:  # a signal: the workers were told to save and leave
-        with suppress(UserError):  # an address that is away must not hide the signal
+    except BaseException:  # a signal, or suspended: the workers were told to save and leave
+        with suppress(UserError):  # an address that is away must not hide it
             refresh(run, checkpoint=False)
         if left := newest_name(run):
             watching.say(f"train: left with a checkpoint at {int(left):,} images seen; start again to go on")

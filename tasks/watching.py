@@ -6,11 +6,14 @@ comes from data (names of classes, files, sources) is escaped here.
 
 import base64
 import logging
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from prefect import get_run_logger
 from prefect.artifacts import (
@@ -20,8 +23,10 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.client.orchestration import get_client
 from prefect.events import emit_event
 from prefect.events.worker import EventsWorker
+from prefect.exceptions import Pause
 from prefect.logging.handlers import APILogWorker
 from prefect.runtime import flow_run
 
@@ -53,6 +58,33 @@ def found(stage: Stage, what: Found[Any]) -> None:
 def flow_run_url() -> str:
     """Where this flow run is shown, or nothing outside of one."""
     return flow_run.ui_url or ""
+
+
+class Suspension:
+    """Whether somebody has suspended this flow run on its page: asked beside the work, of a server that may be away."""
+
+    def __init__(self, every_s: float = 3.0) -> None:
+        self._seen, self._over = threading.Event(), threading.Event()
+        if flow_run.id:
+            threading.Thread(target=self._ask, args=(UUID(flow_run.id), every_s), daemon=True).start()
+
+    def __enter__(self) -> "Suspension":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+
+    def leave(self) -> None:
+        """Raises: Prefect's `Pause`, with which the process ends and the run's state stays, once it was suspended."""
+        if self._seen.is_set():
+            raise Pause("suspended on its page")
+
+    def _ask(self, run: UUID, every_s: float) -> None:
+        while not self._over.wait(every_s):
+            with suppress(Exception), get_client(sync_client=True) as client:
+                state = client.read_flow_run(run).state
+                if state and state.is_paused():
+                    return self._seen.set()
 
 
 class Progress:

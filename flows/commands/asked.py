@@ -40,9 +40,26 @@ STAGES = dict.fromkeys(("prepare", "train", "evaluate", "report"))
 StartAt = Annotated[
     str, typer.Option("--from", metavar="STAGE", help=f"Start at {', '.join(STAGES)}; what is before must be there.")
 ]
+
+
+def signature_aside(source: str) -> str:
+    """The source as Prefect may keep it; a signature in its address stays in this process's environment."""
+    if is_address(source) and "?" in source:
+        from fm.data.sources import QUERY, parted
+
+        source, query = parted(source)
+        if query:
+            os.environ[QUERY] = query
+    return source
+
+
 Source = Annotated[
     str,
-    typer.Argument(metavar="SOURCE", help="A folder of pictures, tars, archives as downloaded, or photos: (built in)."),
+    typer.Argument(
+        metavar="SOURCE",
+        help="A folder of pictures, tars, archives as downloaded, or photos: (built in).",
+        callback=signature_aside,
+    ),
 ]
 
 

@@ -176,12 +176,8 @@ def _print_status(as_json: bool = False) -> None:
 def _deploy(environment: dict[str, str]) -> None:
     """Deploys prefect.yaml of the folder that holds this project, and the automations."""
     root = Path(__file__).parents[2]
-    _step(["prefect", "--no-prompt", "deploy", "--all"], root, environment, str(root / "prefect.yaml"))
-    _step(["flows.automations"], root, environment, str(root / "flows" / "automations.py"))
-
-
-def _step(words: list[str], root: Path, environment: dict[str, str], what: str) -> None:
-    command = [sys.executable, "-m", *words]
+    command = [sys.executable, "-m", "flows.deploying"]
     done = subprocess.run(command, cwd=root, env={**os.environ, **environment}, capture_output=True, text=True)
     if done.returncode:
+        what = str(root / "prefect.yaml")
         raise UserError(f"could not be deployed:\n{unsaid(done.stdout + done.stderr)[-2000:]}", what)

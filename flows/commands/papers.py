@@ -19,6 +19,7 @@ from flows.commands.asked import (
     is_address,
     look,
     place,
+    signature_aside,
 )
 from flows.commands.stages import flow, services
 from fm.errors import SettingsError, Unfinished
@@ -37,7 +38,11 @@ def paper(
         ),
     ] = "mini",
     source: Annotated[
-        str, typer.Option(help="Its pictures, or DATA that `fm prepare` filled. Default: those that come with it.")
+        str,
+        typer.Option(
+            help="Its pictures, or DATA that `fm prepare` filled. Default: those that come with it.",
+            callback=signature_aside,
+        ),
     ] = "",
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each method.")] = 2,
     methods: Annotated[

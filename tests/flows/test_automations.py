@@ -18,6 +18,8 @@ from infra.services import Services, ask
 from infra.state import Record
 from tests.deploying import deploy, start
 
+NAMES = (automations.LOST, automations.NEVER_BEGUN, automations.FAILED)
+
 
 @contextmanager
 def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
@@ -44,7 +46,7 @@ def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 def there(api: str) -> dict[str, list[dict[str, Any]]]:
     """Prefect's automations of ours by name."""
     found = ask(f"{api}/automations/filter", body={})
-    return {name: [a for a in found if a["name"] == name] for name in (automations.LOST, automations.FAILED)}
+    return {name: [a for a in found if a["name"] == name] for name in NAMES}
 
 
 @pytest.mark.timeout(600)
@@ -54,8 +56,9 @@ def test_each_stands_once_after_two_calls_and_a_failure_is_told_without_showing_
     api = deployed.api
     with webhook() as (url, told):
         for _ in range(2):
-            assert automations.deploy(url) == [automations.LOST, automations.FAILED]
-        assert {name: len(found) for name, found in there(api).items()} == {automations.LOST: 1, automations.FAILED: 1}
+            assert automations.deploy(url) == [*NAMES]
+        assert automations.deploy(None) == [*NAMES[:2]]  # of a shell that does not know it
+        assert [len(found) for found in there(api).values()] == [1, 1, 1]
         limit = ask(f"{api}/v2/concurrency_limits/training")
         assert (limit["limit"], limit["active"]) == (1, True)
         run = deployed.start("evaluate", {"run": "runs/none"})
@@ -73,8 +76,8 @@ def test_each_stands_once_after_two_calls_and_a_failure_is_told_without_showing_
         ]
         assert "planted-secret" not in json.dumps(shown)
         assert not [f for f in services.state.rglob("*") if f.is_file() and b"planted-secret" in f.read_bytes()]
-    assert automations.deploy("") == [automations.LOST]
-    assert [len(found) for found in there(api).values()] == [1, 0]
+    assert automations.deploy("") == [*NAMES[:2]]
+    assert [len(found) for found in there(api).values()] == [1, 1, 0]
     assert automations.BLOCK not in [block["name"] for block in ask(f"{api}/block_documents/filter", body={})]
 
 
@@ -101,3 +104,19 @@ def test_a_run_whose_processes_are_gone_is_marked_crashed(services: Services, de
         local.up(services.state)  # with a new worker
     assert ended["state"]["type"] == "CRASHED" and "No sign of life for 90 s" in ended["state"]["message"]
     assert time.monotonic() - killed_at > 60
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_run_that_never_begins_is_marked_crashed(deployed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker took it and died with its process: nobody is at work, and no heartbeat was ever sent."""
+    monkeypatch.setattr(automations, "PENDING_S", 20)
+    automations.deploy(None)
+    try:
+        flow = ask(f"{deployed.api}/flows/", body={"name": "never-begun"})["id"]
+        run = ask(f"{deployed.api}/flow_runs/", body={"flow_id": flow, "state": {"type": "PENDING"}})["id"]
+        ended = deployed.wait(run, limit_s=120)
+    finally:
+        monkeypatch.undo()
+        automations.deploy(None)
+    assert ended["state"]["type"] == "CRASHED" and "No sign of life for 20 s" in ended["state"]["message"]

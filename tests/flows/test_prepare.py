@@ -1,9 +1,11 @@
 """`fm prepare`: a folder of a user's own pictures, good and bad, into shards."""
 
 import json
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 from fm import presets
 from fm.data import ShardedImages, load_manifest
 from infra.services import ask
+from tests.fm.data.serving import served
 
 
 @pytest.fixture
@@ -98,3 +101,28 @@ def test_more_pictures_are_added_and_an_event_says_so(services: Any, mixed: Path
     refused = command("prepare", "other", "out", "--add", cwd=mixed.parent)
     assert refused.returncode == 2 and "its class 'ants' would come before 'cats'" in refused.stderr
     assert command("prepare", "more", "nowhere", "--add", cwd=mixed.parent).returncode == 2
+
+
+def test_a_signature_is_kept_nowhere(services: Any, deployed: Any, mixed: Path, command: Any) -> None:
+    folder, secret = mixed.parent / "signed", "planted-signature"
+    folder.mkdir()
+    with tarfile.open(folder / "x.tar", "w") as tar:
+        for number, picture in enumerate(sorted(mixed.rglob("*.jpg"))[:4]):
+            tar.add(picture, f"{number}.jpg")
+    with served(folder, key=secret) as root:
+        done = command("prepare", f"tars:{root}/x.tar?sig={secret}", "signed-data", "--size", "8", cwd=mixed.parent)
+        assert done.returncode == 0, done.stderr
+        failed = command("prepare", f"tars:{root}/none.tar?sig={secret}", "no-data", "--size", "8", cwd=mixed.parent)
+        assert failed.returncode == 2
+    assert secret not in done.stdout + done.stderr + failed.stdout + failed.stderr
+    flow_runs = ask(f"{services.prefect_api}/flow_runs/filter", body={"sort": "START_TIME_DESC", "limit": 3})
+    assert any(f"prepare tars:{root}/x.tar" in run["name"] for run in flow_runs)
+    files = [file for of in (services.state, mixed.parent) for file in of.rglob("*") if file.is_file()]
+    assert len(files) > 20 and not [file for file in files if secret.encode() in file.read_bytes()]
+    form = {"source": f"tars:{root}/x.tar?sig={secret}", "data": "out", "settings": {"size": 8}}
+    with pytest.raises(HTTPError) as refused:
+        ask(
+            f"{services.prefect_api}/deployments/{deployed.deployments['prepare']['id']}/create_flow_run",
+            body={"parameters": form},
+        )
+    assert refused.value.code == 409

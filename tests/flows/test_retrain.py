@@ -11,11 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 
 import fm
 from fm.checkpoints import newest
+from fm.data import load_manifest
+from fm.files import read_json
 from fm.records import read
 from infra.services import ask
+from tasks.tracking import EXPERIMENT
+from tests.flows.test_deploying import patch
 
 MODEL = "photos-test"
 
@@ -92,6 +97,53 @@ def test_one_trained_further_takes_the_place_serves_and_gives_it_back(
     again = deployed.wait(deployed.start("retrain", form), limit_s=400)
     assert again["state"]["type"] == "COMPLETED", again["state"]
     assert champion(model) == "1" and len(versions(model)) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_new_shards_start_it_if_they_are_its_own(deployed: Any, command: Any, tmp_path: Path) -> None:
+    model, at = "photos-events", f"{deployed.api}/deployments/{deployed.deployments['retrain']['id']}"
+    for name in ("ours", "others"):
+        made = command("prepare", "photos:?tiles=60", f"runs/{name}", "--size", "16", cwd=deployed.folder)
+        assert made.returncode == 0, made.stderr
+    changes = [
+        "training.total_images=640",
+        "training.save_images=640",
+        "evaluation.samples=40",
+        "evaluation.nll_images=0",
+    ]
+    patch(at, {"parameters": {"model": model, "data": "runs/ours", "preset": "tiny", "changes": changes}})
+    try:
+        for name in ("others", "ours"):  # typed in another folder each: the data are known by where they lie
+            folder = deployed.folder / "runs"
+            added = command("prepare", "photos:?tiles=90", name, "--add", cwd=folder)
+            assert added.returncode == 0, added.stderr
+            ended = deployed.wait(started_for(deployed, folder / name), limit_s=600)["state"]
+            if name == "others":
+                assert ended["name"] == "Skipped" and f"are those of {folder / name}" in ended["message"], ended
+        assert ended["type"] == "COMPLETED", ended
+    finally:
+        patch(at, {"parameters": deployed.deployments["retrain"]["parameters"]})
+    (version,) = versions(model).values()
+    assert version["decision"] == "accepted"
+    (run,) = (deployed.folder / "runs" / "retrain").glob(f"{model}-????????")
+    identity, client = read_json(run / "tracking.json")["id"], MlflowClient()
+    query = f"tags.`fm.run` = '{identity}' and tags.`fm.stage` = 'train'"
+    (training,) = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id], query)
+    (data,) = training.inputs.dataset_inputs
+    assert data.dataset.digest == load_manifest(deployed.folder / "runs" / "ours").digest
+
+
+def started_for(deployed: Any, data: Path) -> str:
+    """The run of `retrain` that the event of these data starts."""
+    of = {"deployments": {"id": {"any_": [deployed.deployments["retrain"]["id"]]}}}
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for run in ask(f"{deployed.api}/flow_runs/filter", body=of):
+            if run["parameters"].get("added") == str(data):
+                return str(run["id"])
+        time.sleep(0.3)
+    raise AssertionError("no run was started")
 
 
 def served(model: str, folder: Path) -> Any:

@@ -23,6 +23,9 @@ from fm.errors import DataError, SettingsError, nearest
 from fm.lineage import digest
 
 __all__ = [
+    "KEEPABLE",
+    "OPTIONS",
+    "QUERY",
     "Item",
     "Listing",
     "Source",
@@ -30,6 +33,7 @@ __all__ = [
     "members",
     "open_source",
     "options",
+    "parted",
     "read_member",
     "readable",
     "splits_of",
@@ -38,6 +42,11 @@ __all__ = [
 ]
 
 
+OPTIONS = ("holdout", "labels", "names", "tiles")  # of all schemes, which an address's query may hold
+QUERY = "FM_SOURCE_QUERY"
+# A URI that may be kept: what follows the `?` of an address is ours alone (of what stands before it, no look-ahead:
+# forms and pydantic share no other dialect).
+KEEPABLE = rf"^([^?]*|([^?:]|:[^/?]|:/[^/?])*:?/?\?.*|[^?]*\?(({'|'.join(OPTIONS)})=[^&]*(&|$))*)$"
 SPLITS = {"train": "train", "test": "test", "val": "test", "valid": "test", "validation": "test"}
 
 
@@ -149,12 +158,28 @@ def members() -> dict[str, ModuleType]:
     return {module.SCHEME: module for module in modules}
 
 
+def parted(uri: str) -> tuple[str, str]:
+    """A URI as it may be kept, and what the query of its address has for the server alone, such as a signature."""
+    address, _, query = uri.partition("?")
+    if not is_address(address) or not query:
+        return uri, ""
+    parts = query.split("&")
+    ours = [part for part in parts if part.partition("=")[0] in OPTIONS]
+    theirs = "&".join(part for part in parts if part not in ours)
+    return "?".join(filter(None, (address, "&".join(ours)))), theirs
+
+
 def open_source(uri: str | Path) -> Source:
     """The source at `scheme:rest`, or at a bare path whose kind is recognised.
+
+    An address without a query for its server is given that of the environment, FM_SOURCE_QUERY.
 
     Raises: DataError for an unknown scheme, a path that does not exist, or one that is no source.
     """
     uri, known = str(uri), members()
+    kept = os.environ.get(QUERY, "")
+    if kept and is_address(uri) and not parted(uri)[1]:
+        uri += ("&" if "?" in uri else "?") + kept
     scheme, colon, rest = uri.partition(":")
     if colon and scheme in known:
         return known[scheme].open_uri(rest)

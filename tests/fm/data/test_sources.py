@@ -1,12 +1,13 @@
 import hashlib
 import pickle
+import re
 
 import numpy as np
 import pytest
 
 from fm.data import Preparation, ShardedImages, Source, open_source, write_shards
 from fm.data.preparation import prepare
-from fm.data.sources import members, readable
+from fm.data.sources import KEEPABLE, members, parted, readable
 from fm.errors import DataError
 from tests.fm.data import forms
 
@@ -15,6 +16,22 @@ def test_every_member_joins():
     assert {"folder", "photos", "tars", "imagenet", "npz", "cifar10"} <= set(members())
     for module in members().values():
         assert callable(module.open_uri) and module.fits("no such path, surely") is False
+
+
+@pytest.mark.parametrize(
+    ("given", "kept", "query"),
+    [
+        ("s3://b/x-{0..9}.tar", "s3://b/x-{0..9}.tar", ""),
+        ("tars:https://h/x.tar?X-Amz-Signature=S&a=1", "tars:https://h/x.tar", "X-Amz-Signature=S&a=1"),
+        ("imagenet:https://h/x.tar?sig=S&labels=kit", "imagenet:https://h/x.tar?labels=kit", "sig=S"),
+        ("photos:?tiles=300", "photos:?tiles=300", ""),
+        ("tars:/data/x-?.tar", "tars:/data/x-?.tar", ""),
+        ("C:/x-?.tar", "C:/x-?.tar", ""),
+    ],
+)
+def test_what_a_server_alone_needs_is_not_kept(given, kept, query):
+    assert parted(given) == (kept, query)
+    assert re.match(KEEPABLE, kept) and bool(re.match(KEEPABLE, given)) == (not query)
 
 
 @pytest.mark.parametrize("uri", ["photos:", "folder:{folder}", "{folder}", "tars:{photos}", "{photos}"])

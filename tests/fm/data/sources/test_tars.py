@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fm.data import Preparation, ShardedImages, addresses, open_source, write_shards
 from fm.data.decode import REASONS
+from fm.data.sources import QUERY
 from fm.errors import DataError, MachineError
 from tests.fm.data.serving import served
 
@@ -258,6 +259,13 @@ def test_nothing_of_a_signature_is_written(three, tmp_path, pattern):
     assert keys == [item.key for item in plain.items()] and manifest.images == 2 * len(plain.paths[:2])
     for path in (path for path in (tmp_path / "out").rglob("*") if path.is_file()):
         assert not any(part in path.read_bytes() for part in (b"SECRET", b"svc@proj", b"X-Goog")), path
+
+
+def test_a_signature_comes_by_the_environment(three, monkeypatch):
+    with served(three, key="sig=SECRET") as root:
+        monkeypatch.setenv(QUERY, "sig=SECRET")
+        source = open_source(f"{root}/x-0.tar")
+        assert source.uri == f"{root}/x-0.tar" and source.items() and source.read(source.items()[0])
 
 
 def test_no_message_shows_a_signature(three, brief):

@@ -66,7 +66,7 @@ def test_suspended_work_leaves_and_resumed_it_goes_on(deployed: Any) -> None:
     assert ask(at)["state"]["name"] == "Suspended"
     assert ask(f"{at}/resume", {})["status"] == "ACCEPT"
     done = deployed.wait(name)
-    assert (done["state"]["type"], done["run_count"]) == ("COMPLETED", 2), done["state"]
+    assert done["state"]["type"] == "COMPLETED", done["state"]
     gone_on(run, left.images_seen)
 
 

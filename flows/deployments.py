@@ -23,6 +23,18 @@ OF_EVENT = {
     "__prefect_kind": "json",
     "value": {"__prefect_kind": "jinja", "template": "{{ event.resource['fm.data'] | tojson }}"},
 }
+SOURCES = {
+    "cifar10": "cifar10:data/cifar-10-binary.tar.gz",
+    "cifar10-otcfm": "cifar10:data/cifar-10-binary.tar.gz",
+    "demo": "photos:",
+    "emoji64": "emoji:data/emoji",
+    "imagenet128": "imagenet:data/imagenet",
+    "imagenet32": "npz:data/imagenet32",
+    "imagenet64": "npz:data/imagenet64",
+    "mini": "photos:",
+    "tiny": "photos:",
+}
+"""The pictures that each preset is for: built in, or where the form expects them, relative to the project."""
 WORDS = {
     "prepare": "Pictures become shards with a manifest. Started again it keeps whole shards.",
     "extend": "Adds pictures to prepared data as further shards; emits the event `fm.data.extended`.",
@@ -62,7 +74,7 @@ def deployments() -> list[dict[str, Any]]:
 
 def _of_preset(name: str) -> dict[str, Any]:
     recipe = Recipe.load(name)
-    parameters = {"source": "photos:", "run": f"runs/{name}"} | _recipe(recipe)
+    parameters = {"source": SOURCES[name], "run": f"runs/{name}"} | _recipe(recipe)
     made = _deployment("pipeline", "pipeline.py:pipeline", parameters, tags=["preset", name, recipe.method])
     return made | {"name": f"pipeline-{name}", "description": f"{_said_of(name)}\n\n{WORDS['pipeline']}"}
 

@@ -1,8 +1,9 @@
 """The paper's comparison: every method trained and measured alike -> its table, its claims, its figures."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from prefect import flow
+from pydantic import Field
 
 from fm.paper.estimating import check_room
 from fm.paper.plan import planned
@@ -19,7 +20,7 @@ def paper(
     out: str,
     source: Pictures = "",
     scale: Literal["mini", "full"] = "mini",
-    seeds: int = 2,
+    seeds: Annotated[int, Field(ge=1)] = 2,
     methods: tuple[str, ...] = (),
     changes: tuple[str, ...] = (),
     allow_different_data: bool = False,
@@ -32,7 +33,7 @@ def paper(
         out: Folder of the comparison, new or to be continued; each training is a RUN in it.
         source: Pictures, or DATA that was prepared. Empty: what comes with the data set, if anything.
         scale: mini, minutes a training on two cores; full, the data set's own preset, the paper's where it has one.
-        seeds: Trainings of each method.
+        seeds: Trainings of each method, from 1.
         methods: Keys of methods, such as fm-ot; empty for all.
         changes: Settings changed in every recipe, as key=value.
         allow_different_data: Take other data than the published ones, and mark the table so.

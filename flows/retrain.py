@@ -1,10 +1,12 @@
 """Retraining: a challenger is trained on what the data are now, and takes the champion's place only if it is better."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from prefect import flow
 from prefect.states import State
+from pydantic import Field
 
+from fm import presets
 from fm.data import load_manifest, settled
 from fm.recipe import Recipe, opened
 from fm.runs import pulled
@@ -24,7 +26,7 @@ def retrain(
     data: str,
     runs: str = "runs/retrain",
     begin: Literal["champion", "scratch"] = "champion",
-    preset: str = "demo",
+    preset: Annotated[str, Field(json_schema_extra={"enum": presets.names()})] = "demo",  # the command takes files too
     changes: tuple[str, ...] = (),
     added: str = "",
     place: Place = Place(),  # noqa: B008

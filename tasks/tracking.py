@@ -42,7 +42,7 @@ class Tracking:
         self.told = leaves(recipe.model_dump(mode="json")) if told is None else told
         self.identity = _identity(run)
         self.sent: dict[str, int] = {}  # name of the records -> images_seen of the newest row that MLflow has
-        self.grids: set[Path] = set()  # that MLflow has
+        self.grids: set[int] | None = None  # images seen of those that MLflow has, once it was asked
         self.away = False
         self.seconds: dict[str, float] = {}  # what each stage of this session took
         self.session: dict[str, Any] = {}
@@ -88,7 +88,7 @@ class Tracking:
         write_json(self.run / "session.json", self.session)
 
     def close(self, status: str) -> None:
-        """FINISHED or FAILED for the parent run."""
+        """FINISHED, FAILED or KILLED for the parent run."""
         self._safely(lambda: self._client.set_terminated(self._run("pipeline"), status))
 
     @contextmanager
@@ -99,9 +99,10 @@ class Tracking:
         start = time.monotonic()
         try:
             yield
-        except BaseException:
+        except BaseException as error:
+            ended = _ended_by(error)
             if not self.away:  # a process that is told to end has no time to wait for it once more
-                self._safely(lambda: self._client.set_terminated(self._run(name), "FAILED"))
+                self._safely(lambda: self._client.set_terminated(self._run(name), ended))
             raise
         self.seconds[name] = time.monotonic() - start
         self.note(stage="")
@@ -142,11 +143,22 @@ class Tracking:
                 node = file.stem.removeprefix("system-")
                 self._send(file.stem, "system/" if node == "0" else f"system/node_{node}/")
             for grid in sorted((self.run / "samples").glob("seen-*.png")):
-                if grid not in self.grids:
-                    self._client.log_artifact(self._run("train"), str(grid), "samples")
-                    self.grids.add(grid)
+                self._grid(grid)
 
         self._safely(send)
+
+    def _grid(self, grid: Path) -> None:
+        """A grid of samples, unless MLflow has one of that step: it would keep both."""
+        from mlflow import Image
+
+        run, seen = self._run("train"), int(grid.stem.removeprefix("seen-"))
+        if self.grids is None:  # the small copy, which is sent last, is whole: images/samples+step+640+...
+            there = [Path(file.path).name.split("+") for file in self._client.list_artifacts(run, "images")]
+            self.grids = {int(parts[2]) for parts in there if parts[0] == "samples" and parts[-1] == "compressed.webp"}
+        if seen not in self.grids:
+            at = int(1000 * grid.stat().st_mtime)
+            self._client.log_image(run, Image(str(grid)), key="samples", step=seen, timestamp=at)
+            self.grids.add(seen)
 
     def _send(self, name: str, prefix: str) -> None:
         """The rows of these records past the newest that MLflow has; what it calls `system/` it shows by itself.
@@ -304,9 +316,9 @@ def tracked(run: Path, recipe: Recipe, told: Mapping[str, Any] | None = None, un
     watching.link("mlflow", tracking.url, f"MLflow: {run.name}")
     try:
         yield tracking
-    except BaseException:
+    except BaseException as error:
         if not tracking.away:
-            tracking.close("FAILED")
+            tracking.close(_ended_by(error))
         raise
     tracking.close("FINISHED")
     watching.say("seconds: " + ", ".join(f"{stage} {taken:.0f}" for stage, taken in tracking.seconds.items()))
@@ -352,6 +364,11 @@ def as_pyfunc(published: Path, into: Path, requirements: list[str]) -> None:
         pip_requirements=requirements,
         signature=ModelSignature(inputs=Schema([ColSpec(kind, name, required=False) for name, kind in kinds.items()])),
     )
+
+
+def _ended_by(error: BaseException) -> str:
+    """MLflow's status for work that an error ended; a cancelled flow and Ctrl-C raise what is no Exception."""
+    return "FAILED" if isinstance(error, Exception) else "KILLED"
 
 
 def _identity(run: Path) -> str:

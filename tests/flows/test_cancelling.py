@@ -1,6 +1,7 @@
 """A flow run is cancelled, or suspended, where a user does it; the same form, or its page, lets it go on."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,18 @@ import pytest
 from fm.checkpoints import newest
 from fm.recipe import Recipe
 from fm.records import read
+from infra import processes
 from infra.services import ask
+from tests.conftest import STATE
 
 
-def training_workers() -> list[psutil.Process]:
-    return [p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])]
+def training_workers() -> list[int]:
+    """The pids of those of this test run's Ray; another training on the machine has its own."""
+    found = []
+    for process in processes.belonging(STATE, marked=True):
+        with suppress(psutil.Error):  # ended meanwhile
+            found += [process.pid] * ("RayTrainWorker" in " ".join(process.cmdline()))
+    return found
 
 
 @pytest.mark.slow

@@ -7,8 +7,9 @@ import pytest
 import yaml
 from prefect.utilities.callables import parameter_schema
 
-from flows import deployments, evaluate, paper, pipeline, prepare, train
+from flows import deployments, evaluate, paper, pipeline, prepare, retrain, train
 from fm import presets
+from fm.data.sources import members
 from fm.recipe import Recipe
 
 
@@ -32,12 +33,22 @@ def test_each_says_what_it_is_in_tags_and_words() -> None:
     assert all(len(one["description"]) > 40 for one in made.values())
 
 
+def test_every_preset_has_the_pictures_that_it_is_for() -> None:
+    assert set(deployments.SOURCES) == set(presets.names())
+    assert {source.partition(":")[0] for source in deployments.SOURCES.values()} <= set(members())
+    made = {one["name"]: one["parameters"] for one in deployments.deployments()}
+    assert made["pipeline-cifar10"]["source"].startswith("cifar10:")
+    assert made["pipeline-demo"]["source"] == "photos:"
+
+
 FLOWS = (
     prepare.prepare_data,
     prepare.extend_data,
     train.train_run,
     evaluate.evaluate_run,
     pipeline.pipeline,
+    retrain.retrain,
+    retrain.promote,
     paper.paper,
 )
 

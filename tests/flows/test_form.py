@@ -1,6 +1,7 @@
 """The front door: the form of a deployment, opened in a browser, and a run started from it."""
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,11 @@ def test_a_rule_across_fields_fails_the_run_with_one_sentence(deployed: Any) -> 
     recipe = Recipe.load("tiny").model_dump(mode="json")
     recipe["data"]["size"] = 15
     started = deployed.start("pipeline-tiny", {"recipe": recipe, "run": "runs/wrong"})
-    ended = deployed.wait(started, limit_s=90)
+    ended = deployed.wait(started, limit_s=90)  # most of it until the process runs
     assert ended["state"]["type"] == "FAILED"
+    states = ask(f"{deployed.api}/flow_run_states/?flow_run_id={started}")
+    entered = {one["type"]: datetime.fromisoformat(one["timestamp"]) for one in states}
+    assert (entered["FAILED"] - entered["RUNNING"]).total_seconds() < 5
     assert ended["state"]["message"].startswith("model.multiples: image size 15 is not divisible by 2")
     assert not (deployed.folder / "runs" / "wrong").exists()
     (left,) = ask(f"{deployed.api}/artifacts/filter", {"flow_runs": {"id": {"any_": [started]}}})

@@ -4,17 +4,21 @@ import re
 import socket
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from mlflow import MlflowClient
+from prefect.exceptions import TerminationSignal
 
+from fm.errors import UserError
 from fm.files import read_json
 from fm.recipe import Recipe
 from fm.records import Recorder, read
 from fm.results import read_rows
 from tasks import watching
-from tasks.tracking import EXPERIMENT, Tracking
+from tasks.tracking import EXPERIMENT, Tracking, tracked
 
 
 @pytest.fixture
@@ -51,6 +55,14 @@ def test_training_metrics_are_the_records(finished: Path, client: MlflowClient) 
     assert [(m.step, m.value, m.timestamp) for m in history] == [
         (row["images_seen"], row["loss"], int(1000 * row["time"])) for row in rows
     ]
+
+
+def test_the_grids_of_samples_are_pictures_by_step(finished: Path, client: MlflowClient) -> None:
+    run = runs_of(client, finished)["train"]
+    whole = [Path(f.path) for f in client.list_artifacts(run.info.run_id, "images") if f.path.endswith(".png")]
+    steps = sorted(int(file.name.split("+")[2]) for file in whole)
+    assert steps == sorted(int(grid.stem.removeprefix("seen-")) for grid in (finished / "samples").iterdir())
+    assert len(steps) > 0 and run.data.tags["mlflow.loggedImages"] == "True"  # which makes MLflow look for them
 
 
 def test_the_machine_is_shown_where_mlflow_shows_it(finished: Path, client: MlflowClient) -> None:
@@ -110,7 +122,8 @@ def test_sending_again_adds_nothing(finished: Path, client: MlflowClient) -> Non
         runs = runs_of(client, finished)
         train, sweep = (runs[s].info.run_id for s in ("train", "evaluate"))
         points = client.get_metric_history(train, "train/loss"), client.get_metric_history(sweep, "euler/seconds")
-        return len(runs), [[(m.step, m.value) for m in history] for history in points]
+        grids = sorted(file.path for file in client.list_artifacts(train, "images"))
+        return grids, len(runs), [[(m.step, m.value) for m in history] for history in points]
 
     before = state()
     tracking = Tracking(finished, Recipe.load(finished))
@@ -134,6 +147,24 @@ def test_what_is_trained_again_stands_in_mlflow_once(services: Any, client: Mlfl
         history = client.get_metric_history(run, f"train/{name}")
         assert [point.step for point in history] == [64, 128, 192, 256]
     assert [point.value for point in history] == [1e9, 1e9, 1e9, 2e9]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(UserError("no"), "FAILED"), (KeyboardInterrupt(), "KILLED"), (TerminationSignal(signal=15), "KILLED")],
+)
+def test_what_a_signal_ended_was_killed(
+    error: BaseException, status: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    mlflow = MagicMock()
+    mlflow.search_runs.return_value = []
+    mlflow.create_run.side_effect = lambda _, tags, run_name: SimpleNamespace(info=SimpleNamespace(run_id=run_name))
+    monkeypatch.setattr(Tracking, "_connect", lambda self: vars(self).update(_client=mlflow, _experiment="0"))
+    monkeypatch.setattr(watching, "link", lambda *_: None)
+    with pytest.raises(type(error)), tracked(tmp_path, Recipe.load("tiny")) as copy, copy.stage("train"):
+        raise error
+    ended = {call.args[0]: call.args[1] for call in mlflow.set_terminated.call_args_list}
+    assert ended == {"train": status, f"{tmp_path.name} (tiny)": status}
 
 
 def test_an_mlflow_that_hangs_holds_nobody_up(services: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,22 +3,23 @@
 `fm up` keeps the set until `fm down`; `embedded` holds Prefect and MLflow for as long as one command needs them.
 """
 
+import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fm.errors import UserError, member
+from fm.errors import SettingsError, UserError, member
 from infra import access, processes, stores
 from infra.access import HOST
 from infra.processes import Started
 from infra.services import SUPERVISOR, LoginRefused, Service, Services, healthy, services
 from infra.state import Ports, Record, held, make_folders, unlink_short_folder
 
-START_S = 180.0
+START_S = "FM_START_S"
 STOP_S = 15.0
 
 
@@ -134,8 +135,24 @@ def addresses(record: Record) -> Services:
     return Services.at(record.state, record.ports, ray="ray" in record.processes)
 
 
+def start_s(environment: Mapping[str, str] = os.environ) -> float:
+    """For how many seconds services that start may be silent.
+
+    Raises: SettingsError if the environment has something else than a time.
+    """
+    given = environment.get(START_S) or "180"
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise SettingsError(f"{given!r} is no time", START_S, "give seconds, 600 for instance")
+    return seconds
+
+
 def start_missing(record: Record, names: list[str], ports: Ports) -> None:
     """Starts those of the named services that do not run, side by side, and waits until all of them are healthy."""
+    limit_s = start_s()
     forget_dead(record, names)
     fresh = not record.processes
     if fresh:
@@ -148,11 +165,13 @@ def start_missing(record: Record, names: list[str], ports: Ports) -> None:
         check_logins(record)
     for name in missing:
         check_ports(name, known[name])
-    make_folders(record.state, given_token=fresh and "ray" in record.logins)
     try:
-        wait_healthy(record, {name: known[name] for name in names})
+        make_folders(record.state, given_token=fresh and "ray" in record.logins)
+        wait_healthy(record, {name: known[name] for name in names}, limit_s)
     except BaseException:
         stop_services(record, missing)
+        if not record.processes:
+            unlink_short_folder(record.state)
         raise
 
 
@@ -225,8 +244,8 @@ def check_ports(name: str, service: Service) -> None:
             )
 
 
-def wait_healthy(record: Record, wanted: dict[str, Service]) -> None:
-    waiting, deadline = dict(wanted), time.monotonic() + START_S
+def wait_healthy(record: Record, wanted: dict[str, Service], limit_s: float) -> None:
+    waiting, deadline = dict(wanted), time.monotonic() + limit_s
     again: set[str] = set()
     while waiting:
         for name, service in list(waiting.items()):
@@ -241,7 +260,7 @@ def wait_healthy(record: Record, wanted: dict[str, Service]) -> None:
                 again.add(name)  # on a busy machine Ray gives up its own start after 30 s
                 del record.processes[name]
             elif time.monotonic() > deadline:
-                raise failure(record, name, f"does not answer after {START_S:.0f} s")
+                raise failure(record, name, f"does not answer after {limit_s:g} s ({START_S}, more on a busy machine)")
         time.sleep(0.1)
 
 

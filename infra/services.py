@@ -190,6 +190,8 @@ def ray_head(here: Services, ports: Ports) -> Service:
         ),
         environment={
             **environment,
+            # Its dashboard leaves a socket in the folder for temporary files, under a name that must be short.
+            "TMPDIR": str(short_folder(here.state) / "ray"),
             # Metrics on ports of their own choice: the fixed ones clash with a second cluster.
             "AUTOSCALER_METRIC_PORT": "0",
             "DASHBOARD_METRIC_PORT": "0",

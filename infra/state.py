@@ -158,5 +158,5 @@ def link_short_folder(state: Path) -> None:
 
 def unlink_short_folder(state: Path) -> None:
     link = short_folder(state)
-    if link != state and link.is_symlink():
+    if link != state and link.is_symlink() and link.readlink() == state:
         link.unlink()

@@ -1,10 +1,12 @@
 """What starts a cluster elsewhere, as far as it can be tried here: Ray's schema, rules of KubeRay, the shell's eye,
-docker-compose's and kubectl's reading; and that no file has a password of its own."""
+docker-compose's and kubectl's reading; `deploy.sh` on a Prefect; that the containers have the settings of `fm up`, and
+that no file has a password of its own."""
 
 import os
 import re
 import shutil
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,11 @@ from typing import Any
 import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
+
+from infra import local
+from infra.access import HOST
+from infra.services import POOL, Services, ask, services
+from infra.state import Ports, held
 
 INFRA = Path(__file__).parents[2] / "infra"
 CLUSTER = INFRA / "cluster"
@@ -118,7 +125,7 @@ def test_kubernetes_has_the_same_services() -> None:
     names = {(one["kind"], one["metadata"]["name"]) for one in there}
     assert {
         ("RayCluster", "ray"),
-        ("Deployment", "prefect"),
+        ("StatefulSet", "prefect"),
         ("StatefulSet", "mlflow"),
         ("Deployment", "worker"),
     } <= names
@@ -137,6 +144,116 @@ def test_kubernetes_has_the_same_services() -> None:
                     assert not called or called[1] in services, variable
     cluster = next(one for one in there if one["kind"] == "RayCluster")["spec"]
     assert cluster["authOptions"] == {"mode": "token"} and cluster["rayVersion"] == version("ray")
+
+
+def image() -> dict[str, str]:
+    """The variables that the image sets."""
+    return dict(re.findall(r"(?m)^(?:ENV|   ) (\w+)=(\S+)", (INFRA / "Dockerfile").read_text()))
+
+
+def of_compose() -> dict[str, dict[str, str]]:
+    """The variables of each service, the passwords not filled in."""
+    return {name: one.get("environment", {}) for name, one in read("compose.yaml", INFRA)["services"].items()}
+
+
+def of_kubernetes() -> dict[str, dict[str, str]]:
+    """The variables of each container; of a secret's, that it is one."""
+    found = [
+        one for there in built() for pod in pods(there) for one in pod["containers"] + pod.get("initContainers", [])
+    ]
+    return {
+        one["name"]: {variable["name"]: variable.get("value", "a secret") for variable in one.get("env", ())}
+        for one in found
+    }
+
+
+OF_ONE_MACHINE = {
+    "PATH",
+    "AUTOSCALER_METRIC_PORT",  # ports that two clusters on a machine would both want
+    "DASHBOARD_METRIC_PORT",
+    "PREFECT_SERVER_API_PORT",
+    "PREFECT__SERVER_FINAL",  # what the launchers set, which `fm up` leaves out
+    "_MLFLOW_SERVER_ARTIFACT_ROOT",
+    "_MLFLOW_SERVER_SERVE_ARTIFACTS",
+    "_MLFLOW_SGI_NAME",
+    "RAY_AUTH_MODE",  # on Kubernetes the operator's
+}
+
+
+@pytest.mark.parametrize("containers", [of_compose, of_kubernetes])
+def test_the_containers_have_the_settings_of_fm_up(containers: Any) -> None:
+    there, here = containers(), services(Path("/state"), Ports())
+    same = {
+        "prefect": ["prefect"],
+        "mlflow": ["mlflow"],
+        "ray": ["ray-head", "ray-worker"],
+        "worker": ["worker", "deploy"],
+    }
+    for name, others in same.items():
+        wanted = {
+            setting: value
+            for setting, value in here[name].environment.items()
+            if setting not in OF_ONE_MACHINE and "/state" not in value and HOST not in value  # folders and addresses
+        }
+        for other in others:
+            given = image() | there[other]
+            assert {setting: given.get(setting) for setting in wanted} == wanted, other
+    assert {"PREFECT_API_URL", "MLFLOW_TRACKING_URI", "RAY_ADDRESS", "RAY_AUTH_MODE"} <= {*there["worker"]}
+    assert [name for name, variables in there.items() if "FM_NOTIFY_URL" in variables] == ["deploy"]
+
+
+def test_what_is_deployed_lies_where_all_nodes_see_it() -> None:
+    compose = read("compose.yaml", INFRA)["services"]
+    there = {
+        one["name"]: one
+        for of in built()
+        for pod in pods(of)
+        for one in pod.get("initContainers", []) + pod["containers"]
+    }
+    assert compose["deploy"]["command"].split() == there["deploy"]["command"] == ["sh", "infra/deploy.sh"]
+    assert "ln -s /shared/runs /fm/runs" in (INFRA / "Dockerfile").read_text()
+    for name in ("deploy", "worker", "ray-head", "ray-worker"):
+        assert "shared:/shared" in compose[name]["volumes"]
+        assert {"name": "shared", "mountPath": "/shared"} in there[name]["volumeMounts"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_deploying_from_a_container_brings_an_empty_prefect_to_the_state_of_fm_up(
+    tmp_path: Path, ports: Ports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.automations import FAILED, LOST
+    from tasks.slots import LIMIT
+
+    fm, state = tmp_path / "fm", tmp_path / "state"  # as the image has it: the project, and runs on a volume
+    fm.mkdir()
+    for name in ("prefect.yaml", "fm", "tasks", "flows", "infra"):
+        (fm / name).symlink_to(INFRA.parent / name)
+    (fm / "runs").symlink_to(tmp_path / "shared" / "runs")
+    here = Services.at(state, ports)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    given = os.environ | here.environment() | {"PATH": path, "PYTHONPATH": str(fm)}
+    monkeypatch.setenv("FM_START_S", "900")
+    try:
+        with held(state) as record:
+            local.start_missing(record, ["prefect"], ports)
+        assert ask(f"{here.prefect_api}/work_pools/filter", {}, timeout_s=60) == []
+        for address in ("http://127.0.0.1:9/told", ""):  # the second time there is a pool, and nobody to tell
+            given["FM_NOTIFY_URL"] = address
+            done = subprocess.run(["sh", "infra/deploy.sh"], cwd=fm, env=given, capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout + done.stderr
+            pools, deployments, automations, limits = (
+                ask(f"{here.prefect_api}/{what}/filter", {}, timeout_s=60)
+                for what in ("work_pools", "deployments", "automations", "v2/concurrency_limits")
+            )
+            assert [(pool["name"], pool["type"]) for pool in pools] == [(POOL, "process")]
+            wanted = yaml.safe_load((INFRA.parent / "prefect.yaml").read_text())["deployments"]
+            assert {one["name"] for one in deployments} == {one["name"] for one in wanted}
+            told = {one["name"] for one in automations}
+            assert LOST in told and (FAILED in told) == bool(address) and LIMIT in {limit["name"] for limit in limits}
+    finally:
+        local.down(state)
+    assert (fm / "runs").is_dir()
 
 
 SECRET = re.compile(r"(?i)(?:password|secret_access_key|secret_key|_token|auth_string)\"?(?:, value)?[:=] *(.*)")

@@ -14,7 +14,7 @@ import pytest
 from fm.errors import SettingsError, UserError
 from infra import local, processes
 from infra.services import Service
-from infra.state import Ports, Record, held
+from infra.state import Ports, Record, held, short_folder
 from tests.infra.stand_ins import SERVER, stand_ins
 
 ROOT = Path(__file__).parents[2]
@@ -108,11 +108,35 @@ def test_a_service_that_dies_while_it_starts_takes_the_others_with_it(state, por
 
 
 def test_a_silent_service_is_given_up(state, ports, monkeypatch):
-    monkeypatch.setattr(local, "START_S", 0.5)
+    monkeypatch.setenv("FM_START_S", "0.5")
     monkeypatch.setattr(local, "healthy", lambda service, started: False)
-    with pytest.raises(UserError, match="does not answer after"):
+    with pytest.raises(UserError, match=r"does not answer after 0\.5 s \(FM_START_S, more on a busy machine\)"):
         local.up(state, ports)
     assert local.status(state) == []
+
+
+@pytest.mark.parametrize("given", ["soon", "-1", "0", "nan"])
+def test_a_time_that_is_none_starts_nothing(state, ports, monkeypatch, given):
+    monkeypatch.setenv("FM_START_S", given)
+    with pytest.raises(SettingsError, match=f"FM_START_S: '{given}' is no time; give seconds"):
+        local.up(state, ports)
+    assert local.start_s({}) == 180 and processes.belonging(state, marked=True) == []
+
+
+def test_a_failed_start_leaves_no_short_name_behind(tmp_path, ports, monkeypatch):
+    state = tmp_path / "a-name-too-long-for-sockets" / "state"
+    monkeypatch.setattr(local, "services", stand_ins)
+    with local.embedded(state, ports):
+        assert short_folder(state).readlink() == state
+        monkeypatch.setenv("FM_START_S", "0.5")
+        monkeypatch.setattr(local, "healthy", lambda service, started: False)
+        with pytest.raises(UserError, match="does not answer"):
+            local.up(state)
+        assert short_folder(state).is_symlink(), "what runs still needs it"
+    assert not short_folder(state).is_symlink()
+    with pytest.raises(UserError, match="does not answer"):
+        local.up(state, ports)
+    assert not short_folder(state).is_symlink()
 
 
 def test_embedded_stops_what_it_started_with_the_last_that_holds_it(state, ports):

@@ -95,7 +95,7 @@ def ports(postgres: Postgres) -> Ports:
 def test_prefect_and_mlflow_keep_all_in_postgresql_and_s3(
     postgres: Postgres, ports: Ports, s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "START_S", 600.0)
+    monkeypatch.setenv("FM_START_S", "600")
     monkeypatch.setenv("FM_PREFECT_DATABASE", postgres.address("prefect", "+asyncpg"))
     monkeypatch.setenv("FM_MLFLOW_BACKEND", postgres.address("mlflow"))
     monkeypatch.setenv("FM_MLFLOW_ARTIFACTS", "s3://bucket/mlflow")
@@ -131,7 +131,7 @@ def test_prefect_and_mlflow_keep_all_in_postgresql_and_s3(
 def test_a_wrong_password_is_said_without_it(
     postgres: Postgres, ports: Ports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "START_S", 600.0)
+    monkeypatch.setenv("FM_START_S", "600")
     monkeypatch.setenv("FM_PREFECT_DATABASE", postgres.address("prefect", "+asyncpg", "planted%27-secret-too"))
     with pytest.raises(UserError, match="prefect: ended while it started") as raised:
         local.up(tmp_path / "state", ports, workers=False, ray=False)

@@ -85,6 +85,8 @@ def test_a_link_that_someone_else_made_is_refused(tmp_path):
         with pytest.raises(UserError, match="cannot be linked") as raised:
             make_folders(state)
         assert str(link) in str(raised.value)
+        unlink_short_folder(state)
+        assert link.is_symlink(), "it is not ours to take away"
     finally:
         link.unlink()
 

@@ -1,10 +1,9 @@
 """What stands in Prefect beside the deployments, as data: automations, a webhook's block, the slot for trainings.
 
-`python -m flows.automations`, which `fm up` calls after it has deployed, brings Prefect to this state: twice is as
-once. The webhook's address comes from the environment, FM_NOTIFY_URL, and goes into a block alone, as a secret.
+`flows/deploying.py` brings Prefect to this state: twice is as once. The webhook's address comes from the environment,
+FM_NOTIFY_URL, and goes into a block alone, as a secret.
 """
 
-import os
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -120,8 +119,3 @@ def _forget_block(client: SyncPrefectClient) -> None:
         client.delete_block_document(client.read_block_document_by_name(BLOCK, Webhook.get_block_type_slug()).id)
     except ObjectNotFound:
         return
-
-
-if __name__ == "__main__":
-    for name in deploy(os.environ.get(VARIABLE)):
-        print(name)

@@ -4,5 +4,4 @@ set -eu
 mkdir -p "$(readlink -m runs)" # runs leads to the volume that all nodes see, and a new one is empty
 # `deploy` refuses a pool that is not there, and a worker that makes it may come later.
 prefect work-pool inspect flow-matching >/dev/null 2>&1 || prefect work-pool create --type process flow-matching
-prefect --no-prompt deploy --all
-exec python -m flows.automations
+exec python -m flows.deploying

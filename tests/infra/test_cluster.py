@@ -222,7 +222,7 @@ def test_what_is_deployed_lies_where_all_nodes_see_it() -> None:
 def test_deploying_from_a_container_brings_an_empty_prefect_to_the_state_of_fm_up(
     tmp_path: Path, ports: Ports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows.automations import FAILED, LOST, NEVER_BEGUN
+    from flows.automations import FAILED, LOST
     from tasks.slots import LIMIT
 
     fm, state = tmp_path / "fm", tmp_path / "state"  # as the image has it: the project, and runs on a volume

@@ -93,18 +93,19 @@ def _at_work_since(deployment: Any, due: datetime) -> list[FlowRun]:
     """Runs that were at work at that time, or later, in the order in which they began."""
     of = FlowRunFilterDeploymentId(any_=[deployment])
     begun = FlowRunFilterStartTime(is_null_=False)
-    ended = {"end_time": FlowRunFilterEndTime(after_=due)}, {"end_time": FlowRunFilterEndTime(is_null_=True)}
+    # In this order, for one that ends between the two questions is then found twice, and else not at all.
+    asked = {"end_time": FlowRunFilterEndTime(is_null_=True)}, {"end_time": FlowRunFilterEndTime(after_=due)}
     with get_client(sync_client=True) as client:
-        found = [
-            run
-            for wanted in ended
+        found = {
+            run.id: run
+            for wanted in asked
             for run in client.read_flow_runs(
                 flow_run_filter=FlowRunFilter(deployment_id=of, start_time=begun, **wanted),
-                sort=FlowRunSort.START_TIME_ASC,
+                sort=FlowRunSort.START_TIME_DESC,
                 limit=200,
             )
-        ]
-    return sorted(found, key=lambda run: (run.start_time or due, str(run.id)))
+        }
+    return sorted(found.values(), key=lambda run: (run.start_time or due, str(run.id)))
 
 
 def _clock(time: datetime) -> str:

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import shutil
 import tomllib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ from fm.files import check_writable
 from infra import local
 from infra.state import Ports
 
+LAPTOP_SIDE = 32  # the largest images that a network learns in minutes on CPUs
 RAY_TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
@@ -137,9 +139,13 @@ def prepare(
     if verify:  # the source may be gone, and `fm prepare DATA --verify` says it all
         return tell(data.verify(source if out is None else out).summary(), as_json)
     if describe:
-        found = data.describe(data.open_source(source))
+        found = data.describe(data.open_source(source), *([] if shutil.which("nvidia-smi") else [LAPTOP_SIDE]))
         preset = presets.for_size(found.proposed_size or 0)
-        return tell(found.model_dump(mode="json") | {"proposed_preset": preset}, as_json)
+        told = {
+            "proposed_preset": preset,
+            "next": f"fm pipeline {source} runs/mine --preset {preset}" if preset else "",
+        }
+        return tell(found.model_dump(mode="json") | told, as_json)
     if out is None:
         raise SettingsError("is missing", "OUT", "name a folder for the shards, e.g. data/mine")
     values = {

@@ -11,7 +11,9 @@ from fm.data.sources import Item, Source
 from fm.settings import Settings
 
 LOOKED_AT = 1000
-SIZES = (28, 32, 64, 128, 256)
+SIZES = (16, 28, 32, 64, 128)
+LARGEST = ((1_000, 32), (100_000, 64))  # side for fewer pictures than that: larger images want more of them
+NEEDED = 80  # of which a tenth, held out, is what a network can be judged by
 ADVICE = {
     "exif-rotated": "`--exif apply` turns them upright; without it they stay as stored, as in the official sets",
     "alpha": "`--alpha white` lays them over white; without it transparency is dropped, as in the official sets",
@@ -39,8 +41,9 @@ class Summary(Settings):
     notes: tuple[str, ...]
 
 
-def describe(source: Source) -> Summary:
-    """The source's summary; up to 1,000 pictures, evenly spread over the keys, are opened for their headers."""
+def describe(source: Source, at_most: int = SIZES[-1]) -> Summary:
+    """The source's summary; up to 1,000 pictures, evenly spread over the keys, are opened for their headers. The size
+    proposed is `at_most` that side."""
     items = source.items()
     splits = Counter(item.split or "none" for item in items)
     classes = Counter(item.label for item in items if item.label is not None)
@@ -48,7 +51,7 @@ def describe(source: Source) -> Summary:
     headers = [header for place in places if (header := _header(source, items[place]))]
     sizes = sorted((header.size for header in headers), key=lambda size: size[0] * size[1])
     found = Counter(trait for header in headers for trait in header.traits)
-    proposed = _proposed([min(size) for size in sizes])
+    proposed = _proposed([min(size) for size in sizes], len(items), at_most)
     traits = {trait: found[trait] for trait in TRAITS if found[trait]}
     return Summary(
         source=source.uri,
@@ -64,16 +67,21 @@ def describe(source: Source) -> Summary:
         traits=traits,
         proposed_size=proposed,
         needed_bytes=len(items) * sample_bytes(Preparation(size=max(proposed, 4))) if proposed else None,
-        notes=(*_missing(source.expected(), splits), *_advice(traits, len(headers))),
+        notes=(*(_missing(source.expected(), splits) or _too_few(len(items))), *_advice(traits, len(headers))),
     )
 
 
-def _proposed(sides: list[int]) -> int | None:
-    """The largest usual size that no more than half of the pictures fall short of; of smaller ones their own."""
+def _proposed(sides: list[int], count: int, at_most: int) -> int | None:
+    """The largest usual size that no more than half of the pictures fall short of, and for which there are enough; of
+    smaller ones their own."""
     if not sides:
         return None
-    side = sorted(sides)[len(sides) // 2]
+    side = min([sorted(sides)[len(sides) // 2], at_most, *(most for fewer, most in LARGEST if count < fewer)])
     return max((size for size in SIZES if size <= side), default=side)
+
+
+def _too_few(count: int) -> list[str]:
+    return [f"{count} pictures are too few to train a network and to judge it: {NEEDED} are due"] * (count < NEEDED)
 
 
 def _missing(expected: dict[str, int], splits: Counter[str]) -> list[str]:

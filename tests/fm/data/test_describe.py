@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from fm.data import describe, open_source
-from fm.data.describe import LOOKED_AT
+from fm.data.describe import LOOKED_AT, _proposed
 from fm.data.preparation import Preparation, sample_bytes
 from tests.fm.data import forms
 
@@ -14,8 +14,9 @@ def test_photos():
     assert summary.images == 8 * 7 and summary.splits == {"train": 48, "test": 8}
     assert set(summary.classes.values()) == {7} and len(summary.classes) == 8
     assert summary.smallest == (48, 48) and summary.largest == (96, 96) and summary.unreadable == 0
-    assert summary.proposed_size == 64 and summary.traits == {} and summary.notes == ()
-    assert summary.needed_bytes == 56 * sample_bytes(Preparation(size=64)) > 56 * 3 * 64**2
+    assert summary.proposed_size == 32 and summary.traits == {}
+    assert summary.notes == ("56 pictures are too few to train a network and to judge it: 80 are due",)
+    assert summary.needed_bytes == 56 * sample_bytes(Preparation(size=32)) > 56 * 3 * 32**2
 
 
 def test_a_folder_with_a_bad_file(folder):
@@ -47,22 +48,25 @@ def test_traits_are_counted_and_what_can_be_done_is_said(folder):
     Image.new("CMYK", (40, 300)).save(folder / "a" / "print.jpg")
     summary = describe(open_source(folder))
     assert summary.traits == {"exif-rotated": 3, "alpha": 1, "cmyk": 1} and next(iter(summary.traits)) == "exif-rotated"
-    turned, clear = summary.notes
+    _, turned, clear = summary.notes
     assert (
         turned.startswith("3 of 65: its EXIF says that it is to be turned; `--exif apply`") and "--alpha white" in clear
     )
 
 
-@pytest.mark.parametrize(("side", "due"), [(9, 9), (28, 28), (63, 32), (64, 64), (400, 256)])
-def test_the_size_proposed(tmp_path, side, due):
-    for number, sides in enumerate([(side, side), (side, 500), (600, side), (3, 3)]):
-        Image.new("RGB", sides).save(tmp_path / f"{number}.png")
-    assert describe(open_source(tmp_path)).proposed_size == due
+@pytest.mark.parametrize(
+    ("side", "count", "due"),
+    [(9, 4, 9), (28, 4, 28), (63, 999, 32), (400, 999, 32), (64, 1_000, 64), (400, 99_999, 64), (400, 100_000, 128)],
+)
+def test_the_size_proposed(side, count, due):
+    assert _proposed([side, side, side + 100, 3], count, 128) == due
+    assert _proposed([side, side, side + 100, 3], count, 32) == min(32, due)
 
 
-def test_the_room_needed_is_that_of_the_encoding_that_is_used(tmp_path):
+def test_the_room_needed_is_that_of_the_encoding_that_is_used(tmp_path, monkeypatch):
     Image.new("RGB", (300, 300)).save(tmp_path / "0.png")
-    assert describe(open_source(tmp_path)).needed_bytes == sample_bytes(Preparation(size=256, encoding="png"))
+    monkeypatch.setattr("fm.data.describe.LARGEST", ())
+    assert describe(open_source(tmp_path)).needed_bytes == sample_bytes(Preparation(size=128, encoding="png"))
 
 
 def test_counts_that_fall_short_are_said(tmp_path, noises):

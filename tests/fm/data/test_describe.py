@@ -1,3 +1,4 @@
+import importlib
 import io
 
 import pytest
@@ -65,7 +66,7 @@ def test_the_size_proposed(side, count, due):
 
 def test_the_room_needed_is_that_of_the_encoding_that_is_used(tmp_path, monkeypatch):
     Image.new("RGB", (300, 300)).save(tmp_path / "0.png")
-    monkeypatch.setattr("fm.data.describe.LARGEST", ())
+    monkeypatch.setattr(importlib.import_module("fm.data.describe"), "LARGEST", ())
     assert describe(open_source(tmp_path)).needed_bytes == sample_bytes(Preparation(size=128, encoding="png"))
 
 

@@ -25,7 +25,7 @@ FewestWorkers = Annotated[
     int, typer.Option(min=0, help="Go on with as few after a loss, e.g. of a node. Default: exactly --workers.")
 ]
 Gpus = Annotated[str, typer.Option(help="auto: GPUs where the cluster has them; all: nothing else; none: CPUs.")]
-PortBase = Annotated[int | None, typer.Option(help="Use ports N, N+1, ... instead of 4200, 5000, 6379, 8265.")]
+PortBase = Annotated[int | None, typer.Option(help="Use ports N to N+4 instead of 4200, 5000, 6379, 8265, 10001.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Folder of one training and its results, or address.")]
 Data = Annotated[str, typer.Argument(metavar="DATA", help="Folder that `fm prepare` filled, or its address.")]

@@ -187,12 +187,13 @@ def _texts(line: Line, ours: Sequence[str], beside: Sequence[str], marked: str) 
 
 
 def ranged(line: Line, words: str) -> str:
-    """`402 (398 to 406)`; the range is left out where there is none."""
-    value = line[words]
+    """`402 (398 to 406)`; the range is left out where there is none, and seeds without a value are told."""
+    value, seeds = line[words], line[f"{words}, seeds"]
     if value is None:
         return "none"
     ends = [_plain(line[f"{words}, {end}"], words) for end in ("least", "most")]
-    return _plain(value, words) + (f" ({ends[0]} to {ends[1]})" if ends[0] != ends[1] else "")
+    missing = f", {seeds} of {line['seeds']} seeds" if seeds != line["seeds"] else ""
+    return _plain(value, words) + (f" ({ends[0]} to {ends[1]})" if ends[0] != ends[1] else "") + missing
 
 
 def _plain(value: float | str | None, words: str) -> str:

@@ -107,6 +107,12 @@ def test_what_failed_has_no_figures_and_its_reason(plan, trained):
     assert table.ranged(found["FM w/ Diffusion"], FD) == "none"
 
 
+def test_a_mean_over_fewer_seeds_says_so(plan, trained):
+    line = by_method(table.lines(plan, trained))["DDPM"]
+    value = f"{FD}, seeds"
+    assert "seeds" not in table.ranged(line, FD) and table.ranged(line | {value: 1}, FD).endswith(", 1 of 2 seeds")
+
+
 def test_nothing_measured_is_a_table_without_figures(plan):
     assert table.table(plan, [])[0] == ["method", "seeds", "note"]
 

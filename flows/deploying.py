@@ -24,9 +24,9 @@ def main() -> int:
         done = subprocess.run([sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"])
         if done.returncode:
             return done.returncode
-        for name, now in _deployments(client).items():
-            if name in deployments:
-                _as_before(client, now, deployments[name])
+        for key, now in _deployments(client).items():
+            if key in deployments:
+                _as_before(client, now, deployments[key])
         for name, now in _triggers(client).items():
             if not triggers.get(name, now)["enabled"]:
                 client.request("PATCH", "/automations/{id}", path_params={"id": now["id"]}, json={"enabled": False})
@@ -35,8 +35,8 @@ def main() -> int:
     return 0
 
 
-def _deployments(client: SyncPrefectClient) -> dict[str, dict[str, Any]]:
-    return {one["name"]: one for one in client.request("POST", "/deployments/filter", json={}).json()}
+def _deployments(client: SyncPrefectClient) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(one["flow_id"], one["name"]): one for one in client.request("POST", "/deployments/filter", json={}).json()}
 
 
 def _triggers(client: SyncPrefectClient) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,6 @@ import copy
 import json
 import os
 import shutil
-from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,15 +19,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fm.errors import CheckpointError, UserError, nearest
-from fm.files import SHA256_DIGITS, patiently, read_json, sha256, sync_folder, write_json
+from fm.files import SHA256_DIGITS, patiently, sha256, sync_folder
+from fm.keeping import best_name, named, staying
 from fm.lineage import differences, digest
 from fm.state import Files, Snapshot, State, copy_into
 
 FORMAT = 2
 STATE = "state.json"
-BEST = "best.json"
 INITIAL = "initial.safetensors"
-NAMED = "champion.json"  # in RUN: what a registry names of it
 
 
 class Damaged(CheckpointError):
@@ -48,9 +46,8 @@ class Saved:
 class Store:
     """The checkpoints of one RUN, bound to recipe (values as JSON has them, or a digest), data digest and order.
 
-    Keeps the newest `keep`, of every `keep_every_images` the first, the one that `mark_best` named, and those that a
-    registry names. A run without
-    any begins with the weights in RUN/initial.safetensors if `initial`, their SHA-256, is given.
+    Keeps the newest `keep`, of every `keep_every_images` the first, and those that `fm/keeping.py` has notes of. A run
+    without any begins with the weights in RUN/initial.safetensors if `initial`, their SHA-256, is given.
     """
 
     def __init__(
@@ -144,7 +141,7 @@ class Store:
     def _outdated(self) -> list[Path]:
         found = _newest_first(self.folder)
         kept = staying((int(folder.name) for folder in found), self.keep, self.keep_every_images)
-        best = _best(self.folder)
+        best = best_name(self.folder.parent)
         try:
             cited = {one["weights"] for one in named(self.folder.parent)}
         except UserError:
@@ -152,9 +149,7 @@ class Store:
         return [
             folder
             for folder in found
-            if int(folder.name) not in kept
-            and not (best and folder.name == best["checkpoint"])
-            and not (cited and _weights_of(folder) in cited)
+            if int(folder.name) not in kept and folder.name != best and not (cited and _weights_of(folder) in cited)
         ]
 
     def restore_newest_good(self, state: State) -> None:
@@ -201,16 +196,6 @@ class Store:
             )
 
 
-def staying(saved: Iterable[int], keep: int, keep_every_images: int | None) -> set[int]:
-    """The images seen of the checkpoints that a Store keeps of those saved, whether the newer ones are there or not."""
-    newest_first = sorted(saved, reverse=True)
-    kept = set(newest_first[:keep])
-    if keep_every_images:
-        first_of = {images // keep_every_images: images for images in newest_first}  # the oldest stands
-        kept |= {images for multiple, images in first_of.items() if multiple > 0}
-    return kept
-
-
 def newest_name(run: Path | str) -> str:
     """The name of a RUN's newest checkpoint, whether it is whole or not; empty if there is none."""
     return next((folder.name for folder in _newest_first(Path(run) / "checkpoints")), "")
@@ -245,50 +230,12 @@ def damage(folder: Path, *files: str) -> str:
     return ""
 
 
-def named(run: Path | str) -> list[dict[str, str]]:
-    """What a registry names of a RUN: `weights` (SHA-256), `model` and `version` of each.
-
-    Raises: UserError if the note is no longer what was written.
-    """
-    file = Path(run) / NAMED
-    return list(read_json(file)["weights"]) if file.exists() else []
-
-
 def _weights_of(folder: Path) -> str:
     """The SHA-256 of a checkpoint's average, as its state says; empty if that cannot be read."""
     try:
         return str(read_info(folder)["sha256"].get("ema", ""))
     except CheckpointError:
         return ""
-
-
-def best_name(run: Path | str) -> str:
-    """The name of the checkpoint that `mark_best` keeps; empty if there is none."""
-    best = _best(Path(run) / "checkpoints")
-    return best["checkpoint"] if best else ""
-
-
-def mark_best(run: Path | str, saved: Saved, value: float, measure: str) -> bool:
-    """Keeps a checkpoint, in place of the one kept so, if its `value` is the lowest by this `measure` -> whether it is.
-
-    What is measured how is the caller's business; a value by another measure gives way. A checkpoint that a training
-    has removed meanwhile is not kept.
-    """
-    folder = Path(run) / "checkpoints"
-    best = _best(folder)
-    if (best and best["measure"] == measure and best["value"] <= value) or not (folder / saved.path.name).exists():
-        return False
-    write_json(folder / BEST, {"checkpoint": saved.path.name, "measure": measure, "value": value})
-    return True
-
-
-def _best(checkpoints: Path) -> dict[str, Any] | None:
-    """What `mark_best` wrote; None if nothing, or if it can no longer be read: the next evaluation writes it anew."""
-    try:
-        best = json.loads((checkpoints / BEST).read_text())
-        return {"checkpoint": str(best["checkpoint"]), "measure": best["measure"], "value": float(best["value"])}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def load_weights(run: Path | str, weights: str = "ema") -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -302,8 +249,8 @@ def load_weights(run: Path | str, weights: str = "ema") -> tuple[dict[str, Tenso
     """
     damaged: dict[Path, str] = {}
     checkpoints, only = Path(run) / "checkpoints", ""
-    if weights == "best" and (best := _best(checkpoints)):
-        only = best["checkpoint"]
+    if weights == "best":
+        only = best_name(run)
     elif len(weights) == SHA256_DIGITS:
         only = next((saved.path.name for saved in kept(run) if saved.weights == weights), "none")
     file = "ema" if only or weights == "best" else weights

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fm.checkpoints import INITIAL, NAMED, Store, load_weights, named, newest
+from fm.checkpoints import INITIAL, Store, load_weights, newest
 from fm.errors import CheckpointError, UserError
 from fm.files import atomic, sha256, sync_folder, write_json, write_text
+from fm.keeping import NAMED, named
 from fm.recipe import Recipe, facts_of, on_import
 from fm.results import Row, bits_text, distance_text, distances, floor_text, label
 from fm.state import Weights

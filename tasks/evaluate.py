@@ -14,10 +14,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
 from torch import Tensor
 
-from fm.checkpoints import Saved, mark_best, newest
+from fm.checkpoints import Saved, newest
 from fm.data import ShardedImages
 from fm.errors import CheckpointError, DataError, SettingsError, Unfinished, UserError, several
 from fm.evaluation import cell_of
+from fm.keeping import mark_best
 from fm.lineage import digest
 from fm.metrics import FEATURES, check_features
 from fm.metrics.weights import VARIABLE
@@ -93,7 +94,7 @@ def keep_if_best(run: Path, recipe: Recipe, saved: Saved, rows: list[Row]) -> No
         return
     name = distances(rows)[0]
     nearest = min(own, key=lambda row: worse(row, name))
-    if mark_best(run, saved, worse(nearest, name), f"{name} {digest(recipe.evaluation)}"):
+    if mark_best(run, saved.path.name, worse(nearest, name), f"{name} {digest(recipe.evaluation)}"):
         watching.say(f"evaluate: the best checkpoint so far, {name} {nearest[name]:.3g}: kept")
 
 

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import shlex
 import shutil
 import tomllib
 from collections.abc import Iterable, Iterator
@@ -139,13 +140,10 @@ def prepare(
     if verify:  # the source may be gone, and `fm prepare DATA --verify` says it all
         return tell(data.verify(source if out is None else out).summary(), as_json)
     if describe:
-        found = data.describe(data.open_source(source), *([] if shutil.which("nvidia-smi") else [LAPTOP_SIDE]))
+        found = data.describe(data.open_source(source), None if shutil.which("nvidia-smi") else LAPTOP_SIDE)
         preset = presets.for_size(found.proposed_size or 0)
-        told = {
-            "proposed_preset": preset,
-            "next": f"fm pipeline {source} runs/mine --preset {preset}" if preset else "",
-        }
-        return tell(found.model_dump(mode="json") | told, as_json)
+        onward = f"fm pipeline {shlex.quote(source)} runs/mine --preset {preset}" if preset else ""
+        return tell(found.model_dump(mode="json") | {"proposed_preset": preset, "next": onward}, as_json)
     if out is None:
         raise SettingsError("is missing", "OUT", "name a folder for the shards, e.g. data/mine")
     values = {

@@ -13,7 +13,7 @@ from fm.settings import Settings
 LOOKED_AT = 1000
 SIZES = (16, 28, 32, 64, 128)
 LARGEST = ((1_000, 32), (100_000, 64))  # side for fewer pictures than that: larger images want more of them
-NEEDED = 80  # of which a tenth, held out, is what a network can be judged by
+NEEDED = 80  # four times what a network is judged by: the least that `tasks/standing.py` takes
 ADVICE = {
     "exif-rotated": "`--exif apply` turns them upright; without it they stay as stored, as in the official sets",
     "alpha": "`--alpha white` lays them over white; without it transparency is dropped, as in the official sets",
@@ -41,9 +41,9 @@ class Summary(Settings):
     notes: tuple[str, ...]
 
 
-def describe(source: Source, at_most: int = SIZES[-1]) -> Summary:
+def describe(source: Source, at_most: int | None = None) -> Summary:
     """The source's summary; up to 1,000 pictures, evenly spread over the keys, are opened for their headers. The size
-    proposed is `at_most` that side."""
+    proposed is `at_most` that side, if it is given."""
     items = source.items()
     splits = Counter(item.split or "none" for item in items)
     classes = Counter(item.label for item in items if item.label is not None)
@@ -51,7 +51,7 @@ def describe(source: Source, at_most: int = SIZES[-1]) -> Summary:
     headers = [header for place in places if (header := _header(source, items[place]))]
     sizes = sorted((header.size for header in headers), key=lambda size: size[0] * size[1])
     found = Counter(trait for header in headers for trait in header.traits)
-    proposed = _proposed([min(size) for size in sizes], len(items), at_most)
+    proposed = _proposed([min(size) for size in sizes], len(items), at_most or SIZES[-1])
     traits = {trait: found[trait] for trait in TRAITS if found[trait]}
     return Summary(
         source=source.uri,

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import torch
 
 from fm.cells import Cell, Evaluation, along, cells, in_grid, tightest
-from fm.checkpoints import staying
 from fm.columns import CONVERGED_TOLERANCE
 from fm.errors import several
 from fm.estimating.measuring import Data, Measured
 from fm.estimating.units import in_time, short
 from fm.flow import Flow
+from fm.keeping import staying
 from fm.progress import GRID
 from fm.recipe import Recipe
 from fm.tableaux import tableau

@@ -9,13 +9,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fm.checkpoints import BEST, INITIAL, NAMED, STATE, Damaged, best_name, damage, read_info, staying
+from fm.checkpoints import INITIAL, STATE, Damaged, damage, read_info
 from fm.demo2d.measuring import FILE as MEASURED
 from fm.errors import CheckpointError, UserError, several
 from fm.evaluation import PARTS
 from fm.files import sha256
 from fm.housekeeping.plan import GONE, PART, Judged, Kept, Removal, entries, files_in, kept, leftover, size_of, unknown
 from fm.housekeeping.scratch import scratch_judged
+from fm.keeping import BEST, NAMED, best_name, staying
 from fm.recipe import Recipe, recorded
 
 OURS = {

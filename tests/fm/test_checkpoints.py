@@ -13,11 +13,10 @@ from torch import nn
 
 import fm.checkpoints
 import fm.files
-from fm.checkpoints import NAMED, Store, best_name, kept, load_weights, mark_best, newest
+from fm.checkpoints import Store, kept, load_weights, newest
 from fm.checkpoints import damage as damage_of
 from fm.ema import averages
 from fm.errors import CheckpointError
-from fm.files import write_json
 from fm.optimizer import Adam
 from fm.parallel import ALONE, Gradients
 from fm.state import State
@@ -187,24 +186,6 @@ def test_weights_are_named_and_the_nearest_name_said(tmp_path) -> None:
         load_weights(tmp_path, "ema_5kimg")
 
 
-def test_every_so_many_images_one_is_kept_for_good(tmp_path) -> None:
-    store = Store(tmp_path, keep=2, keep_every_images=50)
-    for place in (20, 40, 60, 70, 90, 110, 130, 150, 170):
-        store.save(state(place))
-    assert [int(name) for name in folders(tmp_path)] == [60, 110, 150, 170]
-
-
-def test_the_best_is_kept_until_a_better_one_by_the_same_measure(tmp_path) -> None:
-    store = Store(tmp_path, keep=1)
-    for place, value, best in ((10, 3.0, True), (20, 2.0, True), (30, 2.5, False), (40, 4.0, False)):
-        assert mark_best(tmp_path, store.save(state(place)), value, "fd") is best
-    assert folders(tmp_path) == ["000000000020", "000000000040", "best.json"]
-    assert load_weights(tmp_path, "best")[1]["images_seen"] == 20
-    assert load_weights(tmp_path)[1]["images_seen"] == newest(tmp_path).images_seen == 40
-    assert mark_best(tmp_path, newest(tmp_path), 9.0, "another measure")
-    assert load_weights(tmp_path, "best")[1]["images_seen"] == 40
-
-
 def test_any_changed_byte_of_the_numbers_is_damage(tmp_path) -> None:
     saved_at(tmp_path, 10)
     file = tmp_path / "checkpoints" / "000000000010" / "state.json"
@@ -302,24 +283,6 @@ def test_a_checkpoint_that_is_there_is_saved_whatever_the_storage_says_next(
     assert folders(tmp_path) == ["000000000010", "000000000020"] and newest(tmp_path).images_seen == 20
 
 
-@pytest.mark.parametrize("text", ["{", "{}", "[]", "null", '{"checkpoint": 5, "measure": "fd", "value": "x"}'])
-def test_a_damaged_word_on_the_best_ends_nothing(tmp_path: Path, text: str) -> None:
-    saved_at(tmp_path, 10)
-    file = tmp_path / "checkpoints" / "best.json"
-    file.write_text(text)
-    saved = Store(tmp_path).save(state(20))
-    with pytest.raises(CheckpointError, match="no best checkpoint; `fm evaluate RUN` names one"):
-        load_weights(tmp_path, "best")
-    assert mark_best(tmp_path, saved, 1.0, "fd") and load_weights(tmp_path, "best")[1]["images_seen"] == 20
-
-
-def test_a_checkpoint_that_is_gone_is_not_the_best(tmp_path: Path) -> None:
-    store = Store(tmp_path, keep=1)
-    first = store.save(state(10))
-    store.save(state(20))
-    assert not mark_best(tmp_path, first, 1.0, "fd")
-
-
 def test_any_kept_checkpoint_is_loaded_by_its_weights_hash(tmp_path) -> None:
     states = saved_at(tmp_path, 10, 20, 30)
     found = kept(tmp_path)
@@ -334,7 +297,7 @@ def test_any_kept_checkpoint_is_loaded_by_its_weights_hash(tmp_path) -> None:
         load_weights(tmp_path, found[1].weights)
 
 
-def test_what_is_wrong_with_a_checkpoint_and_which_is_the_best(tmp_path) -> None:
+def test_what_is_wrong_with_a_checkpoint(tmp_path) -> None:
     saved_at(tmp_path, 10, 20, 30, 40)
     first, second, third, fourth = (tmp_path / "checkpoints" / f"{place:012d}" for place in (20, 30, 40, 50))
     damage(tmp_path, 30)
@@ -345,18 +308,3 @@ def test_what_is_wrong_with_a_checkpoint_and_which_is_the_best(tmp_path) -> None
         "000000000040/state.json is damaged",
         "000000000050/state.json cannot be read",
     ]
-    assert best_name(tmp_path) == ""
-    mark_best(tmp_path, kept(tmp_path)[0], 1.0, "fd")
-    assert best_name(tmp_path) == first.name
-
-
-def test_what_a_registry_names_stays_and_a_note_that_nobody_can_read_keeps_all(tmp_path: Path) -> None:
-    store = Store(tmp_path, "recipe", "data", keep=1)
-    first = store.save(state(10))
-    write_json(tmp_path / NAMED, {"weights": [{"weights": first.weights, "model": "m", "version": "1"}]})
-    for place in (20, 30):
-        store.save(state(place))
-    assert folders(tmp_path) == [f"{place:012d}" for place in (10, 30)]
-    (tmp_path / NAMED).write_text("{")
-    store.save(state(40))
-    assert folders(tmp_path) == [f"{place:012d}" for place in (10, 30, 40)]

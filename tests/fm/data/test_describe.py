@@ -5,8 +5,9 @@ import pytest
 from PIL import Image
 
 from fm.data import describe, open_source
-from fm.data.describe import LOOKED_AT, _proposed
+from fm.data.describe import LOOKED_AT, NEEDED, _proposed
 from fm.data.preparation import Preparation, sample_bytes
+from fm.reference import FEWEST
 from tests.fm.data import forms
 
 
@@ -16,6 +17,7 @@ def test_photos():
     assert set(summary.classes.values()) == {7} and len(summary.classes) == 8
     assert summary.smallest == (48, 48) and summary.largest == (96, 96) and summary.unreadable == 0
     assert summary.proposed_size == 32 and summary.traits == {}
+    assert NEEDED == 4 * FEWEST
     assert summary.notes == ("56 pictures are too few to train a network and to judge it: 80 are due",)
     assert summary.needed_bytes == 56 * sample_bytes(Preparation(size=32)) > 56 * 3 * 32**2
 

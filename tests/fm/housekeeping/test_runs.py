@@ -12,12 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fm.checkpoints import Saved, kept, mark_best, newest
+from fm.checkpoints import Saved, kept, newest
 from fm.errors import CheckpointError, UserError
 from fm.files import write_json
 from fm.housekeeping.plan import Kept, Removal
 from fm.housekeeping.runs import cited
 from fm.housekeeping.tidying import tidied
+from fm.keeping import mark_best
 from fm.recipe import load
 from fm.results import write_row
 
@@ -69,7 +70,7 @@ def test_what_counts_loads_as_before(
         assert len(saved) == len(PLACES)
         for place in reported:
             cite(run, saved[place])
-        mark_best(run, saved[best], 3.5, "fd")
+        mark_best(run, saved[best].path.name, 3.5, "fd")
         if champions:
             named = [saved[place].weights for place in champions]
             write_json(run / "champion.json", {"weights": named if len(named) > 1 else named[0]})
@@ -100,7 +101,7 @@ def test_without_a_word_what_the_recipe_keeps_stays(run: Path) -> None:
 def test_each_stays_or_goes_for_a_reason(run: Path) -> None:
     saved = kept(run)
     cite(run, saved[0])
-    mark_best(run, saved[1], 3.5, "fd")
+    mark_best(run, saved[1].path.name, 3.5, "fd")
     write_json(run / "champion.json", {"weights": saved[2].weights, "version": 3})
     damage(saved[9], "ema.safetensors")
     found = why(run, keep=2)

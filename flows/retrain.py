@@ -28,8 +28,8 @@ def retrain(
     begin: Literal["champion", "scratch"] = "champion",
     preset: Annotated[str, Field(json_schema_extra={"enum": presets.names()})] = "demo",  # the command takes files too
     changes: tuple[str, ...] = (),
-    added: str = "",
     place: Place = Place(),  # noqa: B008
+    added: str = "",
 ) -> dict[str, Any] | State[Any]:
     """Trains a challenger on the data as they are now; it becomes champion if it is better beyond the uncertainty.
 
@@ -40,8 +40,8 @@ def retrain(
         begin: champion, its weights are trained further; scratch, fresh weights. The recipe is the champion's.
         preset: The recipe of the first training, where the model has no champion yet.
         changes: Settings changed in the recipe, as key=value.
-        added: Data that got new shards, as the event that starts this says; nothing is done if they are others.
         place: Where it runs. Changes no number beyond rounding.
+        added: Data that got new shards, as the event that starts this says; nothing is done if they are others.
     """
     if added and added != settled(data):
         return scheduling.skipped(f"skipped: the new shards are those of {added}, and this retrains on {settled(data)}")

@@ -59,7 +59,8 @@ def retrain(
     look(port_base, runs)
     where = place(address, workers, fewest_workers=fewest_workers, gpus=gpus)
     with services(port_base, address):
-        tell(flow("retrain", "retrain")(model, data, runs, begin, preset, tuple(changes or ()), where), as_json)
+        made = flow("retrain", "retrain")(model, data, runs, begin, preset, changes=tuple(changes or ()), place=where)
+        tell(made, as_json)
 
 
 def promote(

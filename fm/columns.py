@@ -59,6 +59,19 @@ def inception_columns(classes: Tensor | None) -> Row:
     return {"inception_score": mean, "inception_score_sd": spread}
 
 
+FIDELITIES = ("psnr", "ssim", "low_psnr")
+
+
+def fidelity_columns(found: Found) -> Row:
+    """Means over samples of what super-resolution is judged by image by image, with their standard errors and groups;
+    nothing of other networks. PSNR is in dB."""
+    row: Row = {}
+    for name, values in found.items():
+        row[name], row[f"{name}_stderr"] = float(values.mean()), _stderr(values)
+        row[f"{name}_without"] = means_without(values.tolist())
+    return row
+
+
 def value_columns(mean: Tensor, square: Tensor, outside: Tensor) -> Row:
     """The s.d. of all values of the samples, and the share of them outside of those of a picture, from each sample's
     means (n,) of its values, their squares, and whether they lie there."""

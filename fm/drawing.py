@@ -9,19 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from fm import noise
+from fm.enlarging import enlarged
 from fm.errors import SettingsError
 from fm.objectives import Objective, drop_labels
 from fm.pixels import to_unit
 from fm.times import stratified
 
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
 
-def drawn(
-    batch: Any, part: slice, model: nn.Module, objective: Objective, settings: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """x_1, t, z, y of a part of the batch, as `draw`, on the model's device."""
+
+def drawn(batch: Any, part: slice, model: nn.Module, objective: Objective, settings: Any) -> Inputs:
+    """x_1, t, z, y, cond of a part of the batch, as `draw`, on the model's device."""
     positions, noises = batch.positions[part], noises_of(batch, settings)[part]
     images, labels = batch.images[part], batch.labels[part] if is_conditional(model) else None
-    return draw(images, labels, positions, noises, objective, settings, next(model.parameters()))
+    like, low = next(model.parameters()), getattr(batch, "low", None)
+    cond = None if low is None else condition_at(low[part], positions, images.shape[-1], settings, like)
+    return *draw(images, labels, positions, noises, objective, settings, like), cond
 
 
 def is_conditional(model: nn.Module) -> bool:
@@ -68,10 +71,20 @@ def draw(
 
 def data_at(images: Tensor, positions: Tensor, settings: Any, device: str | torch.device) -> Tensor:
     """x_1 at stream positions: uint8 images flipped and dequantised; floats flipped only."""
-    images = images.to(device, non_blocking=True).contiguous()
-    if settings.flips:
-        mirrored = noise.uniforms(settings.seed, "flip", positions, (), device) < 0.5
-        images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+    images = _flipped(images, positions, settings, device)
     if images.dtype == torch.uint8:
         images = to_unit(images, noise.uniforms(settings.seed, "u", positions, images.shape[1:], device))
     return images
+
+
+def condition_at(low: Tensor, positions: Tensor, side: int, settings: Any, like: Tensor) -> Tensor:
+    """The enlarged small pictures (b, channels, side, side) of these stream positions, mirrored as their images are."""
+    return enlarged(_flipped(low, positions, settings, like.device), side).to(like.dtype)
+
+
+def _flipped(images: Tensor, positions: Tensor, settings: Any, device: str | torch.device) -> Tensor:
+    images = images.to(device, non_blocking=True).contiguous()
+    if not settings.flips:
+        return images
+    mirrored = noise.uniforms(settings.seed, "flip", positions, (), device) < 0.5
+    return torch.where(mirrored[:, None, None, None], images.flip(-1), images)

@@ -9,7 +9,7 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,22 +20,25 @@ from fm.arithmetic import as_asked
 from fm.cells import Cell
 from fm.columns import (
     CONVERGED_TOLERANCE,
+    FIDELITIES,
     Found,
     distance_columns,
     error_columns,
+    fidelity_columns,
     inception_columns,
     likelihood_columns,
     value_columns,
     way_columns,
 )
+from fm.enlarging import shrunk
 from fm.errors import NumericalError, SettingsError
 from fm.flow import NOISE, Drawn, Flow
 from fm.lineage import code_digest, digest
-from fm.metrics import Features, class_probabilities
+from fm.metrics import Features, class_probabilities, psnr, ssim
 from fm.noise import draws, uniforms
 from fm.pixels import to_pixels
 from fm.plugins import named
-from fm.reference import Reference
+from fm.reference import HELDOUT, TRAINING, Pairs, Reference
 from fm.results import Row
 from fm.tableaux import tableau
 from fm.ways import TIMES, described
@@ -44,6 +47,13 @@ SAMPLES, BITS, TRAINING_BITS = "samples", "bits", "training-bits"  # the kinds o
 PART = 256  # samples of a part, about
 PARTS, AGAIN = ".parts", "-again"  # where in RUN the parts of a row lie by its key, and behind that if it is a rerun's
 ADAPTIVE = {"joint": "adaptive, joint within the batch", "per_sample": "adaptive, per_sample"}  # the grids' names
+
+
+PairsAt = Callable[[str, int, int], Pairs | None]  # split, start, stop of its order -> what belongs there
+
+
+def unpaired(split: str, start: int, stop: int) -> None:
+    """There are no small pictures."""
 
 
 class Part(NamedTuple):
@@ -70,10 +80,18 @@ def _cut(kind: str, count: int, size: int) -> list[Part]:
     return [Part(kind, start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def evaluate(flow: Flow, cell: Cell, features: Features, reference: Reference, converged: Found | None = None) -> Row:
+def evaluate(
+    flow: Flow,
+    cell: Cell,
+    features: Features,
+    reference: Reference,
+    converged: Found | None = None,
+    pairs: PairsAt = unpaired,
+) -> Row:
     """All parts of a cell in turn, as one row: distances of its samples, bits/dim of images by the same solver.
 
-    `converged` is what `converge` gives, for the numerical error and the ways.
+    `converged` is what `converge` gives, for the numerical error and the ways. A super-resolution network needs
+    `pairs(split, start, stop)`.
 
     Raises: SettingsError if flow, features and reference do not belong together; NumericalError for samples that are
     not finite, unless the cell drops them.
@@ -82,12 +100,13 @@ def evaluate(flow: Flow, cell: Cell, features: Features, reference: Reference, c
     found = []
     for part in parts(cell, len(reference.images), len(reference.training_images)):
         if part.kind == SAMPLES:
-            found.append((part, sample(flow, cell, part, features, reference.labels)))
+            found.append((part, sample(flow, cell, part, features, reference.labels, pairs(HELDOUT, *part[1:]))))
         else:
             training = part.kind == TRAINING_BITS
             images = (reference.training_images if training else reference.images)[part.start : part.stop]
             labels = (reference.training_labels if training else reference.labels)[part.start : part.stop]
-            found.append((part, score(flow, cell, part, images, labels)))
+            split = TRAINING if training else HELDOUT
+            found.append((part, score(flow, cell, part, images, labels, pairs(split, *part[1:]))))
     return row_of(flow, cell, found, features, reference, converged)
 
 
@@ -106,20 +125,24 @@ def check(flow: Flow, features: Features, reference: Reference) -> None:
         )
 
 
-def sample(flow: Flow, cell: Cell, part: Part, features: Features, labels: Tensor) -> Found:
+def sample(flow: Flow, cell: Cell, part: Part, features: Features, labels: Tensor, pairs: Pairs | None = None) -> Found:
     """Draws these samples: features (n, d) float32, with Inception's the classes (n, 1008), nfe (n,), finite (n,) bool,
     noise (n, 32) SHA-256 of each sample's initial noise, of the values of each sample's state their mean, square and
     share outside of [-1, 1), each (n,), the states (k, *shape) whose error is measured, seconds.
 
-    `labels` have the frequencies to draw with.
+    `labels` have the frequencies to draw with. Of super-resolution sample i belongs to the small picture of pair i, and
+    `psnr`, `ssim` (to the image) and `low_psnr` (its means to the small picture), each (n,), are found too.
     """
     start, positions = time.perf_counter(), torch.arange(part.start, part.stop)
     y = _labels(flow, cell.seed, positions, labels)
     with as_asked(flow.device, tf32=cell.sampling_precision == "tf32"):
-        drawn, finite = _drawn(flow, cell, part, y)
+        drawn, finite = _drawn(flow, cell, part, y, pairs.low if pairs else None)
     seconds, images = time.perf_counter() - start, to_pixels(drawn.x).cpu()
     classes = class_probabilities(images, features)
-    return ({} if classes is None else {"classes": classes}) | {
+    told = {} if classes is None else {"classes": classes}
+    if pairs:
+        told |= fidelity(images, pairs)
+    return told | {
         "features": features(images),
         "nfe": drawn.nfe_per_sample,
         "finite": finite,
@@ -128,6 +151,16 @@ def sample(flow: Flow, cell: Cell, part: Part, features: Features, labels: Tenso
         "states": drawn.x[: max(0, cell.error_images - part.start)].cpu(),
         "seconds": torch.tensor(seconds, dtype=torch.float64),
         "on_gpu": torch.tensor(flow.device.type == "cuda"),
+    }
+
+
+def fidelity(images: Tensor, pairs: Pairs) -> Found:
+    """How near images uint8 (n, c, h, w) are to the pairs', and their means to the small pictures, (n,) each."""
+    means = shrunk(images, pairs.low.shape[-1])
+    return {
+        "psnr": psnr(images, pairs.images),
+        "ssim": ssim(images, pairs.images),
+        "low_psnr": psnr(means, pairs.low),
     }
 
 
@@ -144,13 +177,15 @@ def _labels(flow: Flow, seed: int, positions: Tensor, law: Tensor) -> Tensor | N
     return law[(uniforms(seed, "sample label", positions, ()) * len(law)).long()]
 
 
-def _drawn(flow: Flow, cell: Cell, part: Part, y: Tensor | None) -> tuple[Drawn, Tensor]:
+def _drawn(flow: Flow, cell: Cell, part: Part, y: Tensor | None, low: Tensor | None) -> tuple[Drawn, Tensor]:
     """These samples, and which of them are finite; of a batch with others each sample is solved alone, zero if it has
     no finite solution."""
 
     def draw(first: int, stop: int) -> Drawn:
-        own = None if y is None else y[first - part.start : stop - part.start]
-        return flow.draw(stop - first, cell.seed, y=own, batch=cell.batch, start=first, **cell.options())
+        here = slice(first - part.start, stop - part.start)
+        own_y, own_low = (None if one is None else one[here] for one in (y, low))
+        given: dict[str, Any] = {"y": own_y, "low": own_low, "batch": cell.batch, "start": first}
+        return flow.draw(stop - first, cell.seed, **given, **cell.options())
 
     drawn, finite = [], torch.ones(part.stop - part.start, dtype=torch.bool)
     for first in range(part.start, part.stop, cell.batch):
@@ -175,23 +210,25 @@ def _hashes(rows: Tensor) -> Tensor:
     return torch.frombuffer(bytearray(b"".join(digests)), dtype=torch.uint8).view(-1, 32)
 
 
-def converge(flow: Flow, seed: int, start: int, stop: int, labels: Tensor) -> Found:
+def converge(flow: Flow, seed: int, start: int, stop: int, labels: Tensor, pairs: Pairs | None = None) -> Found:
     """The states (n, *shape) at t = 1 of these samples with next to no numerical error (dopri5 at 1e-6, each with its
     own steps), and how they came there, as `fm.ways.described` says."""
     cell = Cell(solver="dopri5", tolerance=CONVERGED_TOLERANCE, control="per_sample")
     y = _labels(flow, seed, torch.arange(start, stop), labels)
     with as_asked(flow.device, tf32=False):
-        states = flow.trajectory(stop - start, TIMES, seed, y=y, start=start, **cell.options()).cpu()
+        low = pairs.low if pairs else None
+        states = flow.trajectory(stop - start, TIMES, seed, y=y, low=low, start=start, **cell.options()).cpu()
     return {"states": states[-1].clone(), **described(states)}
 
 
-def score(flow: Flow, cell: Cell, part: Part, images: Tensor, labels: Tensor) -> Found:
+def score(flow: Flow, cell: Cell, part: Part, images: Tensor, labels: Tensor, pairs: Pairs | None = None) -> Found:
     """Bits/dim of these images, each (n,): bpd, bpd_k1, per_draw (a probe for each draw), nfe, finer (with twice the
     steps; of held-out images alone), and seconds."""
     y, both = None if flow.classes is None else labels, cell.nll_probe == "both"
 
     def bits(finer: bool, **options: Any) -> Any:
         options |= {"seed": cell.seed, "y": y, "batch": cell.batch, "start": part.start}
+        options |= {"low": pairs.low} if pairs else {}
         return flow.bits_per_dim(images, cell.nll_k, **options, **cell.options(finer))
 
     start = time.perf_counter()
@@ -237,6 +274,7 @@ def row_of(
         "seconds": round(float(samples["seconds"].sum()), 3),
         **distance_columns(cell.distances, reference.features, samples["features"][finite], *sets),
         **inception_columns(samples["classes"][finite] if "classes" in samples else None),
+        **fidelity_columns({name: value[finite] for name, value in samples.items() if name in FIDELITIES}),
         **(error_columns(samples["states"], converged["states"], finite) | way_columns(converged) if converged else {}),
         **likelihood_columns(cell, kinds[BITS], kinds[TRAINING_BITS]),
         **{name: value for name, value in flow.lineage.items() if name != "method"},
@@ -253,6 +291,7 @@ def row_of(
         "noise": "sample i: position i of stream 'sample'",
         "noise_digest": hashlib.sha256(samples["noise"].numpy().tobytes()).hexdigest()[:16],
         "labels": "none" if flow.classes is None else "as frequent as in the held-out images",
+        **({"low_size": flow.low_size} if flow.low_size else {}),
         "precision": cell.sampling_precision,
         "cell": cell.model_dump_json(),
         "code": _code(cell, plugins),

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fm.enlarging import enlarged
 from fm.errors import NumericalError, SettingsError, ValueUserError, member
 from fm.likelihood import Likelihood, bits_of_density, bits_per_dim
 from fm.noise import draws
@@ -22,6 +23,7 @@ NOISE = "sample"  # the stream of initial noise: sample i of any solver, batch s
 METHODS = {
     "FlowMatching": "FM w/ {path}",
     "NoiseMatching": "DDPM",
+    "Regression": "Regression",
     "ScoreMatching": "Score Matching",
     "ScoreFlow": "ScoreFlow",
 }
@@ -73,6 +75,9 @@ class Flow:
     Guidance: `guidance` g samples with v_weak + (1 + g)(v - v_weak) at times in `interval`, where v_weak is the
     network's without label, or that of `guide`, the Flow of a weaker network (`Objective.velocity`).
 
+    Of a super-resolution network `low_size` is the side of its small pictures: each method wants them as `low`, uint8
+    (n, channels, low_size, low_size), one for each sample.
+
     Raises: ValueUserError for samples of another shape or dtype; NumericalError as `fm.solvers.solve` does.
     """
 
@@ -81,6 +86,7 @@ class Flow:
     shape: tuple[int, ...]
     classes: tuple[str, ...] | None = None
     lineage: dict[str, Any] = field(default_factory=dict)
+    low_size: int | None = None
 
     def __post_init__(self) -> None:
         self.model.eval().requires_grad_(False)
@@ -105,10 +111,12 @@ class Flow:
         """Whether samples are images, and not points."""
         return len(self.shape) == 3
 
-    def velocity(self, x: Tensor, t: Tensor, y: Tensor | None = None, guidance: float = 0.0) -> Tensor:
+    def velocity(
+        self, x: Tensor, t: Tensor, y: Tensor | None = None, guidance: float = 0.0, low: Tensor | None = None
+    ) -> Tensor:
         """u_t(x) at states (b, *shape) and times t in [0, t_max], a scalar or (b,)."""
         self.path.mean_std(self._fitting(x), t)  # refuses other times and dtypes
-        return self.objective.velocity(self.model, y=y, guidance=guidance)(x, t)
+        return self._velocity(y, self._condition(low, len(x)), guidance)(x, t)
 
     def sample(
         self,
@@ -129,6 +137,7 @@ class Flow:
         seed: int = 0,
         *,
         y: Tensor | None = None,
+        low: Tensor | None = None,
         guidance: float = 0.0,
         interval: tuple[float, float] = (0.0, 1.0),
         guide: "Flow | None" = None,
@@ -143,17 +152,25 @@ class Flow:
         for what, count in (("n", n), ("batch", batch)):
             if count < 1:
                 raise ValueUserError(f"{count} samples asked for", where=what, mend="ask for 1 or more")
-        y = self._labels(y, n)
+        y, cond = self._labels(y, n), self._condition(low, n)
         found = []
         for part in _parts(n, batch):
             z = draws(seed, NOISE, torch.arange(start + part.start, start + part.stop), self.shape, self.device)
-            velocity = self._velocity(None if y is None else y[part], guidance, interval, guide)
+            velocity = self._velocity(y, cond, guidance, interval, guide).rows(part)
             with _numbered_from(part.start):
                 found.append(_solved(velocity, self.path.sample_source(z), (0.0, self.path.t_max), **solver))
         return Drawn(torch.cat([s.x for s in found]), torch.cat([s.nfe_per_sample for s in found]))
 
     def trajectory(
-        self, n: int, times: Sequence[float], seed: int = 0, *, y: Tensor | None = None, start: int = 0, **solver: Any
+        self,
+        n: int,
+        times: Sequence[float],
+        seed: int = 0,
+        *,
+        y: Tensor | None = None,
+        low: Tensor | None = None,
+        start: int = 0,
+        **solver: Any,
     ) -> Tensor:
         """The states of n samples on their way, at times in [0, 1]: (len(times), n, *shape); t = 0 is the noise.
 
@@ -162,30 +179,35 @@ class Flow:
         x_0 = self.path.sample_source(draws(seed, NOISE, torch.arange(start, start + n), self.shape, self.device))
         end = self.path.t_max
         at = [min(t, end) if t <= 1 else t for t in times]
-        return torch.stack(_solved(self._velocity(self._labels(y, n)), x_0, (0.0, end), at=at, **solver).at)
+        velocity = self._velocity(self._labels(y, n), self._condition(low, n))
+        return torch.stack(_solved(velocity, x_0, (0.0, end), at=at, **solver).at)
 
-    def encode(self, images: Tensor, *, y: Tensor | None = None, **solver: Any) -> Tensor:
+    def encode(self, images: Tensor, *, y: Tensor | None = None, low: Tensor | None = None, **solver: Any) -> Tensor:
         """The noise x_0 (n, *shape) that flows to these images or points: the same ODE from t = 1 to t = 0."""
-        return self._encoded(images, y, solver).x
+        return self._encoded(images, y, low, solver).x
 
     def decode(
         self,
         x_0: Tensor,
         *,
         y: Tensor | None = None,
+        low: Tensor | None = None,
         guidance: float = 0.0,
         interval: tuple[float, float] = (0.0, 1.0),
         guide: "Flow | None" = None,
         **solver: Any,
     ) -> Tensor:
         """The images or points that x_0 (n, *shape) flows to: undoes `encode` up to the solver's error."""
-        velocity = self._velocity(self._labels(y, len(x_0)), guidance, interval, guide)
+        n = len(x_0)
+        velocity = self._velocity(self._labels(y, n), self._condition(low, n), guidance, interval, guide)
         return self._outside(self._decoded(x_0, velocity, solver).x)
 
-    def round_trip(self, images: Tensor, *, y: Tensor | None = None, **solver: Any) -> RoundTrip:
+    def round_trip(
+        self, images: Tensor, *, y: Tensor | None = None, low: Tensor | None = None, **solver: Any
+    ) -> RoundTrip:
         """How far decoding the encoded images or points leads past them, as one line to print."""
-        there = self._encoded(images, y, solver)
-        back = self._decoded(there.x, self._velocity(self._labels(y, len(images))), solver)
+        there, n = self._encoded(images, y, low, solver), len(images)
+        back = self._decoded(there.x, self._velocity(self._labels(y, n), self._condition(low, n)), solver)
         error = (self._outside(back.x).cpu().double() - images.cpu().double()).abs()
         unit, method = "grey levels" if self.of_images else "units", _chosen(solver)["method"]
         return RoundTrip(float(error.max()), float(error.mean()), unit, method, (there.nfe, back.nfe))
@@ -209,6 +231,7 @@ class Flow:
         *,
         seed: int = 0,
         y: Tensor | None = None,
+        low: Tensor | None = None,
         batch: int = 64,
         start: int = 0,
         **options: Any,
@@ -217,15 +240,17 @@ class Flow:
 
         Of uint8 images by the paper's protocol over k dequantisations (`fm.likelihood.bits_per_dim`: 8 is what uniform
         levels cost). Of points -log2 p(x) / D of the density in their own units, by the exact trace
-        (`fm.likelihood.bits_of_density`; k has no meaning there). `options` go to that function.
+        (`fm.likelihood.bits_of_density`; k has no meaning there). `options` go to that function. With `low`
+        they are those of the image given its small picture.
         """
         y, x = self._labels(y, len(images)), self._fitting(images).to(self.device)
+        cond = self._condition(low, len(x))
         if not self.of_images and k != 1:
             raise SettingsError("points are not dequantised", where="k", mend="leave k out")
         measure: Callable[..., Likelihood] = partial(bits_per_dim, k=k) if self.of_images else bits_of_density
         found = []
         for part in _parts(len(x), batch):
-            velocity = self._velocity(None if y is None else y[part])
+            velocity = self._velocity(y, cond).rows(part)
             positions = torch.arange(start + part.start, start + part.stop)
             with _numbered_from(part.start):
                 found.append(
@@ -245,20 +270,26 @@ class Flow:
     def _velocity(
         self,
         y: Tensor | None,
+        cond: Tensor | None = None,
         guidance: float = 0.0,
         interval: tuple[float, float] = (0.0, 1.0),
         guide: "Flow | None" = None,
     ) -> Velocity:
-        if guide and (guide.shape, guide.classes, guide.objective) != (self.shape, self.classes, self.objective):
+        if guide and guide._kind != self._kind:
             raise ValueUserError(
                 "the guide has another shape, classes or objective", where="guide", mend="give a weaker network alike"
             )
-        return self.objective.velocity(self.model, y, None, guidance, interval, guide.model if guide else None)
+        return self.objective.velocity(self.model, y, cond, guidance, interval, guide.model if guide else None)
 
-    def _encoded(self, images: Tensor, y: Tensor | None, solver: dict[str, Any]) -> Solution:
+    @property
+    def _kind(self) -> tuple[Any, ...]:
+        return self.shape, self.classes, self.objective, self.low_size
+
+    def _encoded(self, images: Tensor, y: Tensor | None, low: Tensor | None, solver: dict[str, Any]) -> Solution:
         x = self._fitting(images).to(self.device)
         x_1 = to_unit(x) if self.of_images else x
-        return _solved(self._velocity(self._labels(y, len(x))), x_1, (self.path.t_max, 0.0), **solver)
+        velocity = self._velocity(self._labels(y, len(x)), self._condition(low, len(x)))
+        return _solved(velocity, x_1, (self.path.t_max, 0.0), **solver)
 
     def _decoded(self, x_0: Tensor, velocity: Velocity, solver: dict[str, Any]) -> Solution:
         return _solved(velocity, self._fitting(x_0).to(self.device), (0.0, self.path.t_max), **solver)
@@ -278,6 +309,18 @@ class Flow:
             due = f"labels 0..{len(self.classes) - 1} (-1: none)"
             raise ValueUserError(f"{len(y)} labels given where {n} {due} are due", where="y")
         return y.to(self.device)
+
+    def _condition(self, low: Tensor | None, n: int) -> Tensor | None:
+        """The small pictures as the network is told them; none where it is told none."""
+        if self.low_size is None:
+            if low is not None:
+                raise ValueUserError("this network is of no super-resolution", where="low", mend="leave low out")
+            return None
+        due = (n, self.shape[0], self.low_size, self.low_size)
+        if low is None or tuple(low.shape) != due:
+            given = "no small pictures" if low is None else f"small pictures of shape {tuple(low.shape)}"
+            raise ValueUserError(f"{given} given where {due} are due, one for each sample", where="low")
+        return enlarged(low.to(self.device), self.shape[-1])
 
     def _fitting(self, x: Tensor) -> Tensor:
         """Images, points or states of the network's own shape, one or more."""

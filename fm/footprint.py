@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fm.errors import SettingsError, several
+from fm.models.cost import taken
 from fm.models.recomputing import blocks
 from fm.training import Training
 
@@ -105,7 +106,7 @@ def activations(model: nn.Module, shape: tuple[int, ...]) -> Activations:
         handles.append(part.register_forward_hook(lambda *_: leave()))
     like = next(model.parameters())
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model(like.new_zeros(1, *shape), like.new_zeros(1))
+        model(like.new_zeros(1, taken(model, shape[0]), *shape[1:]), like.new_zeros(1))
     for handle in handles:
         handle.remove()
     outside = inside.pop()

@@ -34,6 +34,10 @@ class Objective(ABC):
     def to_velocity(self, out: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """The velocity that the network's output stands for at (x, t)."""
 
+    def seen(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """What the network is told of a state and its time: all of it."""
+        return x, t
+
     def loss(
         self, model: Model, x_1: Tensor, *, t: Tensor, z: Tensor, y: Tensor | None = None, cond: Tensor | None = None
     ) -> Tensor:
@@ -43,7 +47,7 @@ class Objective(ABC):
         """
         sample = self.path.sample(z, x_1, t)
         t = t.to(x_1.device, non_blocking=True)
-        out = _call(model, sample.x_t, t, y, cond)
+        out = _call(model, *self.seen(sample.x_t, t), y, cond)
         return self.residual(out, sample._replace(t=t)).square().flatten(1).mean(1)
 
     def velocity(
@@ -83,7 +87,7 @@ class Velocity:
     guide: Model | None = None
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        out = _call(self.model, x, t, self.y, self.cond)
+        out = _call(self.model, *self.objective.seen(x, t), self.y, self.cond)
         if self.guidance:
             out = self._guide(out, x, t.expand(len(x)))
         return self.objective.to_velocity(out, x, t)
@@ -96,8 +100,8 @@ class Velocity:
         """Network calls of an evaluation at t, like t or one for all: what NFE counts."""
         return 1 + self._guided(t).long() if self.guidance else torch.ones((), dtype=torch.int64)
 
-    def rows(self, index: Tensor) -> "Velocity":
-        """The velocity of some samples of the batch (an index or a mask)."""
+    def rows(self, index: Tensor | slice) -> "Velocity":
+        """The velocity of some samples of the batch (an index, a mask or a slice)."""
         y, cond = (None if part is None else part[index] for part in (self.y, self.cond))
         return replace(self, y=y, cond=cond)
 
@@ -179,6 +183,23 @@ class ScoreFlow(ScoreMatching):
         return weight.sqrt() / self.path.sigma(sample.t, sample.z) * super().residual(out, sample)
 
 
+@dataclass(frozen=True)
+class Regression(Objective):
+    """The network predicts x_1 from its condition alone: the mean of what may belong to it, no sample.
+
+    The baseline of super-resolution (Saharia et al. 2021, section 4). Its flow leads each noise to that one prediction.
+    """
+
+    def seen(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(x), torch.zeros_like(t)
+
+    def residual(self, out: Tensor, sample: PathSample) -> Tensor:
+        return out - sample.x_1
+
+    def to_velocity(self, out: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        return self.path.velocity_from_data(out, x, t)
+
+
 def drop_labels(y: Tensor, u: Tensor, rate: float) -> Tensor:
     """Labels, those of a share `rate` removed by u (batch,) uniform on (0, 1): classifier-free training."""
     return torch.where(u.to(y.device) < rate, NO_LABEL, y)
@@ -199,6 +220,7 @@ def _call(model: Model, x: Tensor, t: Tensor, y: Tensor | None, cond: Tensor | N
 OBJECTIVES: dict[str, Callable[[AnyPath], Objective]] = {
     "flow_matching": FlowMatching,
     "noise_matching": NoiseMatching,
+    "regression": Regression,
     "score_matching_raw": partial(ScoreMatching, output="raw"),
     "score_matching_scaled": partial(ScoreMatching, output="scaled"),
     "score_flow_raw": partial(ScoreFlow, output="raw"),

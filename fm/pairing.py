@@ -33,18 +33,27 @@ class Paired(NamedTuple):
     indices: Tensor
     positions: Tensor
     noises: Tensor
+    low: Tensor | None = None
 
 
 def stream_of(
-    dataset: Any, settings: Training, world: World, conditional: bool, device: str | torch.device = "cpu"
+    dataset: Any,
+    settings: Training,
+    world: World,
+    conditional: bool,
+    device: str | torch.device = "cpu",
+    pairs: bool = False,
 ) -> Stream:
-    """What `fm.training.train` reads of a data set: this rank's shares of the global batches, with their noises."""
+    """What `fm.training.train` reads of a data set: this rank's shares of the global batches, with their noises, and of
+    `pairs` with the small pictures."""
     on_gpu = torch.device(device).type == "cuda"
     ahead = AHEAD if on_gpu or not dataset.raw else 0  # copying alone is over before a thread has begun
     stream = partial(batches, seed=settings.seed, window_shards=settings.window_shards)
 
     def shares(start: int) -> Any:
-        return stream(dataset, settings.batch_images, world.rank, world.size, start=start, ahead=ahead, pin=on_gpu)
+        return stream(
+            dataset, settings.batch_images, world.rank, world.size, start=start, ahead=ahead, pin=on_gpu, pairs=pairs
+        )
 
     blocks_set = copy(dataset)  # whose shards open and close by themselves: `shares` may read on a thread
 
@@ -83,12 +92,13 @@ def paired(
         return block.positions[permutation]
 
     def pairs_from(start: int) -> Iterator[Paired]:
-        for images, labels, indices, positions in batches_from(start):
+        for batch in batches_from(start):
+            positions = batch.positions
             starts = positions - positions % settings.block_images
             noises = torch.empty_like(positions)
             for first in starts.unique().tolist():
                 here = starts == first
                 noises[here] = noises_of_block(first)[positions[here] - first]
-            yield Paired(images, labels, indices, positions, noises)
+            yield Paired(batch.images, batch.labels, batch.indices, positions, noises, getattr(batch, "low", None))
 
     return pairs_from

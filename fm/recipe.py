@@ -19,6 +19,7 @@ from fm import plugins, presets
 from fm.cells import Evaluation, cells
 from fm.data import Manifest, Preparation, settled
 from fm.data.plane import Points
+from fm.enlarging import check_pairs
 from fm.errors import NumericalError, SettingsError, UserError, nearest
 from fm.files import read_json, write_json
 from fm.flow import Flow
@@ -51,6 +52,11 @@ class Recipe(Settings):
     )
     class_conditional: bool = Field(
         title="Class-conditional", description="Train with the class labels, if there are any."
+    )
+    super_resolution: bool = Field(
+        False,
+        title="Super-resolution",
+        description="The network is told the small picture (data.low_size), and learns what may belong to it.",
     )
     training: Training = Field(title="Training", description="How the network is trained.")
     evaluation: Evaluation = Field(title="Evaluation", description="What is measured on the trained network.")
@@ -123,7 +129,8 @@ class Recipe(Settings):
         """The freshly initialised network (from the training seed) and its objective, for samples of `shape`."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.training.seed)
-            model: nn.Module = self.model.build(shape, classes if self.class_conditional else None)
+            told = shape[0] if self.super_resolution else 0
+            model: nn.Module = self.model.build(shape, classes if self.class_conditional else None, told)
         if self.peer:
             model = self.peer.adapt(model, self.path, self.objective)
         return model, objective(self.objective)(self.path)
@@ -136,6 +143,7 @@ class Recipe(Settings):
         Raises: SettingsError, one sentence.
         """
         objective(self.objective)
+        check_pairs(self.super_resolution, self.data.low_size, self.objective, self.training.coupling)
         for size in range(fewest_workers or workers, workers + 1):
             check_training(self.training, World(size=size))
         cells(self.evaluation)
@@ -152,7 +160,8 @@ class Recipe(Settings):
 def _told(values: dict[str, Any]) -> dict[str, Any]:
     """Without what says nothing: fresh weights have the digests that they had when there were no others."""
     training = {k: v for k, v in values["training"].items() if k != "initial_weights" or v is not None}
-    return values | {"training": training}
+    told = {k: v for k, v in values.items() if k != "super_resolution" or v}
+    return told | {"training": training}
 
 
 class PointRecipe(Recipe):
@@ -209,7 +218,8 @@ def _flow(recipe: Recipe, model: nn.Module, objective: Objective, data: dict[str
         if recipe.peer.method:
             lineage.setdefault("method", recipe.peer.method)
     classes = tuple(data["classes"]) if recipe.class_conditional else None
-    return Flow(model, objective, shape=tuple(data["shape"]), classes=classes, lineage=lineage)
+    low = recipe.data.low_size if recipe.super_resolution else None
+    return Flow(model, objective, tuple(data["shape"]), classes, lineage, low)
 
 
 @contextmanager

@@ -9,16 +9,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fm.cells import Cell, Evaluation, cells
+from fm.data import ShardedImages
 from fm.data.addresses import node_cache
 from fm.errors import ValueUserError
 from fm.files import atomic, writable_folder
+from fm.flow import Flow
 from fm.lineage import code_digest, digest
 from fm.metrics import Features
 from fm.noise import uniforms
@@ -55,6 +57,32 @@ def pictures(dataset: Images, start: int, stop: int) -> tuple[Tensor, Tensor]:
     indices = order(len(dataset))[start:stop]
     images = torch.from_numpy(dataset.gather(indices)).permute(0, 3, 1, 2).contiguous()
     return images, torch.as_tensor(dataset.labels)[indices]
+
+
+class Pairs(NamedTuple):
+    """Images uint8 (n, c, h, w) with their small pictures uint8 (n, c, s, s)."""
+
+    images: Tensor
+    low: Tensor
+
+
+def pairs(dataset: Any, start: int, stop: int) -> Pairs:
+    """The images of these places of the order with their small pictures.
+
+    Raises: DataError if the data set holds none.
+    """
+    low = dataset.low(order(len(dataset))[start:stop])
+    return Pairs(pictures(dataset, start, stop)[0], torch.from_numpy(low).permute(0, 3, 1, 2).contiguous())
+
+
+def examples(flow: Flow, data: str, n: int) -> Pairs | None:
+    """The n first held-out images of a data set, over again where there are fewer, with the small pictures that a
+    super-resolution network draws from; None for another network."""
+    if flow.low_size is None:
+        return None
+    found = pairs(ShardedImages(data, HELDOUT), 0, n)
+    places = torch.arange(n) % len(found.low)
+    return Pairs(found.images[places], found.low[places])
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from fm.metrics.memorisation import memorisation
 from fm.pixels import to_pixels
 from fm.recipe import facts_of, load
 from fm.records import read
-from fm.reference import HELDOUT, TRAINING, described_by, order
+from fm.reference import HELDOUT, TRAINING, described_by, examples, order
 from fm.report.comparison_page import Drawn, Nearest, Pictures, write_page, write_tables
 from fm.results import read_rows
 from fm.runs import pulled
@@ -92,7 +92,14 @@ def _pictures(comparison: Comparison, folders: dict[str, Path], samples: int, sa
             flow = load(run.where, device)
             if drawn and tuple(flow.shape) != next(iter(drawn.values())).samples.shape[1:]:
                 raise UserError("draws images of another size")
-            one = _draw(flow, samples, solver, say, f"compare: {run.name}, {words}, {device}")
+            one = _draw(
+                flow,
+                facts_of(folders[run.where])["data"],
+                samples,
+                solver,
+                say,
+                f"compare: {run.name}, {words}, {device}",
+            )
         except UserError as error:
             notes.append(f"{run.where}: no pictures of it ({error.what})")
             continue
@@ -119,17 +126,22 @@ def _solver(comparison: Comparison) -> tuple[dict[str, Any], str]:
     return {"method": method, "nfe": nfe}, f"{method}, NFE {nfe}"
 
 
-def _draw(flow: Flow, samples: int, solver: dict[str, Any], say: Say, who: str) -> Drawn:
+def _draw(flow: Flow, data: str, samples: int, solver: dict[str, Any], say: Say, who: str) -> Drawn:
     """From noise positions 0, 1, ... of seed 0, whatever the run; labels in turn, where it has classes."""
-    y = torch.arange(max(samples, TRACED)) % len(flow.classes) if flow.classes else None
+    most = max(samples, TRACED)
+    y, given = torch.arange(most) % len(flow.classes) if flow.classes else None, examples(flow, data, most)
+
+    def told(part: slice) -> dict[str, Any]:
+        return {"y": None if y is None else y[part], "low": given and given.low[part]}
+
     say(f"{who}: {TRACED} trajectories")
-    states = flow.trajectory(TRACED, TIMES, y=None if y is None else y[:TRACED], **solver)
+    states = flow.trajectory(TRACED, TIMES, **told(slice(TRACED)), **solver)
     images = []
     for start in range(0, samples, BATCH):
         count = min(BATCH, samples - start)
         say(f"{who}: {samples} samples, {start} done")
-        labels = None if y is None else y[start : start + count]
-        images.append(flow.sample(count, seed=0, start=start, y=labels, batch=count, **solver).cpu())
+        own = told(slice(start, start + count))
+        images.append(flow.sample(count, seed=0, start=start, batch=count, **own, **solver).cpu())
     return Drawn(torch.cat(images), to_pixels(states.flatten(0, 1)).view(states.shape).cpu())
 
 

@@ -12,13 +12,13 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from pydantic import BeforeValidator, Field
-from torch import Tensor, nn
+from torch import nn
 
 from fm.arithmetic import as_asked, backward
 from fm.checkpoints import Saved, Store
 from fm.couplings import COUPLINGS, coupling
 from fm.data import Order, order_of
-from fm.drawing import drawn
+from fm.drawing import Inputs, drawn
 from fm.ema import averages, in_words
 from fm.errors import Diverged, SettingsError, member
 from fm.memory import keep_freed
@@ -183,7 +183,8 @@ def train(
     """Trains the model in place, from the store's newest checkpoint on -> its events, the last one a Saved.
 
     The state is restored before this returns, so records can be cut to `store.images_seen`. `batches_from(images_seen)`
-    yields this rank's share of each global batch (images uint8, or floats as they are; labels; indices; positions).
+    yields this rank's share of each global batch (images uint8, or floats as they are; labels; indices; positions; of
+    pairs the small pictures `low`).
     Dropout is drawn by stream position too where it is `fm.models.dropout`'s; torch's own follows torch's generator.
     `stop` is polled once a step; when it is true on any rank, all leave at the same step with a checkpoint.
 
@@ -264,7 +265,7 @@ def steps(
     arithmetic = partial(as_asked, gradients.buffer.device, tf32=settings.precision == "tf32")
     inputs = partial(drawn, model=model, objective=objective, settings=settings)
     coming: Any = None  # on a GPU the next batch, and in `ready` the inputs of its parts
-    ready: list[tuple[Tensor, Tensor, Tensor, Tensor | None]] = []
+    ready: list[Inputs] = []
 
     def leaving() -> bool:
         return stop() or clock.seconds() >= (settings.max_seconds or math.inf)
@@ -273,10 +274,10 @@ def steps(
         gradients.zero()
         cut = parts(len(batch.positions), images)
         for number, part in enumerate(cut):
-            x_1, t, z, y = ready[number] if ready and images == micro_batch else inputs(batch, part)
+            x_1, t, z, y, cond = ready[number] if ready and images == micro_batch else inputs(batch, part)
             with arithmetic(), dropout_at(model, settings.seed, batch.positions[part]):
                 with torch.autocast(x_1.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-                    loss = objective.loss(model, x_1, t=t, z=z, y=y)
+                    loss = objective.loss(model, x_1, t=t, z=z, y=y, cond=cond)
                 if early and part == cut[-1]:
                     gradients.exchange_early()
                 backward(loss.sum() / batch_images, settings.compile)

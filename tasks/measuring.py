@@ -34,7 +34,7 @@ from fm.files import atomic
 from fm.flow import Flow
 from fm.metrics import FEATURES, Features, identity_of, load_features
 from fm.recipe import facts_of, load, untrained
-from fm.reference import HELDOUT, TRAINING, label_law, measure_reference, pictures
+from fm.reference import HELDOUT, TRAINING, Pairs, label_law, measure_reference, pairs, pictures
 from fm.results import Row, write_row
 from fm.runs import pulled
 
@@ -122,9 +122,16 @@ def found(share: Share) -> Found:
     flow = _flow(job.run, job.weights, job.device)
     if part.kind == SAMPLES:
         labels = label_law(_images(job.run, HELDOUT), settings)
-        return sample(flow, job.cell, part, _features(settings.features, job.device), labels)
+        given = _pairs(flow, job.run, HELDOUT, part.start, part.stop)
+        return sample(flow, job.cell, part, _features(settings.features, job.device), labels, given)
     split = TRAINING if part.kind == TRAINING_BITS else HELDOUT
-    return score(flow, job.cell, part, *pictures(_images(job.run, split), part.start, part.stop))
+    given = _pairs(flow, job.run, split, part.start, part.stop)
+    return score(flow, job.cell, part, *pictures(_images(job.run, split), part.start, part.stop), given)
+
+
+def _pairs(flow: Flow, run: str, split: str, start: int, stop: int) -> Pairs | None:
+    """The images of these places with their small pictures, where the network is of super-resolution."""
+    return pairs(_images(run, split), start, stop) if flow.low_size else None
 
 
 def described(real: Real) -> Tensor:
@@ -138,7 +145,8 @@ def converged(of: Solutions) -> Found:
     job = of.job
     labels = label_law(_images(job.run, HELDOUT), job.settings)
     flow = _flow(job.run, job.weights, job.device)
-    return converge(flow, job.cell.seed, of.places.start, of.places.stop, labels)
+    start, stop = of.places.start, of.places.stop
+    return converge(flow, job.cell.seed, start, stop, labels, _pairs(flow, job.run, HELDOUT, start, stop))
 
 
 def row(job: Job) -> Row:

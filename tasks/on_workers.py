@@ -27,8 +27,9 @@ from fm.pairing import stream_of
 from fm.parallel import World
 from fm.pixels import to_pixels
 from fm.progress import GRID, Progress, Started
-from fm.recipe import Recipe, load
+from fm.recipe import Recipe, facts_of, load
 from fm.records import Recorder, read
+from fm.reference import examples
 from fm.report.figures import image_grid
 from fm.runs import working
 from fm.training import train
@@ -44,7 +45,7 @@ def training(config: dict[str, Any]) -> None:
     model, objective = fitting(build, dataset.shape, settings, world.size, device)
     order = settings.order(dataset.sizes).fingerprint()  # found here too: other versions must not mean another order
     identity = recipe.training_values(), dataset.digest
-    batches_from = stream_of(dataset, settings, world, is_conditional(model), device)
+    batches_from = stream_of(dataset, settings, world, is_conditional(model), device, recipe.super_resolution)
     speed = None
     if world.first and device == "cuda":
         gpu = torch.cuda.get_device_name()
@@ -111,7 +112,9 @@ def draw_samples(run: Path, saved: Saved, cell: Cell, device: str = "cpu") -> No
     told = any(row["images_seen"] == saved.images_seen for row in read(run / "records", after=-1, name="solving"))
     if saved.images_seen and not (file.exists() and told):
         try:
-            drawn = load(run, device, saved.weights).draw(GRID, seed=0, batch=GRID, **cell.options())
+            flow = load(run, device, saved.weights)
+            given = examples(flow, facts_of(run)["data"], GRID)
+            drawn = flow.draw(GRID, seed=0, batch=GRID, low=given and given.low, **cell.options())
             with atomic(file) as out:
                 out.write(image_grid(to_pixels(drawn.x).cpu(), columns=4))
             cost = {"solver": cell.solver, "tolerance": cell.tolerance, "nfe": drawn.nfe, "nfe_mean": drawn.nfe_mean}

@@ -18,6 +18,7 @@ from fm.lineage import digest
 from fm.pixels import to_pixels
 from fm.recipe import Recipe, facts_of, load
 from fm.records import read
+from fm.reference import examples
 from fm.report import Pictures, kept, write_report
 from fm.results import Row, table
 from fm.runs import of
@@ -69,10 +70,12 @@ def _pictures(flow: Flow, data: str, cell: Cell) -> Pictures:
     dataset = ShardedImages(data, "test")
     y = torch.arange(SAMPLES) % len(flow.classes) if flow.classes else None
     real = torch.from_numpy(dataset.gather(torch.linspace(0, len(dataset) - 1, min(SAMPLES, len(dataset))).long()))
-    strip = flow.trajectory(STRIP, TIMES, y=None if y is None else y[:STRIP], **cell.options())
+    given = examples(flow, data, SAMPLES)
+    first: dict[str, Any] = {"y": None if y is None else y[:STRIP], "low": given and given.low[:STRIP]}
+    strip = flow.trajectory(STRIP, TIMES, **first, **cell.options())
     return Pictures(
-        samples=flow.sample(SAMPLES, y=y, **cell.options()),
-        real=real.permute(0, 3, 1, 2),
+        samples=flow.sample(SAMPLES, y=y, low=given and given.low, **cell.options()),
+        real=given.images if given else real.permute(0, 3, 1, 2),  # of super-resolution what should have come out
         trajectory=to_pixels(strip.flatten(0, 1)).view(strip.shape),
         times=TIMES,
         drawn_by=f"{cell.solver}, {budget}, seed 0",

@@ -15,14 +15,14 @@ import torch
 from fm.cells import Cell, along, cells, in_grid
 from fm.checkpoints import Saved, Store, kept, newest
 from fm.data import Manifest, Preparation, Source, inputs_digest, load_manifest, open_source, verify
-from fm.errors import DataError, UserError, several
+from fm.errors import DataError, SettingsError, UserError, several
 from fm.evaluation import cell_of, row_key
 from fm.files import read_json
 from fm.lineage import code_digest, differences, digest
 from fm.metrics import check_features, identity_of
 from fm.recipe import Recipe, facts_of, untrained_weights
 from fm.records import read
-from fm.reference import FEWEST
+from fm.reference import FEWEST, HELDOUT
 from fm.report import kept as kept_page
 from fm.results import Row, existing_row, read_row, read_rows, row_file
 from fm.runs import of
@@ -152,6 +152,7 @@ def jobs(run: Path, recipe: Recipe, saved: Saved) -> list[Job]:
         raise DataError(what, str(run), "name them: `fm evaluate RUN DATA`")
     features = identity_of(settings.features)
     grid = cells(settings)
+    check_pairs_suffice(recipe, facts_of(run)["images"])
     # The cheapest cell: a network before its first step answers zero, which every solver integrates exactly.
     baseline = min(grid, key=lambda cell: cell.nfe or 1000).model_copy(update={"error_images": 0})
     pairs = [(cell, saved.weights) for cell in grid] + [(baseline, untrained_weights(recipe))]
@@ -161,6 +162,14 @@ def jobs(run: Path, recipe: Recipe, saved: Saved) -> list[Job]:
             pairs.append((point, saved.weights))
     keys = [row_key(weights, cell, features, data, recipe.plugins) for cell, weights in pairs]
     return [Job(key, of(run), run, settings, cell, weights) for key, (cell, weights) in zip(keys, pairs, strict=True)]
+
+
+def check_pairs_suffice(recipe: Recipe, images: dict[str, int]) -> None:
+    """Raises: SettingsError for more samples of super-resolution than held-out images: each belongs to one."""
+    most, there = max(cell.samples for cell in cells(recipe.evaluation)), images.get(HELDOUT, 0)
+    if recipe.super_resolution and most > there:
+        what = f"{most:,} samples are asked for, and there are {there:,} held-out images, one for each"
+        raise SettingsError(what, "evaluation.samples", f"set it to {there:,} or less, or hold out more")
 
 
 def stands(run: Path, key: str) -> bool:

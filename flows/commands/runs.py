@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,12 +12,24 @@ from fm import presets
 from fm.errors import SettingsError, UserError
 from fm.files import check_file, check_writable
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fm.flow import Flow
+
 
 def sample(
     run: RunFolder,
     n: Annotated[int, typer.Option(min=1, help="How many pictures.")] = 64,
     out: Annotated[Path, typer.Option(help="The PNG to write: one grid of all pictures.")] = Path("grid.png"),
     class_name: Annotated[str, typer.Option("--class", help="Only this class, of a class-conditional network.")] = "",
+    low: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of a super-resolution network: the small picture to enlarge, or a folder of them; one that is larger "
+            "is brought down, around its centre. Default: held-out ones of its data."
+        ),
+    ] = None,
     guidance: Annotated[
         float, typer.Option(help="Strength of guidance, away from no label or --guide; 0: none.")
     ] = 0.0,
@@ -54,11 +66,33 @@ def sample(
     flow, weaker = load(run, where, weights), load(guide, where) if guide else None
     y = flow.labels_of(class_name, n) if class_name else None
     guided = {"guidance": guidance, "interval": between, "guide": weaker}
-    images = flow.sample(n, seed, y=y, method=solver, nfe=nfe or (32 if fixed else None), **guided)
+    small = _small(flow, run, low, n)
+    images = flow.sample(n, seed, y=y, low=small, method=solver, nfe=nfe or (32 if fixed else None), **guided)
     with atomic(out) as file:
         file.write(picture(images.cpu()))
     what = "pictures" if flow.of_images else "points"
     typer.echo(f"{n} {what} in {out} ({solver}, {nfe or (32 if fixed else 'adaptive')} NFE, seed {seed}, on {where})")
+
+
+def _small(flow: "Flow", run: str, low: Path | None, n: int) -> "Tensor | None":
+    """The small pictures that n samples belong to, in turn; none for a network that is told none."""
+    from fm.enlarging import small_picture
+    from fm.recipe import facts_of
+    from fm.reference import examples
+    from fm.runs import pulled
+
+    if low is None or flow.low_size is None:
+        if low is not None:
+            raise SettingsError("this network is of no super-resolution", "--low", "leave it out")
+        given = examples(flow, facts_of(pulled(run))["data"], n)
+        return given and given.low
+    files = sorted(file for file in low.iterdir() if file.is_file()) if low.is_dir() else [low]
+    if not files:
+        raise UserError("holds no picture", str(low), "name a picture, or a folder of them")
+    import torch
+
+    found = torch.stack([small_picture(file, flow.low_size) for file in files])
+    return found[torch.arange(n) % len(found)]
 
 
 def import_(

@@ -24,7 +24,8 @@ if TYPE_CHECKING:  # torch costs seconds to import, and the workers that only pr
 
 
 class Batch(NamedTuple):
-    """uint8 images (b, c, h, w); int64 labels, -1 where none; dataset indices, stable for life; stream positions.
+    """uint8 images (b, c, h, w); int64 labels, -1 where none; dataset indices, stable for life; stream positions; uint8
+    small pictures (b, c, s, s) beside the images, if they were asked for.
 
     The images lie in memory as in the shards, (b, h, w, c): whoever needs another layout reorders them, a GPU for free.
     """
@@ -33,6 +34,7 @@ class Batch(NamedTuple):
     labels: Tensor
     indices: Tensor
     positions: Tensor
+    low: Tensor | None = None
 
 
 def share(batch: int, rank: int, world_size: int) -> range:
@@ -60,6 +62,7 @@ def batches(
     window_shards: int | None = None,
     ahead: int = 0,
     pin: bool = False,
+    pairs: bool = False,
 ) -> Iterator[Batch]:
     """This rank's shares of the global batches of `batch` images, for ever, from stream position `start` on.
 
@@ -68,7 +71,7 @@ def batches(
     windows: one more for each shard by which ranks, and what they make ahead, are apart. Where ranks are apart by more
     than a window, one may stage anew what another has dropped. `ahead` batches are made beforehand, on a thread of
     their own; pin puts them into page-locked memory, from which copies to a GPU run beside its work. Neither changes
-    what is in them.
+    what is in them. With `pairs` they hold the small pictures too.
 
     Raises: SettingsError at once for a batch smaller than the world, an unknown rank, an empty window or a negative
     start.
@@ -76,32 +79,35 @@ def batches(
     places = np.asarray(share(batch, rank, world_size), np.int64)
     if start < 0:
         raise SettingsError(f"start is {start} images seen", mend="it counts from 0")
-    make = partial(_make, dataset, order_of(dataset.sizes, seed, window_shards), pin)
+    make = partial(_make, dataset, order_of(dataset.sizes, seed, window_shards), pin, pairs)
     positions = (first + places for first in count(start, batch))
     return _made_ahead(make, positions, ahead) if ahead else map(make, positions)
 
 
-def _make(dataset: ShardedImages, order: Order, pin: bool, positions: np.ndarray) -> Batch:
+def _make(dataset: ShardedImages, order: Order, pin: bool, pairs: bool, positions: np.ndarray) -> Batch:
     """Raises: UserError if memory does not hold the batch."""
     import torch
 
     indices = order.at(positions)
     try:
-        images, labels = (torch.from_numpy(array) for array in _take(dataset, order, positions, indices))
-        images = images.permute(0, 3, 1, 2)
-        if pin:
-            images, labels = images.pin_memory(), labels.pin_memory()
+        arrays = (torch.from_numpy(array) for array in _take(dataset, order, positions, indices, pairs))
+        labels, *pictures = (array.pin_memory() if pin else array for array in arrays)
+        images, *low = (picture.permute(0, 3, 1, 2) for picture in pictures)
     except MemoryError:
         raise UserError(f"{len(positions):,} images do not fit into memory", mend="use a smaller batch") from None
-    return Batch(images, labels, torch.from_numpy(indices), torch.from_numpy(positions))
+    return Batch(images, labels, torch.from_numpy(indices), torch.from_numpy(positions), *low)
 
 
-def _take(dataset: ShardedImages, order: Order, positions: np.ndarray, indices: np.ndarray) -> Sequence[np.ndarray]:
-    """Images and labels; where the window of shards moves within the batch, shards close before others open."""
+def _take(
+    dataset: ShardedImages, order: Order, positions: np.ndarray, indices: np.ndarray, pairs: bool
+) -> Sequence[np.ndarray]:
+    """Labels, images and, of pairs, small pictures; where the window of shards moves within the batch, shards close
+    before others open."""
     pieces = []
     for piece, shards in order.windows(positions):
         dataset.keep(shards)
-        pieces.append(dataset.take(indices[piece]))
+        images, labels = dataset.take(indices[piece])
+        pieces.append((labels, images, dataset.low(indices[piece])) if pairs else (labels, images))
     return pieces[0] if len(pieces) == 1 else [np.concatenate(arrays) for arrays in zip(*pieces, strict=True)]
 
 

@@ -140,7 +140,9 @@ def of_folder(folder: str, manifest: Manifest) -> Data:
     """
     if "train" not in manifest.splits:
         raise DataError("no training images", folder, "prepare it anew, from more pictures")
-    return Data(folder, manifest.splits["train"].images, manifest.shape, len(manifest.classes))
+    return Data(
+        folder, manifest.splits["train"].images, manifest.shape, len(manifest.classes), manifest.settings.low_size
+    )
 
 
 def of_source(source: Source, settings: Preparation) -> tuple[Data, tuple[int, str]]:
@@ -153,4 +155,4 @@ def of_source(source: Source, settings: Preparation) -> tuple[Data, tuple[int, s
     images = max(1, len(items))
     size = images * sample_bytes(settings)
     words = f"{images:,} pictures" + (" as PNG" if settings.encoding == "png" else "")
-    return Data("", images, settings.shape, len(labels)), (size, words)
+    return Data("", images, settings.shape, len(labels), settings.low_size), (size, words)

@@ -58,16 +58,21 @@ class Stand:
 
     raw = True
 
-    def __init__(self, images: int, shape: tuple[int, int, int], classes: int) -> None:
+    def __init__(self, images: int, shape: tuple[int, int, int], classes: int, low_size: int | None = None) -> None:
         self.sizes, self.shape, self.classes = [images], shape, [str(i) for i in range(classes)]
+        self.low_size = low_size
 
     def keep(self, shards: Any) -> None:
         """There is nothing to close."""
 
     def take(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        channels, height, width = self.shape
-        pixels = np.random.default_rng(0).integers(256, size=(len(indices), height, width, channels), dtype=np.uint8)
-        return pixels, indices % max(1, len(self.classes))
+        return self._pictures(len(indices), self.shape[-1]), indices % max(1, len(self.classes))
+
+    def low(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return self._pictures(len(indices), self.low_size or 1)
+
+    def _pictures(self, count: int, side: int) -> NDArray[np.uint8]:
+        return np.random.default_rng(0).integers(256, size=(count, side, side, self.shape[0]), dtype=np.uint8)
 
 
 @dataclass(frozen=True)
@@ -78,10 +83,11 @@ class Data:
     images: int
     shape: tuple[int, int, int]
     classes: int
+    low_size: int | None = None
 
     def open(self) -> Any:
         if not self.folder:
-            return Stand(self.images, self.shape, self.classes)
+            return Stand(self.images, self.shape, self.classes, self.low_size)
         return ShardedImages(self.folder, "train", cache=os.environ.get("FM_CACHE"))
 
 
@@ -245,7 +251,7 @@ def _steps(
     changes |= {"max_seconds": None, "coupling_block_images": recipe.training.coupling_block_images if real else None}
     settings = recipe.training.model_copy(update=changes)
     model, objective = build()
-    batches_from = stream_of(dataset, settings, world, is_conditional(model), device)
+    batches_from = stream_of(dataset, settings, world, is_conditional(model), device, recipe.super_resolution)
     with tempfile.TemporaryDirectory() as nothing_there:
         events = train(model, objective, settings, batches_from, Store(nothing_there), world, device=device)
         begun = time.process_time()
@@ -278,15 +284,21 @@ def _evaluations(
     """Seconds of a core, or of a GPU, for one sample, image or cell: the evaluation's tasks have one each."""
     settings, grid = recipe.evaluation, cells(recipe.evaluation)
     classes = tuple(dataset.classes) if recipe.class_conditional else None
-    flow, features = Flow(model.to(device), objective, shape, classes), load_features(settings.features, device)
+    side = recipe.data.low_size if recipe.super_resolution else None
+    flow = Flow(model.to(device), objective, shape, classes, low_size=side)
+    features = load_features(settings.features, device)
     images = torch.randint(256, (max(settings.batch, 8), *shape), dtype=torch.uint8)
+    small = torch.randint(256, (len(images), shape[0], side, side), dtype=torch.uint8) if side else None
+
+    def low(count: int) -> Tensor | None:
+        return None if small is None else small[:count]
 
     def sampling(count: int) -> Any:
         with as_asked(flow.device, tf32=settings.sampling_precision == "tf32"):
-            return flow.draw(count, batch=count, method="euler", nfe=2)
+            return flow.draw(count, batch=count, low=low(count), method="euler", nfe=2)
 
     def likelihood(count: int) -> Any:
-        return flow.bits_per_dim(images[:count], batch=count, method="euler", nfe=2)
+        return flow.bits_per_dim(images[:count], batch=count, low=low(count), method="euler", nfe=2)
 
     def distances() -> Callable[[], Any]:
         one = features(images[:1])

@@ -2,6 +2,7 @@
 
 from fm.metrics.distances import DISTANCES, Estimate, distance, energy_estimate, estimate, jackknife, of_reference
 from fm.metrics.features import FEATURES, check_features, identity_of, load_features
+from fm.metrics.fidelity import psnr, ssim
 from fm.metrics.frechet import fd_extrapolated, frechet_distance
 from fm.metrics.network import Features
 from fm.metrics.score import class_probabilities, inception_score
@@ -25,4 +26,6 @@ __all__ = [
     "jackknife",
     "load_features",
     "of_reference",
+    "psnr",
+    "ssim",
 ]

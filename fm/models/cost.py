@@ -35,13 +35,18 @@ def peak_flops(gpu: str) -> float:
     return next((peak for name, peak in PEAK_FLOPS.items() if name in gpu), 0.0)
 
 
+def taken(model: nn.Module, channels: int) -> int:
+    """The channels that a network takes for states of so many: more than those where it is told a condition."""
+    return int(getattr(model, "in_channels", channels))
+
+
 def cost(model: nn.Module, image_size: int, channels: int = 3) -> Cost:
     """Counts for square images of that size; the weights are neither copied nor read, and may be on the meta device."""
     from torch.utils.flop_counter import FlopCounterMode  # the first count loads torch's compiler, 4 CPU seconds
 
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
-    x, t = (torch.empty(1, *shape, device="meta") for shape in ((channels, image_size, image_size), ()))
+    x, t = (torch.empty(1, *shape, device="meta") for shape in ((taken(model, channels), image_size, image_size), ()))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         functional_call(model, shapes, (x, t))
     return Cost(sum(p.numel() for p in model.parameters()), counter.get_total_flops())

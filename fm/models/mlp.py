@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from fm.errors import SettingsError
 from fm.settings import Settings
 
 
@@ -45,5 +46,7 @@ class MLPSettings(Settings):
     width: int = Field(512, ge=1, le=8192, title="Width", description="units in each hidden layer, 1 to 8192")
     depth: int = Field(5, ge=1, le=64, title="Depth", description="number of hidden layers, 1 to 64")
 
-    def build(self, shape: tuple[int, ...], classes: int | None = None) -> MLP:
+    def build(self, shape: tuple[int, ...], classes: int | None = None, condition_channels: int = 0) -> MLP:
+        if condition_channels:
+            raise SettingsError("an MLP takes no condition", where="model.kind", mend="use kind unet")
         return MLP(prod(shape), self.width, self.depth, classes)

@@ -35,8 +35,9 @@ class UNet(nn.Module):
     `heads`, where given, is their number at every level, in place of `head_channels`. Peers' weights keep their scale:
     1 where t ran over [0, 1], 1000 for guided-diffusion; and their order inside qkv, which no shape shows.
     With `patch` p the network sees each p x p pixels as one of p^2 times the channels: levels, and the pixels of
-    `attention_resolutions`, are then p times coarser than the image. With `input_skip` a multiple of the input, learned
-    as a function of the time, is added to the output: few channels need not carry the noise through all layers.
+    `attention_resolutions`, are then p times coarser than the image. With `input_skip` a multiple of the input (of
+    state and condition one each, where `in_channels` holds both), learned as a function of the time, is added to the
+    output: few channels need not carry the noise through all layers.
 
     Raises: SettingsError if image_size, channels and heads do not fit together.
     """
@@ -67,6 +68,7 @@ class UNet(nn.Module):
         image_size //= patch
         check_sizes(image_size, channels, multiples, attention_resolutions, head_channels, heads)
         self.channels, self.classes, self.time_scale, self.patch = channels, classes, time_scale, patch
+        self.in_channels = in_channels
         emb = 4 * channels
         self.time_embed = nn.Sequential(nn.Linear(channels, emb), nn.SiLU(), nn.Linear(emb, emb))
         if classes is not None:
@@ -105,7 +107,7 @@ class UNet(nn.Module):
                 self.output_blocks.append(Stage(stage))
         last = nn.Conv2d(width, out_channels * patch**2, 3, padding=1)
         self.out = nn.Sequential(GroupNorm32(width), nn.SiLU(), zeroed(last))
-        self.input_skip = zeroed(nn.Linear(emb, 1)) if input_skip else None
+        self.input_skip = zeroed(nn.Linear(emb, in_channels // out_channels)) if input_skip else None
 
     def embed(self, t: Tensor, y: Tensor | None) -> Tensor:
         """Embedding of time and label (batch, 4 channels): float32 under autocast too; bf16 rounds t > 0.998 to 1."""
@@ -129,7 +131,10 @@ class UNet(nn.Module):
             h = stage(torch.cat([h, skips.pop()], dim=1), emb)
         h = self.out(h).to(x.dtype)
         h = pixel_shuffle(h, self.patch) if self.patch > 1 else h
-        return h if self.input_skip is None else h + self.input_skip(emb).to(x.dtype)[:, :, None, None] * x
+        if self.input_skip is None:
+            return h
+        parts = x.unflatten(1, (-1, h.shape[1]))
+        return h + (self.input_skip(emb).to(x.dtype)[:, :, None, None, None] * parts).sum(1)
 
 
 def check_patch(image_size: int, patch: int) -> None:
@@ -245,8 +250,8 @@ class UNetSettings(Settings):
         description="adds a multiple of the input, which the time decides: few channels need not carry the noise",
     )
 
-    def build(self, shape: tuple[int, ...], classes: int | None = None) -> UNet:
-        """The network for square images (channels, size, size).
+    def build(self, shape: tuple[int, ...], classes: int | None = None, condition_channels: int = 0) -> UNet:
+        """The network for square images (channels, size, size), told so many more channels of the same size.
 
         Raises: SettingsError if the shape is not square or does not fit the multiples.
         """
@@ -255,4 +260,10 @@ class UNetSettings(Settings):
                 f"data of shape {shape} given to a U-Net, which wants square images", where="model", mend="use kind mlp"
             )
         knobs = self.model_dump(exclude={"kind"})
-        return UNet(image_size=shape[1], in_channels=shape[0], out_channels=shape[0], classes=classes, **knobs)
+        return UNet(
+            image_size=shape[1],
+            in_channels=shape[0] + condition_channels,
+            out_channels=shape[0],
+            classes=classes,
+            **knobs,
+        )

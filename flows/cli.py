@@ -4,7 +4,18 @@ import sys
 
 import typer
 
-from flows.commands import comparing, evaluating, housekeeping, machine, models, papers, runs, settings, stages
+from flows.commands import (
+    comparing,
+    evaluating,
+    housekeeping,
+    machine,
+    models,
+    papers,
+    runs,
+    settings,
+    stages,
+    superres,
+)
 from fm.errors import Unfinished, UserError
 
 app = typer.Typer(
@@ -25,6 +36,7 @@ for command, example in (
     (evaluating.evaluate, "fm evaluate runs/mine --solvers euler,midpoint --nfe 4,8,16 --samples 500"),
     (comparing.compare, "fm compare runs/ot runs/vp --out runs/ot-vp"),
     (papers.paper, "fm paper --dataset photos --scale mini"),
+    (superres.superres, "fm superres --dataset photos"),
     (models.retrain, "fm retrain data/mine --model photos --set training.total_images=200000"),
     (models.promote, "fm promote runs/mine --model photos"),
     (models.rollback, "fm rollback photos"),

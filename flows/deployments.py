@@ -32,6 +32,8 @@ SOURCES = {
     "imagenet32": "npz:data/imagenet32",
     "imagenet64": "npz:data/imagenet64",
     "mini": "photos:",
+    "superres-mini": "photos:",
+    "superres256": "imagenet:data/imagenet",
     "tiny": "photos:",
 }
 """The pictures that each preset is for: built in, or where the form expects them, relative to the project."""
@@ -45,6 +47,8 @@ WORDS = {
     "retrain": "Trains a challenger on the data as they are now, from the champion's weights or from scratch; it "
     "becomes champion only if it is better beyond the uncertainty. Turn its schedule on, or let new shards start it.",
     "promote": "Judges a trained RUN against the champion as `retrain` does; the first one becomes champion.",
+    "superres": "Super-resolution: flow matching, an SR3-style diffusion and regression on the same pairs, beside "
+    "bicubic enlarging. Started again it goes on.",
     "paper": "Every method of the paper's Table 1, trained and measured alike. Started again it goes on.",
 }
 
@@ -68,6 +72,7 @@ def deployments() -> list[dict[str, Any]]:
         },
         _deployment("promote", "retrain.py:promote", {"run": "runs/demo", "model": "photos"}),
         _deployment("paper", "paper.py:paper", {"dataset": "photos", "out": "runs/paper-photos-mini"}),
+        _deployment("superres", "superres.py:superres", {"dataset": "photos", "out": "runs/superres-photos"}),
     ]
     return flows + [_of_preset(name) for name in presets.names()]
 

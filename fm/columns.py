@@ -59,9 +59,6 @@ def inception_columns(classes: Tensor | None) -> Row:
     return {"inception_score": mean, "inception_score_sd": spread}
 
 
-FIDELITIES = ("psnr", "ssim", "low_psnr")
-
-
 def fidelity_columns(found: Found) -> Row:
     """Means over samples of what super-resolution is judged by image by image, with their standard errors and groups;
     nothing of other networks. PSNR is in dB."""

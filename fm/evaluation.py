@@ -20,7 +20,6 @@ from fm.arithmetic import as_asked
 from fm.cells import Cell
 from fm.columns import (
     CONVERGED_TOLERANCE,
-    FIDELITIES,
     Found,
     distance_columns,
     error_columns,
@@ -39,7 +38,7 @@ from fm.noise import draws, uniforms
 from fm.pixels import to_pixels
 from fm.plugins import named
 from fm.reference import HELDOUT, TRAINING, Pairs, Reference
-from fm.results import Row
+from fm.results import FIDELITIES, Row
 from fm.tableaux import tableau
 from fm.ways import TIMES, described
 
@@ -274,7 +273,7 @@ def row_of(
         "seconds": round(float(samples["seconds"].sum()), 3),
         **distance_columns(cell.distances, reference.features, samples["features"][finite], *sets),
         **inception_columns(samples["classes"][finite] if "classes" in samples else None),
-        **fidelity_columns({name: value[finite] for name, value in samples.items() if name in FIDELITIES}),
+        **fidelity_columns({name: value[finite] for name, value in samples.items() if name in FIDELITIES.values()}),
         **(error_columns(samples["states"], converged["states"], finite) | way_columns(converged) if converged else {}),
         **likelihood_columns(cell, kinds[BITS], kinds[TRAINING_BITS]),
         **{name: value for name, value in flow.lineage.items() if name != "method"},

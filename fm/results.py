@@ -103,7 +103,18 @@ OF_BITS = (
     *("bits_per_dim", "bits_per_dim_stderr", "bits_per_dim_k1", "bits_per_dim_per_draw", "bits_per_dim_train"),
     *("bits_per_dim_train_stderr", "generalisation_gap", "generalisation_gap_stderr"),
 )
-MEANS = ("nfe_mean", "nll_nfe", "inception_score", "inception_score_sd", "solution_error", "solution_error_stderr")
+# Of super-resolution: to the image that should have come out, and of means over pixels to the small picture.
+FIDELITIES = {"PSNR": "psnr", "SSIM": "ssim", "PSNR, brought down": "low_psnr"}
+MEANS = (
+    *FIDELITIES.values(),
+    *(f"{name}_stderr" for name in FIDELITIES.values()),
+    "nfe_mean",
+    "nll_nfe",
+    "inception_score",
+    "inception_score_sd",
+    "solution_error",
+    "solution_error_stderr",
+)
 
 
 def _pooled(group: list[Row]) -> Row:
@@ -190,6 +201,9 @@ def columns(rows: Sequence[Row]) -> list[tuple[str, Callable[[Row], str]]]:
         if any(row.get(f"{name}_best") is not None for row in rows):
             words = "most" if name.startswith(SIMILARITIES) else "least"
             table.append((words, lambda r, name=name: _plain(r.get(f"{name}_best"))))  # type: ignore[misc]
+    for words, name in FIDELITIES.items():
+        if any(row.get(name) is not None for row in rows):
+            table.append((words, lambda r, name=name: _with_stderr(r, name)))  # type: ignore[misc]
     table.append(("bits/dim", bits_text))
     if any((row.get("nll_k") or 1) > 1 for row in rows):
         table.append(("K = 1", lambda r: _bits(r.get("bits_per_dim_k1"))))
@@ -201,6 +215,14 @@ def columns(rows: Sequence[Row]) -> list[tuple[str, Callable[[Row], str]]]:
     if any("solution_error" in row for row in rows):
         table.append(("solver's error", lambda r: number(r["solution_error"]) if "solution_error" in r else ""))
     return [*table, ("seconds", lambda r: f"{r['seconds']:.1f}")]
+
+
+def _with_stderr(row: Row, name: str) -> str:
+    if row.get(name) is None:
+        return ""
+    spread = row.get(f"{name}_stderr")
+    digits = 3 if name == "ssim" else 2
+    return f"{row[name]:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
 
 
 def _times(ratio: float | None) -> str:

@@ -110,11 +110,12 @@ def command_again(flow: str, given: Mapping[str, Any]) -> str:
         "evaluate_run": lambda: ["evaluate", given["run"], *([given["data"]] if given.get("data") else [])],
         "rerun": lambda: ["evaluate", "--rerun", f"{given['run']}/evaluations/{given['key']}.json"],
         "paper": lambda: ["paper", given["out"], *compared(given)],
+        "superres": lambda: ["superres", given["out"], *compared(given)],
         "retrain": lambda: ["retrain", given["data"], *retrained(given)],
         "promote": lambda: ["promote", given["run"], "--model", given["model"]],
     }[flow]()
     place = given["place"]
-    if flow in ("train_run", "pipeline", "paper", "retrain"):
+    if flow in ("train_run", "pipeline", "paper", "superres", "retrain"):
         names = ("workers", "fewest_workers", "gpus")
         changed = {name: value for name in names if (value := getattr(place, name)) != getattr(Place(), name)}
         words += [word for name, value in changed.items() for word in (f"--{name.replace('_', '-')}", value)]
@@ -137,7 +138,8 @@ def _as_options(settings: Any) -> list[str]:
 
 def compared(given: Mapping[str, Any]) -> list[str]:
     """The options of a comparison."""
-    words = ["--dataset", given["dataset"], "--scale", given["scale"], "--seeds", str(given["seeds"])]
+    words = ["--dataset", given["dataset"], *(["--scale", given["scale"]] if "scale" in given else [])]
+    words += ["--seeds", str(given["seeds"])]
     if given.get("source"):
         words += ["--source", given["source"]]
     if given.get("methods"):

@@ -14,6 +14,7 @@ from torch import Tensor
 from fm.cells import Cell, Evaluation
 from fm.columns import Found
 from fm.data import ShardedImages
+from fm.enlarging import bicubic
 from fm.errors import MachineError
 from fm.evaluation import (
     AGAIN,
@@ -24,6 +25,7 @@ from fm.evaluation import (
     check,
     converge,
     failed_row,
+    fidelity,
     parts,
     row_of,
     sample,
@@ -138,6 +140,13 @@ def described(real: Real) -> Tensor:
     """Features (n, d) of real pictures."""
     images, _ = pictures(_images(real.run, real.split), real.places.start, real.places.stop)
     return _features(real.features, real.device)(images)
+
+
+def enlarged(real: Real) -> Found:
+    """Small pictures of these images enlarged by bicubic interpolation: their features, and how near they are."""
+    given = pairs(_images(real.run, real.split), real.places.start, real.places.stop)
+    images = bicubic(given.low, given.images.shape[-1])
+    return {"features": _features(real.features, real.device)(images), **fidelity(images, given)}
 
 
 def converged(of: Solutions) -> Found:

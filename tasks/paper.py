@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -137,10 +138,12 @@ def _trained_by(run: Path) -> tuple[str, ...]:
 @task(name="report", cache_policy=NO_CACHE)
 def shown(plan: Plan, given: Pictures, out: Path, found: list[Trained], parent: Tracking) -> Path:
     """OUT/report.html: the table, the claims and their figures, from all members' rows and records."""
+    import fm.paper
+
     page = out / "report.html"
     keys = [(one.method.key, one.seed, one.failed, [row["key"] for row in one.rows + one.along]) for one in found]
     told = [(one.records, one.solving, one.trained_by) for one in found]
-    inputs = digest(keys, told, given.marked, plan.recipe, plan.seeds, code_digest(), _page_code())
+    inputs = digest(keys, told, given.marked, plan.recipe, plan.seeds, code_digest(), page_code(fm.paper))
     with parent.stage("report"):
         if kept.stands(out, inputs):
             watching.say(f"report: unchanged (same rows and records; {page} verified by hash)")
@@ -154,11 +157,9 @@ def shown(plan: Plan, given: Pictures, out: Path, found: list[Trained], parent: 
     return page
 
 
-def _page_code() -> str:
-    """Of `fm.paper`, which does not count as the code of a number."""
-    import fm.paper
-
-    return digest([file.read_text() for file in sorted(Path(fm.paper.__path__[0]).glob("*.py"))])
+def page_code(package: ModuleType) -> str:
+    """Of a package that makes pages, and does not count as the code of a number."""
+    return digest([file.read_text() for file in sorted(Path(package.__path__[0]).glob("*.py"))])
 
 
 def _strips(found: list[Trained]) -> dict[str, Tensor]:

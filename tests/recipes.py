@@ -23,6 +23,8 @@ SOURCES = {
     "imagenet32": ("228.15", f"{PAPER}: 250k steps"),
     "imagenet64": ("295.13", f"{PAPER}: 157k steps"),
     "mini": ("", "ours, for `fm paper --scale mini`"),
+    "superres-mini": ("", "ours, for `fm superres`"),
+    "superres256": ("", "the network of Dhariwal & Nichol 2021, without classes; the paper states no settings"),
     "tiny": ("", "ours, to see that all works"),
 }
 HEAD = """# The presets

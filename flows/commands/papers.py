@@ -1,6 +1,7 @@
 """`fm paper`: the paper's comparison of methods, one command for a data set and a scale."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +24,7 @@ from flows.commands.asked import (
 )
 from flows.commands.stages import flow, services
 from fm.errors import SettingsError, Unfinished
-from fm.paper.methods import known
+from fm.paper.methods import DataSet, known
 
 
 def paper(
@@ -67,11 +68,7 @@ def paper(
     chosen = tuple(key.strip() for key in methods.split(",") if key.strip())
     of = known(dataset, scale, chosen)
     source = source or of.source
-    if not source:
-        mend = f"name its pictures: {of.hint}, or a folder that `fm prepare` filled"
-        raise SettingsError(f"is missing, for {of.title} does not come with this project", "--source", mend)
-    if is_address(out):
-        raise SettingsError("is an address, and a comparison lies in a folder", out, "give a folder that all nodes see")
+    check_comparison(of, source, out)
     from fm.paper.plan import planned
 
     plan = planned(dataset, scale, seeds, chosen, changes or ())
@@ -83,12 +80,26 @@ def paper(
     where = place(address, workers, fewest_workers=fewest_workers, gpus=gpus)
     asked = (dataset, out, source, scale, seeds, chosen, tuple(changes or ()), allow_different_data)
     with services(port_base, address):
-        try:
-            page = Path(flow("paper", "paper")(*asked, where))
-        except Unfinished:
-            _tell(Path(out) / "report.html", as_json)
-            raise
-        _tell(page, as_json)
+        compared(lambda: flow("paper", "paper")(*asked, where), out, as_json)
+
+
+def check_comparison(of: DataSet, source: str, out: str) -> None:
+    """Raises: SettingsError where a comparison has no pictures, or is to lie at an address."""
+    if not source:
+        mend = f"name its pictures: {of.hint}, or a folder that `fm prepare` filled"
+        raise SettingsError(f"is missing, for {of.title} does not come with this project", "--source", mend)
+    if is_address(out):
+        raise SettingsError("is an address, and a comparison lies in a folder", out, "give a folder that all nodes see")
+
+
+def compared(run: Callable[[], str], out: str, as_json: bool) -> None:
+    """Runs the flow of a comparison and tells what came of it, also where it lacks something."""
+    try:
+        page = Path(run())
+    except Unfinished:
+        _tell(Path(out) / "report.html", as_json)
+        raise
+    _tell(page, as_json)
 
 
 def _tell(page: Path, as_json: bool) -> None:

@@ -28,5 +28,6 @@ def file(name: str) -> Path:
 def for_size(side: int) -> str | None:
     """The preset of the largest images no larger than pictures of that side; of several, the smallest network."""
     known = {name: tomllib.loads(file(name).read_text()) for name in names()}
-    fitting = [name for name, preset in known.items() if preset["data"]["size"] <= side]
+    plain = {name: preset for name, preset in known.items() if not preset.get("super_resolution")}
+    fitting = [name for name, preset in plain.items() if preset["data"]["size"] <= side]
     return max(fitting, key=lambda name: (known[name]["data"]["size"], -known[name]["model"]["channels"]), default=None)

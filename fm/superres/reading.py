@@ -1,0 +1,50 @@
+"""What stands of a comparison of super-resolution, as its table, claims and figures read it. Rows are read, none is
+made."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import torch
+from torch import Tensor
+
+from fm.paper.reading import distance_name, rows_of, sampled
+from fm.paper.trained import Trained
+from fm.results import Row
+
+__all__ = ["Answers", "distance_name", "final", "of_method", "value"]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What each method answers to the same small pictures of held-out images, uint8: low (n, c, s, s), truth and each
+    of `by_method` (n, c, h, w), the first noise's; `varied` (seeds, n, c, h, w) of the last method from several."""
+
+    low: Tensor
+    truth: Tensor
+    by_method: dict[str, Tensor]
+    varied: Tensor
+
+    def spread(self) -> Tensor:
+        """The s.d. over seeds in grey levels, the root of its mean square over each picture's values: (n,)."""
+        return torch.sqrt(self.varied.double().var(0).flatten(1).mean(1))
+
+
+def final(one: Trained) -> Row | None:
+    """The row that a training is judged by: dopri5 at the finest tolerance, or the finest that there is."""
+    found = rows_of(one, sampled(one)) or sorted(
+        (row for row in one.rows if "failed" not in row), key=lambda row: row["nfe"] or 0
+    )
+    return found[-1] if found else None
+
+
+def of_method(trained: Sequence[Trained], name: str) -> dict[int, Row]:
+    """The judged row of each training seed of a method, of those that have one."""
+    found = {one.seed: final(one) for one in trained if one.method.name == name}
+    return {seed: row for seed, row in found.items() if row is not None}
+
+
+def value(rows: Sequence[Row], name: str) -> float | None:
+    """The mean of a column over rows; None unless each has it."""
+    known = [row[name] for row in rows if row.get(name) is not None]
+    return fmean(known) if known and len(known) == len(rows) else None

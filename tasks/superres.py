@@ -1,0 +1,122 @@
+"""The comparison of super-resolution: its pictures from one noise and several, the bicubic baseline, and the page."""
+
+import shlex
+from pathlib import Path
+
+import torch
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from fm.columns import distance_columns, fidelity_columns
+from fm.data import ShardedImages
+from fm.enlarging import bicubic
+from fm.evaluation import cell_of
+from fm.flow import Flow
+from fm.lineage import code_digest, digest
+from fm.metrics import FEATURES
+from fm.paper.plan import Plan
+from fm.paper.trained import Trained
+from fm.recipe import load
+from fm.reference import HELDOUT, TRAINING, examples, kept_in, measure_reference
+from fm.report import kept
+from fm.results import Row, row_file
+from fm.superres.page import write_page
+from fm.superres.plan import BICUBIC
+from fm.superres.reading import Answers, final
+from tasks import cluster, failing, measuring, watching
+from tasks.measuring import Real
+from tasks.paper import Pictures, page_code
+from tasks.tracking import Tracking
+
+SHOWN, SEEDS = 16, 4  # pictures, and noises of each
+PART = 256  # pictures enlarged at a time
+
+
+@task(name="report", cache_policy=NO_CACHE)
+def shown(plan: Plan, given: Pictures, out: Path, found: list[Trained], parent: Tracking) -> Path:
+    """OUT/report.html: the panels, the table and the claims, from all members' rows."""
+    import fm.superres
+
+    page = out / "report.html"
+    keys = [(one.method.key, one.seed, one.failed, [row["key"] for row in one.rows]) for one in found]
+    code = page_code(fm.superres)
+    inputs = digest(keys, [one.trained_by for one in found], given.marked, plan.recipe, plan.seeds, code_digest(), code)
+    with parent.stage("report"):
+        if kept.stands(out, inputs):
+            watching.say(f"report: unchanged (same rows; {page} verified by hash)")
+        else:
+            watching.say("report: the bicubic baseline, and pictures of every method")
+            links = {"MLflow": parent.url, "Prefect flow run": watching.flow_run_url()}
+            made = _answers(found, str(given.data)), _bicubic(plan, given, found)
+            files = write_page(
+                out, plan, found, made[1], made[0], links, _commands(plan, given, out, found), given.marked
+            )
+            kept.keep(out, inputs, files)
+            watching.say(f"report: {page} and {len(files) - 1} files beside it")
+        parent.figures(page, *sorted((out / "report").glob("*.png")), out / "report" / "table.csv")
+    return page
+
+
+def _bicubic(plan: Plan, given: Pictures, found: list[Trained]) -> Row:
+    """The row of what needs no network, on the images that the methods were measured on; empty without those."""
+    row = next((row for one in found if (row := final(one))), None)
+    if row is None:
+        return {"method": BICUBIC, "solver": "", "tolerance": None}
+    run, settings, cell, gpus = found[0].where, plan.recipe.evaluation, cell_of(row), cluster.gpus_each()
+    device = "cuda" if gpus else "cpu"
+    count = cell.samples
+    places = [range(start, min(start + PART, count)) for start in range(0, count, PART)]
+    items = [Real(run, settings.features, device, HELDOUT, place) for place in places]
+    parts = []
+    for outcome in cluster.ray_map(measuring.enlarged, items, gpus=gpus):
+        if outcome.error:
+            raise outcome.error
+        parts.append(outcome.value)
+    whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    features = FEATURES[settings.features].known(device)
+    sets = ShardedImages(given.data, TRAINING), ShardedImages(given.data, HELDOUT)
+    few = settings.model_copy(update={"nll_images": 0, "nll_training_images": 0})
+    reference = measure_reference(*sets, features, few, kept_in())
+    described = whole.pop("features")
+    return {
+        "method": BICUBIC,
+        "solver": "",
+        "tolerance": None,
+        "samples": count,
+        **distance_columns(settings.distances, settings.features, described, *reference.sets(cell)),
+        **fidelity_columns(whole),
+        "data": given.manifest.digest,
+        "features": settings.features,
+        "features_weights": features.weights,
+        "code": code_digest(),
+    }
+
+
+def _answers(found: list[Trained], data: str) -> Answers | None:
+    """What the first seed of each method answers to the first small pictures, the last method from several noises."""
+    firsts = {one.method.title: one for one in found if one.seed == 0 and final(one)}
+    if not firsts:
+        return None
+    flows = {title: load(one.where) for title, one in firsts.items()}
+    given = examples(next(iter(flows.values())), data, SHOWN)
+    assert given is not None, "recipes of super-resolution alone get here"  # noqa: S101
+    drawn = {title: _drawn(flow, final(firsts[title]) or {}, given.low, 0) for title, flow in flows.items()}
+    title, flow = list(flows.items())[-1]
+    varied = [drawn[title], *(_drawn(flow, final(firsts[title]) or {}, given.low, seed) for seed in range(1, SEEDS))]
+    by_method = {BICUBIC: bicubic(given.low, given.images.shape[-1]), **drawn}
+    return Answers(given.low, given.images, by_method, torch.stack(varied))
+
+
+def _drawn(flow: Flow, row: Row, low: torch.Tensor, seed: int) -> torch.Tensor:
+    cell = cell_of(row)
+    return flow.sample(len(low), seed, low=low, batch=cell.batch, **cell.options())
+
+
+def _commands(plan: Plan, given: Pictures, out: Path, found: list[Trained]) -> list[str]:
+    """What repeats the comparison, one of its rows, and what uses it."""
+    asked = {"dataset": plan.dataset.key, "seeds": plan.seeds, "source": str(given.data), "changes": plan.changes}
+    asked |= {"allow_different_data": bool(given.marked)}
+    rows = [row_file(Path(one.where), row["key"]) for one in found for row in one.rows]
+    again = [shlex.join(["fm", "evaluate", "--rerun", str(row)]) for row in rows[:1]]
+    use = [shlex.join(["fm", "sample", found[-1].where, "--low", "SMALL_PICTURE", "--n", "4"])] * bool(rows)
+    return [shlex.join(["fm", "superres", str(out), *failing.compared(asked)]), *again, *use]

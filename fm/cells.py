@@ -9,6 +9,7 @@ from pydantic import Field
 
 from fm.errors import SettingsError, member
 from fm.metrics import DISTANCES, FEATURES
+from fm.results import guidance_text
 from fm.settings import Settings
 from fm.solvers import steps
 from fm.tableaux import SOLVERS, tableau
@@ -39,6 +40,16 @@ class Budget(Settings):
         title="Step control",
         description="Of an adaptive solver. joint, or none: a batch shares its steps, as in the paper; per_sample: no.",
     )
+    guidance: float | None = Field(
+        default=None,
+        gt=0,
+        le=100,
+        title="Guidance",
+        description="Strength g of v_weak + (1 + g)(v - v_weak), above 0 to 100; none: no guidance.",
+    )
+    interval: tuple[float, float] | None = Field(
+        default=None, title="Guidance interval", description="Guides only between these two times of 0 to 1."
+    )
     samples: int | None = Field(
         default=None, ge=20, le=1_000_000, title="Samples", description="Samples of this point alone: 20 to 1,000,000."
     )
@@ -56,6 +67,12 @@ class Evaluation(Settings):
 
     grid: tuple[Budget, ...] = Field(
         min_length=1, title="Solver grid", description="The solvers and budgets to compare."
+    )
+    guide: str | None = Field(
+        default=None,
+        title="Guide",
+        description="RUN of a weaker network of the same kind, which guided points lead away from (autoguidance); "
+        "none: from the network without label.",
     )
     samples: int = Field(ge=20, le=1_000_000, title="Samples", description="Samples for each point: 20 to 1,000,000.")
     batch: int = Field(
@@ -146,6 +163,9 @@ class Cell(Settings):
     nfe: int | None = None
     tolerance: float | None = None
     control: str = "joint"
+    guidance: float = 0.0
+    interval: tuple[float, float] = (0.0, 1.0)
+    guide: str = ""  # SHA-256 of the weights that it leads away from; empty: the network without label
     samples: int = 500
     batch: int = 64
     seed: int = 0
@@ -168,12 +188,13 @@ class Cell(Settings):
         return {"method": self.solver, "rtol": tolerance, "atol": tolerance, "control": self.control}
 
     def __str__(self) -> str:
+        guided = guidance_text(self.guidance, self.interval, self.guide)
         if self.tolerance is None:
-            return f"{self.solver} {self.nfe}"
-        return f"{self.solver} {self.tolerance:g}" + (" per sample" if self.control == "per_sample" else "")
+            return f"{self.solver} {self.nfe}{guided}"
+        return f"{self.solver} {self.tolerance:g}" + (" per sample" if self.control == "per_sample" else "") + guided
 
 
-OWN = {*Budget.model_fields, "nll_training_images"}  # what a point decides for itself
+OWN = {*Budget.model_fields, "nll_training_images", "guide", "error_images"}  # what a point decides for itself
 SHARED = tuple(name for name in Cell.model_fields if name not in OWN)
 
 
@@ -190,6 +211,21 @@ def cells(settings: Evaluation) -> list[Cell]:
     # The solver's own error is measured on one seed: it hardly depends on which.
     own = [{"seed": settings.seed + more} | ({"error_images": 0} if more else {}) for more in range(settings.seeds)]
     return [cell.model_copy(update=update) for cell in found for update in own]
+
+
+def check_guidance(settings: Evaluation, class_conditional: bool, label_drop: float) -> None:
+    """Raises: SettingsError for guided points of a network that has nothing to be led away from."""
+    guided = any(budget.guidance for budget in (*settings.grid, *filter(None, [settings.along])))
+    if settings.guide and not guided:
+        raise SettingsError("guides no point of the grid", "evaluation.guide", "set guidance in a point of it")
+    if not guided or settings.guide:
+        return
+    if not class_conditional:
+        what = "guidance leads away from the network without label, and this one has no labels"
+        raise SettingsError(what, "evaluation.grid", "name a weaker network: evaluation.guide=RUN")
+    if not label_drop:
+        what = "guidance leads away from the network without label, which was never trained (training.label_drop is 0)"
+        raise SettingsError(what, "evaluation.grid", "train with training.label_drop=0.1, or set evaluation.guide=RUN")
 
 
 def along(settings: Evaluation) -> Cell | None:
@@ -214,12 +250,21 @@ def _cell(budget: Budget, settings: Evaluation, where: str) -> Cell:
         _check_steps(budget, where)
         if budget.control:
             raise SettingsError(f"{budget.solver} has fixed steps and no control of them", where=f"{where}.control")
-    scored = settings.nll_images if budget.nll_images is None else budget.nll_images
+    if budget.interval and not budget.guidance:
+        raise SettingsError("there is no guidance in this interval", f"{where}.interval", "set guidance too")
+    if budget.interval and not 0 <= budget.interval[0] < budget.interval[1] <= 1:
+        raise SettingsError(f"{budget.interval} is no part of the times 0 to 1", f"{where}.interval")
+    # Guided, the flow is of no network that was trained: it has no likelihood, and no converged solutions to share.
+    guided = bool(budget.guidance)
+    scored = 0 if guided else settings.nll_images if budget.nll_images is None else budget.nll_images
     return Cell(
         solver=budget.solver,
         nfe=budget.nfe,
         tolerance=budget.tolerance,
         control=budget.control or "joint",
+        guidance=budget.guidance or 0.0,
+        interval=budget.interval or (0.0, 1.0),
+        error_images=0 if guided else settings.error_images,
         samples=budget.samples or settings.samples,
         nll_images=scored,
         nll_training_images=settings.nll_training_images if scored else 0,

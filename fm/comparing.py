@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from fm.errors import UserError, ValueUserError, several
 from fm.jackknife import GROUPS, STUDENT, variance
 from fm.lineage import code_digest
-from fm.results import SIMILARITIES, Row, distances, number
+from fm.results import SIMILARITIES, Row, distances, guidance_text, number
 
 BITS, GAP = "bits_per_dim", "generalisation_gap"  # of the same images in every seed
 ALIKE = "not distinguishable at this sample size"
@@ -50,6 +50,7 @@ class Cell(NamedTuple):
     batch: int | None = None
     control: str | None = None
     precision: str = "fp32"
+    guidance: str = ""  # in words
 
     @property
     def budget(self) -> tuple[str, int | None, float | None]:
@@ -57,8 +58,8 @@ class Cell(NamedTuple):
 
     def __str__(self) -> str:
         if self.tolerance is None:
-            return f"{self.solver} {self.nfe}"
-        return f"{self.solver} at {self.tolerance:g}" + " per sample" * (self.control == "per_sample")
+            return f"{self.solver} {self.nfe}{self.guidance}"
+        return f"{self.solver} at {self.tolerance:g}" + " per sample" * (self.control == "per_sample") + self.guidance
 
 
 def cell_of(row: Row) -> Cell:
@@ -67,6 +68,8 @@ def cell_of(row: Row) -> Cell:
         name: row.get(name) for name in ("data", "features", "features_weights", "samples", "reference_images")
     }
     shared |= {"precision": row.get("precision", "fp32"), "reference_split": row.get("reference_split", "heldout")}
+    # By whose weights is not asked: two runs have each its own guide.
+    shared["guidance"] = guidance_text(row.get("guidance") or 0.0, row.get("guidance_interval", (0.0, 1.0)))
     if row.get("tolerance") is None:
         return Cell(row["solver"], row.get("nfe"), None, **shared)
     return Cell(row["solver"], None, row["tolerance"], **shared, batch=row.get("batch"), control=row.get("control"))

@@ -86,11 +86,12 @@ def evaluate(
     reference: Reference,
     converged: Found | None = None,
     pairs: PairsAt = unpaired,
+    guide: Flow | None = None,
 ) -> Row:
     """All parts of a cell in turn, as one row: distances of its samples, bits/dim of images by the same solver.
 
     `converged` is what `converge` gives, for the numerical error and the ways. A super-resolution network needs
-    `pairs(split, start, stop)`.
+    `pairs(split, start, stop)`, a cell with a guide its flow.
 
     Raises: SettingsError if flow, features and reference do not belong together; NumericalError for samples that are
     not finite, unless the cell drops them.
@@ -99,7 +100,7 @@ def evaluate(
     found = []
     for part in parts(cell, len(reference.images), len(reference.training_images)):
         if part.kind == SAMPLES:
-            found.append((part, sample(flow, cell, part, features, reference.labels, pairs(HELDOUT, *part[1:]))))
+            found.append((part, sample(flow, cell, part, features, reference.labels, pairs(HELDOUT, *part[1:]), guide)))
         else:
             training = part.kind == TRAINING_BITS
             images = (reference.training_images if training else reference.images)[part.start : part.stop]
@@ -124,7 +125,15 @@ def check(flow: Flow, features: Features, reference: Reference) -> None:
         )
 
 
-def sample(flow: Flow, cell: Cell, part: Part, features: Features, labels: Tensor, pairs: Pairs | None = None) -> Found:
+def sample(
+    flow: Flow,
+    cell: Cell,
+    part: Part,
+    features: Features,
+    labels: Tensor,
+    pairs: Pairs | None = None,
+    guide: Flow | None = None,
+) -> Found:
     """Draws these samples: features (n, d) float32, with Inception's the classes (n, 1008), nfe (n,), finite (n,) bool,
     noise (n, 32) SHA-256 of each sample's initial noise, of the values of each sample's state their mean, square and
     share outside of [-1, 1), each (n,), the states (k, *shape) whose error is measured, seconds.
@@ -135,7 +144,7 @@ def sample(flow: Flow, cell: Cell, part: Part, features: Features, labels: Tenso
     start, positions = time.perf_counter(), torch.arange(part.start, part.stop)
     y = _labels(flow, cell.seed, positions, labels)
     with as_asked(flow.device, tf32=cell.sampling_precision == "tf32"):
-        drawn, finite = _drawn(flow, cell, part, y, pairs.low if pairs else None)
+        drawn, finite = _drawn(flow, cell, part, y, pairs.low if pairs else None, guide)
     seconds, images = time.perf_counter() - start, to_pixels(drawn.x).cpu()
     classes = class_probabilities(images, features)
     told = {} if classes is None else {"classes": classes}
@@ -176,7 +185,9 @@ def _labels(flow: Flow, seed: int, positions: Tensor, law: Tensor) -> Tensor | N
     return law[(uniforms(seed, "sample label", positions, ()) * len(law)).long()]
 
 
-def _drawn(flow: Flow, cell: Cell, part: Part, y: Tensor | None, low: Tensor | None) -> tuple[Drawn, Tensor]:
+def _drawn(
+    flow: Flow, cell: Cell, part: Part, y: Tensor | None, low: Tensor | None, guide: Flow | None
+) -> tuple[Drawn, Tensor]:
     """These samples, and which of them are finite; of a batch with others each sample is solved alone, zero if it has
     no finite solution."""
 
@@ -184,6 +195,7 @@ def _drawn(flow: Flow, cell: Cell, part: Part, y: Tensor | None, low: Tensor | N
         here = slice(first - part.start, stop - part.start)
         own_y, own_low = (None if one is None else one[here] for one in (y, low))
         given: dict[str, Any] = {"y": own_y, "low": own_low, "batch": cell.batch, "start": first}
+        given |= {"guidance": cell.guidance, "interval": cell.interval, "guide": guide}
         return flow.draw(stop - first, cell.seed, **given, **cell.options())
 
     drawn, finite = [], torch.ones(part.stop - part.start, dtype=torch.bool)
@@ -317,7 +329,15 @@ def head(flow: Flow, cell: Cell) -> Row:
         "control": cell.control if cell.tolerance is not None else None,
         "samples": cell.samples,
         "seed": cell.seed,
+        **guidance_columns(cell),
     }
+
+
+def guidance_columns(cell: Cell) -> Row:
+    """How a cell is guided; nothing of one that is not."""
+    if not cell.guidance:
+        return {}
+    return {"guidance": cell.guidance, "guidance_interval": list(cell.interval), "guide": cell.guide}
 
 
 def failed_row(flow: Flow, cell: Cell, features: tuple[str, str], data: str, why: str) -> Row:

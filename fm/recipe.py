@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import nn
 
 from fm import plugins, presets
-from fm.cells import Evaluation, cells
+from fm.cells import Evaluation, cells, check_guidance
 from fm.data import Manifest, Preparation, settled
 from fm.data.plane import Points
 from fm.enlarging import check_pairs
@@ -147,6 +147,7 @@ class Recipe(Settings):
         for size in range(fewest_workers or workers, workers + 1):
             check_training(self.training, World(size=size))
         cells(self.evaluation)
+        check_guidance(self.evaluation, self.class_conditional, self.training.label_drop)
         with torch.device("meta"):
             self.build(self.data.shape, classes=2)
         start = torch.zeros(1, 2)

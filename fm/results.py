@@ -76,6 +76,7 @@ def in_order(rows: Iterable[Row]) -> list[Row]:
             row["path"],
             adaptive,
             row["solver"],
+            row.get("guidance") or 0.0,
             row["nfe"] or 0,
             -(row["tolerance"] or 0),
             row["seed"],
@@ -93,11 +94,12 @@ def pooled(rows: Iterable[Row]) -> list[Row]:
     cells: dict[tuple[Any, ...], list[Row]] = {}
     for row in in_order(rows):
         nfe = row["nfe"] if row["tolerance"] is None else None
-        same = *(row.get(name) for name in SAME), nfe
+        same = *(row.get(name) for name in SAME), str([row.get(name) for name in GUIDED]), nfe
         cells.setdefault(same, []).append(row)
     return [_pooled([row for row in group if "failed" not in row] or group[:1]) for group in cells.values()]
 
 
+GUIDED = ("guidance", "guidance_interval", "guide")
 SAME = ("method", "path", "weights", "solver", "tolerance", "control", "samples", "data", "features", "batch")
 OF_BITS = (
     *("bits_per_dim", "bits_per_dim_stderr", "bits_per_dim_k1", "bits_per_dim_per_draw", "bits_per_dim_train"),
@@ -150,11 +152,21 @@ def worse(row: Row, name: str) -> float:
     return -row[name] if name.startswith(SIMILARITIES) else row[name]
 
 
+def guidance_text(guidance: float, interval: Sequence[float] = (0.0, 1.0), guide: str = "") -> str:
+    """`, guidance 1.5 at 0.2 to 0.8, by 1f3a5b7c`; empty for none."""
+    if not guidance:
+        return ""
+    between = "" if tuple(interval) == (0.0, 1.0) else f" at {interval[0]:g} to {interval[1]:g}"
+    return f", guidance {guidance:g}{between}" + (f", by {guide[:8]}" if guide else "")
+
+
 def label(row: Row) -> str:
-    """`euler`, `dopri5 at 0.001` or `dopri5 at 0.001 per sample`."""
+    """`euler`, `dopri5 at 0.001`, `dopri5 at 0.001 per sample`; and how it is guided."""
+    guided = guidance_text(row.get("guidance") or 0.0, row.get("guidance_interval", (0.0, 1.0)), row.get("guide", ""))
     if row["tolerance"] is None:
-        return row["solver"]
-    return f"{row['solver']} at {row['tolerance']:g}" + (" per sample" if row.get("control") == "per_sample" else "")
+        return row["solver"] + guided
+    own = " per sample" if row.get("control") == "per_sample" else ""
+    return f"{row['solver']} at {row['tolerance']:g}{own}{guided}"
 
 
 def number(value: float) -> str:

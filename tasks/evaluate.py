@@ -111,7 +111,7 @@ def same_again(row: Row, run: Path, recipe: Recipe) -> dict[str, str]:
         raise DataError("does not say what it was measured by", row["key"], "evaluate again, and rerun the new row")
     cell = cell_of(row)
     settings = recipe.evaluation.model_copy(
-        update={"features": row["features"]}
+        update={"features": row["features"], "guide": row.get("guide_run")}
         | {name: getattr(cell, name) for name in ("samples", "reference_images", "reference_split")}
     )
     job = Job(row["key"], of(run), run, settings, cell, row["weights"], keep=False)

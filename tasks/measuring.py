@@ -125,7 +125,8 @@ def found(share: Share) -> Found:
     if part.kind == SAMPLES:
         labels = label_law(_images(job.run, HELDOUT), settings)
         given = _pairs(flow, job.run, HELDOUT, part.start, part.stop)
-        return sample(flow, job.cell, part, _features(settings.features, job.device), labels, given)
+        guide = _flow(settings.guide or "", job.cell.guide, job.device) if job.cell.guide else None
+        return sample(flow, job.cell, part, _features(settings.features, job.device), labels, given, guide)
     split = TRAINING if part.kind == TRAINING_BITS else HELDOUT
     given = _pairs(flow, job.run, split, part.start, part.stop)
     return score(flow, job.cell, part, *pictures(_images(job.run, split), part.start, part.stop), given)
@@ -176,6 +177,8 @@ def row(job: Job) -> Row:
         solutions_file(job).unlink(missing_ok=True)
         raise MachineError("the converged solutions cannot be read any more", str(job.folder), "start again")
     made = row_of(flow, job.cell, whole, features, reference, exact)
+    if job.cell.guide:
+        made["guide_run"] = job.settings.guide
     if job.keep:
         write_row(job.folder, made)
     shutil.rmtree(job.scratch, ignore_errors=True)
@@ -214,7 +217,7 @@ def _read(file: Path) -> Found:
 
 
 # A worker measures many parts: what they share is loaded once.
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=3)  # one, its guide, and one before its first step
 def _flow(run: str, weights: str, device: str) -> Flow:
     if weights.startswith("untrained"):
         return untrained(run, _there(device))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from torch import Tensor
 
 from fm.cells import Cell
 from fm.checkpoints import Saved
@@ -28,7 +29,7 @@ from tasks.retrying import PATIENTLY
 from tasks.standing import along_training
 from tasks.tracking import Tracking
 
-SAMPLES, STRIP = 64, 8
+SAMPLES, STRIP, CLASSES = 64, 8, 10
 TIMES = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
 
 
@@ -61,6 +62,7 @@ def report(run: Path, recipe: Recipe, saved: Saved, rows: list[Row], tracking: T
 def finest(rows: list[Row], weights: str) -> Cell:
     """The cell of these weights that integrates best: the pictures show what its row in the table measures."""
     measured = [cell_of(row) for row in rows if row["weights"] == weights and "failed" not in row]
+    measured = [cell for cell in measured if not cell.guidance] or measured  # pictures are drawn without
     return max(measured, key=lambda cell: (cell.nfe is not None, cell.nfe, tableau(cell.solver).order))
 
 
@@ -79,7 +81,18 @@ def _pictures(flow: Flow, data: str, cell: Cell) -> Pictures:
         trajectory=to_pixels(strip.flatten(0, 1)).view(strip.shape),
         times=TIMES,
         drawn_by=f"{cell.solver}, {budget}, seed 0",
+        by_class=_by_class(flow, data, cell),
     )
+
+
+def _by_class(flow: Flow, data: str, cell: Cell) -> dict[str, Tensor]:
+    """Samples of the first classes by name, all classes from the same noises; none of a network without classes."""
+    found = {}
+    for label, name in enumerate((flow.classes or ())[:CLASSES]):
+        given = examples(flow, data, STRIP)
+        y = torch.full((STRIP,), label)
+        found[name] = flow.sample(STRIP, y=y, low=given and given.low, **cell.options()).cpu()
+    return found
 
 
 def _title(run: Path, recipe: Recipe) -> str:

@@ -12,10 +12,10 @@ from typing import Any, Generic, Literal, TypeVar, get_args
 
 import torch
 
-from fm.cells import Cell, along, cells, in_grid
+from fm.cells import Cell, Evaluation, along, cells, in_grid
 from fm.checkpoints import Saved, Store, kept, newest
 from fm.data import Manifest, Preparation, Source, inputs_digest, load_manifest, open_source, verify
-from fm.errors import DataError, SettingsError, UserError, several
+from fm.errors import CheckpointError, DataError, SettingsError, UserError, several
 from fm.evaluation import cell_of, row_key
 from fm.files import read_json
 from fm.lineage import code_digest, differences, digest
@@ -25,7 +25,7 @@ from fm.records import read
 from fm.reference import FEWEST, HELDOUT
 from fm.report import kept as kept_page
 from fm.results import Row, existing_row, read_row, read_rows, row_file
-from fm.runs import of
+from fm.runs import of, pulled
 from tasks.measuring import Job
 
 Stage = Literal["prepare", "train", "evaluate", "report"]
@@ -156,12 +156,28 @@ def jobs(run: Path, recipe: Recipe, saved: Saved) -> list[Job]:
     # The cheapest cell: a network before its first step answers zero, which every solver integrates exactly.
     baseline = min(grid, key=lambda cell: cell.nfe or 1000).model_copy(update={"error_images": 0})
     pairs = [(cell, saved.weights) for cell in grid] + [(baseline, untrained_weights(recipe))]
+    pairs = [
+        (cell.model_copy(update={"guide": guided_by(settings)}), w) if cell.guidance else (cell, w) for cell, w in pairs
+    ]
     if point := along(settings):
         pairs += [(point, one.weights) for one in kept(run) if one.images_seen < saved.images_seen]
         if not in_grid(point, grid):
             pairs.append((point, saved.weights))
     keys = [row_key(weights, cell, features, data, recipe.plugins) for cell, weights in pairs]
     return [Job(key, of(run), run, settings, cell, weights) for key, (cell, weights) in zip(keys, pairs, strict=True)]
+
+
+def guided_by(settings: Evaluation) -> str:
+    """SHA-256 of the weights that guided points lead away from; empty: the network's own without label.
+
+    Raises: CheckpointError if RUN has none.
+    """
+    if not settings.guide:
+        return ""
+    saved = newest(pulled(settings.guide))
+    if saved is None:
+        raise CheckpointError("no whole checkpoint to guide by", settings.guide, "name a RUN that was trained")
+    return saved.weights
 
 
 def check_pairs_suffice(recipe: Recipe, images: dict[str, int]) -> None:
@@ -210,7 +226,7 @@ def _unmeasured(job: Job, rows: Sequence[Row]) -> str:
 
 
 def _point(cell: Cell) -> tuple[Any, ...]:
-    return cell.solver, cell.nfe, cell.tolerance, cell.control, cell.seed
+    return cell.solver, cell.nfe, cell.tolerance, cell.control, cell.guidance, cell.interval, cell.seed
 
 
 def _changed(row: Row, job: Job) -> list[str]:

@@ -1,6 +1,7 @@
 """`fm evaluate`: what a trained network is measured by, as options; pictures alone; one row once more."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ from flows.commands.asked import (
     place,
     recipe_of,
 )
+from flows.commands.runs import interval_of
 from flows.commands.stages import flow, services
 from fm.errors import SettingsError, Unfinished
 
@@ -40,6 +42,15 @@ def evaluate(
     control: Annotated[
         str, typer.Option(help="Of adaptive ones: joint (a batch shares its steps), per_sample, or joint,per_sample.")
     ] = "joint",
+    guidance: Annotated[
+        str, typer.Option(help="Strengths of guidance for each, e.g. 0,1,2: 0 is none. Of a class-conditional network.")
+    ] = "",
+    interval: Annotated[
+        str, typer.Option("--guidance-interval", help="Guide only between these two times of 0 (noise) to 1.")
+    ] = "",
+    guide: Annotated[
+        str | None, typer.Option(help="RUN of a weaker network of the same kind, to guide away from.")
+    ] = None,
     samples: Annotated[int | None, typer.Option(min=20, help="Samples for each cell.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Measure each cell so many times, from other noise.")] = None,
     nll_k: Annotated[int | None, typer.Option(min=1, help="Dequantisation draws for each image.")] = None,
@@ -95,8 +106,10 @@ def evaluate(
         "nll_probe": json.dumps(probe) if probe else None,
         "nll_training_images": training_images,
         "error_images": error_images,
+        "guide": json.dumps(existing(guide) and guide) if guide else None,
     }
-    recipe = recipe_of(folder, [*(changes or []), *measurements(solvers, nfe, tolerances, control, **wanted)])
+    points = measurements(solvers, nfe, tolerances, control, guidances(guidance, interval), **wanted)
+    recipe = recipe_of(folder, [*(changes or []), *points])
     with services(port_base, address):
         where = place(address, workers, gpus=gpus)
         summarised(lambda: flow("evaluate", "evaluate_run")(run, data, recipe.evaluation, where), run, as_json)
@@ -172,14 +185,21 @@ def _again(rows: list[Path], where: object, port_base: int | None, address: str,
 
 
 def measurements(
-    solvers: str, nfe: str, tolerances: str = "", control: str = "joint", **values: int | str | None
+    solvers: str,
+    nfe: str,
+    tolerances: str = "",
+    control: str = "joint",
+    guided: Sequence[str] = ("",),
+    **values: int | str | None,
 ) -> list[str]:
     """The options of `fm evaluate` as changes of its recipe."""
     changes = [f"evaluation.{name}={value}" for name, value in values.items() if value is not None]
     if not solvers:
-        if nfe or tolerances:
+        if nfe or tolerances or any(guided):
             raise SettingsError(
-                "go together", "--solvers and --nfe", "for example --solvers euler,midpoint --nfe 4,8,16"
+                "go together",
+                "--solvers and --nfe, --tolerances or --guidance",
+                "for example --solvers euler,midpoint --nfe 4,8,16",
             )
         return changes
     from fm.tableaux import tableau
@@ -193,10 +213,24 @@ def measurements(
         if not budgets[adaptive]:
             option = "--tolerances 1e-3,1e-5" if adaptive else "--nfe 4,8,16"
             raise SettingsError(f"{solver} needs a budget", "--solvers", f"add {option}, for example")
-        points += [f"{{solver = {json.dumps(solver)}, {budget}}}" for budget in budgets[adaptive]]
+        points += [
+            f"{{solver = {json.dumps(solver)}, {budget}{how}}}" for how in guided for budget in budgets[adaptive]
+        ]
     if tolerances and not any(tableau(solver).error for solver in solvers.split(",")):
         raise SettingsError(f"changes nothing of {solvers}", "--tolerances", "they have fixed steps; leave it out")
     return [*changes, f"evaluation.grid=[{', '.join(points)}]"]
+
+
+def guidances(strengths: str, interval: str) -> list[str]:
+    """Each strength of guidance, as keys of a budget."""
+    try:
+        values = [float(value) for value in strengths.split(",") if strengths]
+    except ValueError:
+        raise SettingsError(f"{strengths!r} is not a list of numbers", "--guidance", "for example 0,1,2") from None
+    if interval and not any(values):
+        raise SettingsError("goes with --guidance", "--guidance-interval", "for example --guidance 1")
+    between = f", interval = {list(interval_of(interval))}" if interval else ""
+    return [f", guidance = {value}{between}" if value else "" for value in values] or [""]
 
 
 def _tolerances(text: str, control: str) -> list[str]:

@@ -53,7 +53,7 @@ def sample(
         raise UserError("no picture can be written here", str(out), "name a file in a folder you may write")
     from fm.tableaux import tableau
 
-    fixed, between = not tableau(solver, "--solver").error, _interval(interval)
+    fixed, between = not tableau(solver, "--solver").error, interval_of(interval)
     if (guidance and not (class_name or guide)) or (guide and not guidance):
         raise SettingsError("go together", "--guidance and --class or --guide", "for example --guidance 1 --guide RUN")
     if guide:
@@ -149,7 +149,8 @@ def import_(
     tell({"run": run} | import_run(checkpoint, Path(run), *of_file), as_json)
 
 
-def _interval(text: str) -> tuple[float, float]:
+def interval_of(text: str) -> tuple[float, float]:
+    """Two times, as `--guidance-interval` has them."""
     try:
         low, high = map(float, text.split(","))
     except ValueError:

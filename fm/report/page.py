@@ -2,16 +2,18 @@
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fm.files import atomic, write_text
 from fm.lineage import leaves
 from fm.report import figures
+from fm.report.comparison_figures import sheet
 from fm.results import (
     SIMILARITIES,
     UNIFORM_BITS,
@@ -70,13 +72,15 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Pictures:
-    """uint8 images for the page: samples and real (n, c, h, w), trajectory (times, m, c, h, w); `drawn_by` in words."""
+    """uint8 images for the page: samples and real (n, c, h, w), trajectory (times, m, c, h, w); `drawn_by` in words;
+    by class (m, c, h, w) of the same noises, if the network has any."""
 
     samples: Tensor
     real: Tensor
     trajectory: Tensor
     times: Sequence[float]
     drawn_by: str
+    by_class: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def write_report(
@@ -118,6 +122,10 @@ def _figures(
         ),
         "loss": (figures.loss_curve(records), "Training loss against images seen"),
     }
+    if pictures.by_class:
+        tiles = torch.stack([*pictures.by_class.values()])[None, :, None]
+        words = f"Samples of {len(pictures.by_class)} classes, a row each, from the same noises"
+        shown["classes"] = sheet(tiles, [name[:24] for name in pictures.by_class]), words
     for name in distances(rows):
         file = "distance" if name == _headline(rows) else name
         shown[file] = (figures.distance_by_nfe(rows, name), f"{name} against network evaluations, see the table")
@@ -144,7 +152,7 @@ def _page(
     commands: Sequence[tuple[str, str]],
 ) -> str:
     measured = [row for row in pooled(rows) if "failed" not in row]
-    plots = [name for name in shown if name not in ("samples", "data", "trajectory")]
+    plots = [name for name in shown if name not in ("samples", "data", "trajectory", "classes")]
     body = [
         f"<h1>{escape(title)}</h1>",
         f"<p class=soft>{_what(rows)}</p>",
@@ -153,6 +161,7 @@ def _page(
         figure(shown["samples"], f"Drawn by the model ({pictures.drawn_by}); the first ones, not the best ones."),
         figure(shown["data"], "Real pictures that the model was never trained on."),
         "</div>",
+        *_by_class(shown),
         "<h2>From noise to image</h2>",
         figure(shown["trajectory"], "Each row is one sample; the model moves it from pure noise to an image."),
         "<h2>The numbers</h2>",
@@ -167,6 +176,12 @@ def _page(
         details("Where each number comes from", lineage([row for row in rows if "failed" not in row])),
     ]
     return document(title, body)
+
+
+def _by_class(shown: Mapping[str, tuple[bytes, str]]) -> list[str]:
+    if "classes" not in shown:
+        return []
+    return ["<h2>By class</h2>", figure(shown["classes"], "A row for each class, a column for each noise.")]
 
 
 def document(title: str, body: Sequence[str]) -> str:

@@ -3,8 +3,11 @@
 import itertools
 
 import torch
+from torch import nn
 
-from fm.drawing import draw
+from fm.data.batches import Batch
+from fm.drawing import draw, drawn
+from fm.enlarging import enlarged
 from fm.objectives import FlowMatching
 from fm.parallel import World, parts
 from fm.paths import OTPath
@@ -56,3 +59,19 @@ def test_points_are_taken_as_they_are() -> None:
     points, at = torch.randn(5, 2), torch.arange(5)
     x_1, *_ = draw(points, None, at, at, FlowMatching(OTPath()), Training(total_images=1), torch.zeros(1))
     assert torch.equal(x_1, points)
+
+
+def test_small_pictures_are_mirrored_with_their_images() -> None:
+    settings = Training(total_images=1, flips=True)
+    ramp = torch.arange(8, dtype=torch.uint8).expand(40, 1, 8, 8)
+    at, low = torch.arange(40), ramp[..., ::2, ::2]
+    batch = Batch(ramp, torch.full((40,), -1), at, at, low)
+    x_1, _, _, _, cond = drawn(batch, slice(40), nn.Linear(1, 1), FlowMatching(OTPath()), settings)
+    assert cond is not None
+    mirrored = x_1[:, 0, 0, 0] > x_1[:, 0, 0, -1]
+    assert 5 < int(mirrored.sum()) < 35
+    torch.testing.assert_close(
+        cond, torch.where(mirrored[:, None, None, None], enlarged(low.flip(-1), 8), enlarged(low, 8))
+    )
+    alone = drawn(batch._replace(low=None), slice(40), nn.Linear(1, 1), FlowMatching(OTPath()), settings)
+    assert alone[4] is None and torch.equal(alone[0], x_1)

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from fm.enlarging import enlarged
 from fm.errors import NumericalError, UserError, ValueUserError
 from fm.flow import Flow
 from fm.noise import draws
-from fm.objectives import FlowMatching, NoiseMatching, ScoreFlow, ScoreMatching
+from fm.objectives import FlowMatching, NoiseMatching, Regression, ScoreFlow, ScoreMatching
 from fm.paths import OTPath, VEPath, VPPath
 from fm.pixels import to_pixels, to_unit
 
@@ -317,3 +318,62 @@ def test_a_guide_of_another_kind_is_refused():
 def test_a_solve_that_was_cut_off_is_no_sample() -> None:
     with pytest.raises(NumericalError, match="sampling"):
         flow().draw(2, method="dopri5", rtol=1e-9, atol=1e-9, max_nfe=20)
+
+
+class AroundCondition(nn.Module):
+    """The exact velocity of the OT path to N(condition, SPREAD^2), told the condition on its channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = Gaussian(OTPath())
+
+    def forward(self, given, t, y=None):
+        x, cond = given.chunk(2, dim=1)
+        a = t.view(-1, 1, 1, 1)
+        return self.inner(x - a * cond, t) + cond
+
+
+def super_resolution(model=None, objective=None) -> Flow:
+    return Flow(model or AroundCondition(), objective or FlowMatching(OTPath()), (1, 8, 8), low_size=4)
+
+
+def small(n):
+    return (40 * torch.arange(1, 1 + n).view(-1, 1, 1, 1)).expand(n, 1, 4, 4).to(torch.uint8)
+
+
+def test_samples_of_super_resolution_lie_around_their_own_small_picture():
+    flow, low = super_resolution(), small(5)
+    drawn = flow.draw(5, seed=1, low=low, method="rk4", nfe=40, batch=2).x
+    means = enlarged(low, 8).mean((1, 2, 3))
+    assert (drawn.mean((1, 2, 3)) - means).abs().max() < 0.2 < (means[1:] - means[:-1]).min()
+    assert torch.equal(drawn[3:], flow.draw(2, seed=1, low=low[3:], method="rk4", nfe=40, start=3).x)
+    other = flow.draw(5, seed=2, low=low, method="rk4", nfe=40).x
+    assert not torch.equal(drawn, other)
+    states = flow.trajectory(5, [0.0, 1.0], seed=1, low=low, method="rk4", nfe=40)
+    torch.testing.assert_close(states[-1], drawn)
+    images = flow.sample(5, seed=1, low=low, method="rk4", nfe=40)
+    back = flow.decode(flow.encode(images, low=low, method="rk4", nfe=40), low=low, method="rk4", nfe=40)
+    assert (back.int() - images.int()).abs().max() <= 1
+    own = flow.bits_per_dim(images, low=low, method="rk4", nfe=40).bpd
+    wrong = flow.bits_per_dim(images, low=low.flip(0), method="rk4", nfe=40).bpd
+    assert bool((own[[0, 1, 3, 4]] < wrong[[0, 1, 3, 4]]).all())
+
+
+def test_small_pictures_are_asked_for_where_they_belong_and_nowhere_else(trained):
+    flow = super_resolution()
+    with pytest.raises(ValueUserError, match=r"low: no small pictures given where \(2, 1, 4, 4\) are due"):
+        flow.sample(2, nfe=2)
+    with pytest.raises(ValueUserError, match=r"small pictures of shape \(3, 1, 4, 4\) given where \(2, 1, 4, 4\)"):
+        flow.sample(2, low=small(3), nfe=2)
+    with pytest.raises(ValueUserError, match="low: this network is of no super-resolution; leave low out"):
+        trained.sample(2, low=small(2), nfe=2)
+
+
+def test_regression_gives_one_picture_for_all_noises():
+    class Doubling(nn.Module):
+        def forward(self, given, t, y=None):
+            return 0.5 * given[:, 1:]
+
+    flow = super_resolution(Doubling(), Regression(OTPath()))
+    one, other = (flow.sample(3, seed=seed, low=small(3), method="euler", nfe=1) for seed in (0, 1))
+    assert (one.int() - other.int()).abs().max() <= 1 and flow.method == "Regression"

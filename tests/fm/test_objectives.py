@@ -7,13 +7,23 @@ import torch
 from torch import Tensor
 
 from fm.errors import NumericalError, SettingsError, ValueUserError
-from fm.objectives import NO_LABEL, OBJECTIVES, FlowMatching, NoiseMatching, ScoreFlow, ScoreMatching, drop_labels
+from fm.objectives import (
+    NO_LABEL,
+    OBJECTIVES,
+    FlowMatching,
+    NoiseMatching,
+    Regression,
+    ScoreFlow,
+    ScoreMatching,
+    drop_labels,
+)
 from fm.paths import OTPath, Path, PathSample, VPPath
 from fm.solvers import solve
 from tests.problems import PATHS, FiniteData, GaussianData, by_kind, correlated_gaussian, randn, times_inside
 
 every_path = pytest.mark.parametrize("path", PATHS, ids=by_kind)
-every_objective = pytest.mark.parametrize("name", OBJECTIVES)
+BLIND = {"regression"}  # to states, so that it minimises something else
+every_objective = pytest.mark.parametrize("name", [name for name in OBJECTIVES if name not in BLIND])
 
 
 def minimiser(name: str, data: GaussianData) -> Callable[[Tensor, Tensor], Tensor]:
@@ -224,3 +234,22 @@ def test_bad_input_is_named() -> None:
         ScoreMatching(VPPath(), output="row")  # type: ignore[arg-type]
     with pytest.raises(NumericalError, match="singular"):
         NoiseMatching(OTPath()).velocity(lambda x, t: x)(x, torch.zeros(2))
+
+
+@pytest.mark.parametrize("solver", [{"method": "euler", "nfe": 1}, {"method": "rk4", "nfe": 8}], ids=["one", "many"])
+def test_regression_answers_with_its_one_prediction_whatever_the_noise_and_the_solver(
+    solver: dict[str, object],
+) -> None:
+    cond, objective = randn(5, 3, seed=4), Regression(OTPath())
+
+    def network(given: Tensor, t: Tensor) -> Tensor:
+        assert not given[:, :3].any() and not t.any()  # neither state nor time
+        return 2 * given[:, 3:]
+
+    velocity = objective.velocity(network, cond=cond)
+    ends = [solve(velocity, randn(5, 3, seed=seed), **solver).x for seed in (0, 1)]  # type: ignore[arg-type]
+    for end in ends:
+        torch.testing.assert_close(end, 2 * cond, rtol=0, atol=4e-4)  # sigma_min of the noise is left
+    z, t = randn(5, 3, seed=1), torch.full((5,), 0.5, dtype=torch.float64)
+    loss = objective.loss(network, cond, t=t, z=z, cond=cond)
+    torch.testing.assert_close(loss, cond.square().mean(1))

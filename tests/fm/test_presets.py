@@ -16,10 +16,11 @@ PAPER |= {"imagenet128": (1536, 500_000), "cifar10-otcfm": (128, 400_000)}
 class Batch:
     """One picture, of chance."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, low: int | None = None) -> None:
         generator = torch.Generator().manual_seed(0)
         self.images = torch.randint(0, 256, (1, 3, size, size), dtype=torch.uint8, generator=generator)
         self.labels = self.positions = self.noises = torch.zeros(1, dtype=torch.int64)
+        self.low = None if low is None else torch.full((1, 3, low, low), 128, dtype=torch.uint8)
 
 
 def test_the_table_is_the_one_that_the_presets_give() -> None:
@@ -42,8 +43,8 @@ def test_the_network_makes_a_step(name: str) -> None:
     model, objective = recipe.build(recipe.data.shape, None)
     torch.nn.init.normal_(model.out[2].weight, std=1e-4)  # at zero no gradient would pass
     settings = recipe.training.model_copy(update={"precision": "fp32"})  # a CPU may imitate bf16, in minutes
-    x_1, t, z, y = drawn(Batch(recipe.data.size), slice(1), model, objective, settings)
-    loss = objective.loss(model, x_1, t=t, z=z, y=y)
+    x_1, t, z, y, cond = drawn(Batch(recipe.data.size, recipe.data.low_size), slice(1), model, objective, settings)
+    loss = objective.loss(model, x_1, t=t, z=z, y=y, cond=cond)
     loss.sum().backward()
     # Such a network answers nearly zero: the loss is that of the velocity x_1 - (1 - sigma_min) z alone.
     assert 1.0 < float(loss.detach()) < 1.7 and 0 <= float(t) <= 1

@@ -102,3 +102,16 @@ def test_bad_input_is_said_at_once():
         batches(Numbers(10), 8, start=-1)
     with pytest.raises(SettingsError, match="window of 0 shards"):
         batches(Numbers(10), 8, window_shards=0)
+
+
+class Paired(Numbers):
+    def low(self, indices):
+        assert self.window is None or set(self.shard_of[indices]) <= self.window
+        return np.asarray(indices, np.uint8).reshape(-1, 1, 1, 1) + 100
+
+
+@pytest.mark.parametrize("window", [None, 1])
+def test_pairs_hold_the_small_picture_of_each_image(window):
+    plain, paired = (next(batches(Paired(5, 7), 12, window_shards=window, pairs=pairs)) for pairs in (False, True))
+    assert plain.low is None and torch.equal(plain.images, paired.images)
+    assert torch.equal(paired.low, paired.images + 100)

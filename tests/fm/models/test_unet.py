@@ -241,6 +241,17 @@ def test_an_input_skip_adds_a_multiple_of_the_input_for_each_time() -> None:
     assert not torch.isclose(factors[0, 0, 0, 0], factors[1, 0, 0, 0])
 
 
+def test_state_and_condition_have_a_skip_each() -> None:
+    net = UNetSettings(**SMALL, input_skip=True).build((3, 16, 16), condition_channels=3)
+    x, cond, t = torch.randn(2, 3, 16, 16), torch.randn(2, 3, 16, 16), torch.tensor([0.2, 0.7])
+    torch.nn.init.normal_(net.input_skip.weight)
+    out, alone, other = (net(torch.cat(pair, 1), t) for pair in ((x, cond), (x, 0 * cond), (0 * x, cond)))
+    torch.testing.assert_close(out, alone + other)
+    for part, given in ((alone, x), (other, cond)):
+        torch.testing.assert_close(part / given, (part / given)[:, :1, :1, :1].expand_as(x), rtol=1e-3, atol=1e-4)
+    assert net.in_channels == 6 and out.shape == x.shape
+
+
 def test_settings_build_for_the_data_at_hand() -> None:
     net = UNetSettings(**SMALL).build((1, 16, 16), classes=4)
     assert net(torch.randn(2, 1, 16, 16), torch.rand(2), torch.tensor([0, 3])).shape == (2, 1, 16, 16)

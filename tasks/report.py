@@ -45,7 +45,7 @@ def report(run: Path, recipe: Recipe, saved: Saved, rows: list[Row], tracking: T
         watching.found("report", found)
         if found.left is None:
             links = {"MLflow": tracking.url, "Prefect flow run": watching.flow_run_url()}
-            pictures = _pictures(load(run), facts_of(run)["data"], finest(rows, saved.weights))
+            pictures = _pictures(load(run), facts_of(run)["data"], measured_cells(rows, saved.weights))
             shown = {"images seen": f"{saved.images_seen:,}", "weights": saved.weights, **_settings(recipe)}
             write_report(
                 run, _title(run, recipe), rows, records, pictures, links, shown, next_commands(of(run), recipe)
@@ -59,15 +59,31 @@ def report(run: Path, recipe: Recipe, saved: Saved, rows: list[Row], tracking: T
     return page
 
 
-def finest(rows: list[Row], weights: str) -> Cell:
-    """The cell of these weights that integrates best: the pictures show what its row in the table measures."""
+def measured_cells(rows: list[Row], weights: str) -> list[Cell]:
+    """The cells that these weights were measured in, those without guidance if there are any."""
     measured = [cell_of(row) for row in rows if row["weights"] == weights and "failed" not in row]
-    measured = [cell for cell in measured if not cell.guidance] or measured  # pictures are drawn without
-    return max(measured, key=lambda cell: (cell.nfe is not None, cell.nfe, tableau(cell.solver).order))
+    return [cell for cell in measured if not cell.guidance] or measured
 
 
-def _pictures(flow: Flow, data: str, cell: Cell) -> Pictures:
+def finest(cells: list[Cell]) -> Cell:
+    """The cell that integrates best: the pictures show what its row in the table measures."""
+    return max(cells, key=lambda cell: (cell.nfe is not None, cell.nfe, tableau(cell.solver).order))
+
+
+def budgets(cells: list[Cell]) -> list[Cell]:
+    """The fixed budgets of one solver, that with the most of them, of several the one of the highest order; none of a
+    single budget."""
+    fixed: dict[str, dict[int, Cell]] = {}
+    for cell in cells:
+        if cell.nfe is not None:
+            fixed.setdefault(cell.solver, {})[cell.nfe] = cell
+    most = max(fixed.items(), key=lambda item: (len(item[1]), tableau(item[0]).order), default=("", {}))[1]
+    return [most[nfe] for nfe in sorted(most)] if len(most) > 1 else []
+
+
+def _pictures(flow: Flow, data: str, cells: list[Cell]) -> Pictures:
     torch.set_num_threads(os.cpu_count() or 1)
+    cell = finest(cells)
     budget = f"NFE {cell.nfe}" if cell.nfe else f"tolerance {cell.tolerance:g}"
     dataset = ShardedImages(data, "test")
     y = torch.arange(SAMPLES) % len(flow.classes) if flow.classes else None
@@ -82,6 +98,9 @@ def _pictures(flow: Flow, data: str, cell: Cell) -> Pictures:
         times=TIMES,
         drawn_by=f"{cell.solver}, {budget}, seed 0",
         by_class=_by_class(flow, data, cell),
+        by_budget={
+            f"{one.solver} {one.nfe}": flow.sample(STRIP, **first, **one.options()).cpu() for one in budgets(cells)
+        },
     )
 
 

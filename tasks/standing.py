@@ -151,15 +151,14 @@ def jobs(run: Path, recipe: Recipe, saved: Saved) -> list[Job]:
         what = "was imported, and on what data it is to be measured is not said"
         raise DataError(what, str(run), "name them: `fm evaluate RUN DATA`")
     features = identity_of(settings.features)
-    grid = cells(settings)
-    check_pairs_suffice(recipe, facts_of(run)["images"])
+    grid = [_led(cell, settings) for cell in cells(settings)]
+    if recipe.super_resolution:
+        check_pairs_suffice(grid, facts_of(run)["images"])
     # The cheapest cell: a network before its first step answers zero, which every solver integrates exactly.
-    baseline = min(grid, key=lambda cell: cell.nfe or 1000).model_copy(update={"error_images": 0})
+    baseline = min(grid, key=lambda cell: cell.nfe or 1000).model_copy(update=UNGUIDED | {"error_images": 0})
     pairs = [(cell, saved.weights) for cell in grid] + [(baseline, untrained_weights(recipe))]
-    pairs = [
-        (cell.model_copy(update={"guide": guided_by(settings)}), w) if cell.guidance else (cell, w) for cell, w in pairs
-    ]
     if point := along(settings):
+        point = _led(point, settings)
         pairs += [(point, one.weights) for one in kept(run) if one.images_seen < saved.images_seen]
         if not in_grid(point, grid):
             pairs.append((point, saved.weights))
@@ -167,23 +166,26 @@ def jobs(run: Path, recipe: Recipe, saved: Saved) -> list[Job]:
     return [Job(key, of(run), run, settings, cell, weights) for key, (cell, weights) in zip(keys, pairs, strict=True)]
 
 
-def guided_by(settings: Evaluation) -> str:
-    """SHA-256 of the weights that guided points lead away from; empty: the network's own without label.
+UNGUIDED = {name: Cell.model_fields[name].default for name in ("guidance", "interval", "guide")}
 
-    Raises: CheckpointError if RUN has none.
+
+def _led(cell: Cell, settings: Evaluation) -> Cell:
+    """A guided cell with the weights that it leads away from, if those are another network's.
+
+    Raises: CheckpointError if that RUN has none.
     """
-    if not settings.guide:
-        return ""
+    if not settings.guide or not cell.guidance:
+        return cell
     saved = newest(pulled(settings.guide))
     if saved is None:
         raise CheckpointError("no whole checkpoint to guide by", settings.guide, "name a RUN that was trained")
-    return saved.weights
+    return cell.model_copy(update={"guide": saved.weights})
 
 
-def check_pairs_suffice(recipe: Recipe, images: dict[str, int]) -> None:
+def check_pairs_suffice(grid: Sequence[Cell], images: dict[str, int]) -> None:
     """Raises: SettingsError for more samples of super-resolution than held-out images: each belongs to one."""
-    most, there = max(cell.samples for cell in cells(recipe.evaluation)), images.get(HELDOUT, 0)
-    if recipe.super_resolution and most > there:
+    most, there = max(cell.samples for cell in grid), images.get(HELDOUT, 0)
+    if most > there:
         what = f"{most:,} samples are asked for, and there are {there:,} held-out images, one for each"
         raise SettingsError(what, "evaluation.samples", f"set it to {there:,} or less, or hold out more")
 

@@ -195,10 +195,14 @@ def measurements(
     """The options of `fm evaluate` as changes of its recipe."""
     changes = [f"evaluation.{name}={value}" for name, value in values.items() if value is not None]
     if not solvers:
-        if nfe or tolerances or any(guided):
+        if any(guided):
+            raise SettingsError(
+                "goes with --solvers", "--guidance", "for example --solvers euler --nfe 8 --guidance 0,1"
+            )
+        if nfe or tolerances:
             raise SettingsError(
                 "go together",
-                "--solvers and --nfe, --tolerances or --guidance",
+                "--solvers and --nfe",
                 "for example --solvers euler,midpoint --nfe 4,8,16",
             )
         return changes

@@ -70,10 +70,13 @@ WORDS = {
 }
 
 
+PICTURED = ("samples", "data", "trajectory", "classes", "budgets")  # what the page shows before its numbers
+
+
 @dataclass(frozen=True)
 class Pictures:
     """uint8 images for the page: samples and real (n, c, h, w), trajectory (times, m, c, h, w); `drawn_by` in words;
-    by class (m, c, h, w) of the same noises, if the network has any."""
+    by class, if the network has any, and by budget (m, c, h, w) of the same noises."""
 
     samples: Tensor
     real: Tensor
@@ -81,6 +84,7 @@ class Pictures:
     times: Sequence[float]
     drawn_by: str
     by_class: Mapping[str, Tensor] = field(default_factory=dict)
+    by_budget: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def write_report(
@@ -126,6 +130,10 @@ def _figures(
         tiles = torch.stack([*pictures.by_class.values()])[None, :, None]
         words = f"Samples of {len(pictures.by_class)} classes, a row each, from the same noises"
         shown["classes"] = sheet(tiles, [name[:24] for name in pictures.by_class]), words
+    if pictures.by_budget:
+        tiles = torch.stack([*pictures.by_budget.values()], 1)[None, :, None]
+        words = f"The same noises with {', '.join(pictures.by_budget)} evaluations"
+        shown["budgets"] = sheet(tiles, (), [*pictures.by_budget], tile=96), words
     for name in distances(rows):
         file = "distance" if name == _headline(rows) else name
         shown[file] = (figures.distance_by_nfe(rows, name), f"{name} against network evaluations, see the table")
@@ -152,7 +160,7 @@ def _page(
     commands: Sequence[tuple[str, str]],
 ) -> str:
     measured = [row for row in pooled(rows) if "failed" not in row]
-    plots = [name for name in shown if name not in ("samples", "data", "trajectory", "classes")]
+    plots = [name for name in shown if name not in PICTURED]
     body = [
         f"<h1>{escape(title)}</h1>",
         f"<p class=soft>{_what(rows)}</p>",
@@ -161,9 +169,12 @@ def _page(
         figure(shown["samples"], f"Drawn by the model ({pictures.drawn_by}); the first ones, not the best ones."),
         figure(shown["data"], "Real pictures that the model was never trained on."),
         "</div>",
-        *_by_class(shown),
+        *_section(shown, "classes", "By class", "A row for each class, a column for each noise."),
         "<h2>From noise to image</h2>",
         figure(shown["trajectory"], "Each row is one sample; the model moves it from pure noise to an image."),
+        *_section(
+            shown, "budgets", "The same noise, more evaluations", "A row for each noise, a column for each budget."
+        ),
         "<h2>The numbers</h2>",
         _table(rows),
         "<div class=two>" + "".join(figure(shown[name], CAPTIONS.get(name, name)) for name in plots) + "</div>",
@@ -178,10 +189,8 @@ def _page(
     return document(title, body)
 
 
-def _by_class(shown: Mapping[str, tuple[bytes, str]]) -> list[str]:
-    if "classes" not in shown:
-        return []
-    return ["<h2>By class</h2>", figure(shown["classes"], "A row for each class, a column for each noise.")]
+def _section(shown: Mapping[str, tuple[bytes, str]], name: str, title: str, caption: str) -> list[str]:
+    return [f"<h2>{title}</h2>", figure(shown[name], caption)] if name in shown else []
 
 
 def document(title: str, body: Sequence[str]) -> str:

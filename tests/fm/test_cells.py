@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from fm.cells import Budget, Cell, Evaluation, along, cells, in_grid, tightest
+from fm.cells import Budget, Cell, Evaluation, along, cells, check_guidance, in_grid, tightest
 from fm.errors import SettingsError
 
 GRID = [{"solver": "euler", "nfe": 2}, {"solver": "dopri5", "tolerance": 1e-3, "samples": 20}]
@@ -40,6 +40,34 @@ def test_a_cell_holds_everything_that_is_asked_for_but_the_features() -> None:
     cell = cells(settings(**values))[0]
     assert {name: getattr(cell, name) for name in values} == values
     assert set(Evaluation.model_fields) - set(Cell.model_fields) == {"grid", "seeds", "features", "along"}
+
+
+def test_a_guided_point_has_no_likelihood_and_no_converged_solutions() -> None:
+    point = GRID[0] | {"guidance": 1.5, "interval": (0.2, 0.8)}
+    plain, guided = cells(settings(grid=[GRID[0], point], error_images=8))
+    assert (plain.guidance, plain.interval, str(plain)) == (0.0, (0.0, 1.0), "euler 2")
+    assert (guided.guidance, guided.nll_images, guided.nll_training_images, guided.error_images) == (1.5, 0, 0, 0)
+    assert str(guided) == "euler 2, guidance 1.5 at 0.2 to 0.8" and plain.error_images == 8
+    assert str(guided.model_copy(update={"guide": "f" * 64})).endswith(", by ffffffff")
+
+
+@pytest.mark.parametrize(
+    ("point", "more", "says"),
+    [
+        ({"interval": (0.2, 0.8)}, {}, r"grid.0.interval: there is no guidance in this interval"),
+        ({"guidance": 1.0, "interval": (0.8, 0.2)}, {}, r"grid.0.interval: .* is no part of the times"),
+        ({}, {"guide": "runs/weak"}, "evaluation.guide: guides no point of the grid"),
+        ({"guidance": 1.0}, {"class_conditional": False}, "this one has no labels; name a weaker network"),
+        ({"guidance": 1.0}, {"label_drop": 0.0}, "which was never trained"),
+    ],
+)
+def test_guidance_away_from_nothing_is_refused(point, more, says) -> None:
+    own = settings(grid=[GRID[0] | point], guide=more.pop("guide", None))
+    given = {"class_conditional": True, "label_drop": 0.1} | more
+    with pytest.raises(SettingsError, match=says):
+        cells(own)
+        check_guidance(own, **given)
+    check_guidance(settings(grid=[GRID[0] | {"guidance": 1.0}], guide="runs/weak"), False, 0.0)
 
 
 def test_an_adaptive_solver_shares_its_steps_or_not_and_fixed_ones_have_none_to_share() -> None:

@@ -18,6 +18,7 @@ from fm.noise import draws
 from fm.objectives import FlowMatching, Regression
 from fm.paths import OTPath
 from fm.reference import Reference, measure_reference, pairs
+from fm.results import label
 
 FD = "fd_random_conv"
 GRID = [{"solver": "euler", "nfe": 2}, {"solver": "dopri5", "tolerance": 1e-3, "samples": 20}]
@@ -243,6 +244,9 @@ def test_key_follows_what_the_numbers_depend_on(features, reference):
         "nll_training_images": 3,
         "error_images": 4,
         "reference_split": "training",
+        "guidance": 1.0,
+        "interval": (0.0, 0.5),
+        "guide": "weak",
     }
     others = [
         row_key("v", cell, features.identity, "data set"),
@@ -433,3 +437,41 @@ def to_unit_pictures(seed, n):
     smooth = torch.nn.functional.interpolate(levels, (16, 16), mode="bilinear") * 40 + 128
     made.images = smooth.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
     return made
+
+
+class Labelled(nn.Module):
+    """The exact velocity of the OT path to N(label / 4, 0.1^2); without a label to N(0, 0.1^2)."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.classes = Scaling(0.1), 3
+
+    def forward(self, x, t, y=None):
+        mean = (torch.zeros(len(x)) if y is None else y.clamp(min=0) / 4).view(-1, 1, 1, 1)
+        a = t.view(-1, 1, 1, 1)
+        return self.inner(x - a * mean, t) + mean
+
+
+def test_a_guided_cell_draws_guided_samples_and_its_row_says_how(features, reference):
+    own = Flow(Labelled(), FlowMatching(OTPath()), (3, 8, 8), ("a", "b", "c"), {"weights": "w"})
+    part = parts(Cell(solver="euler", nfe=8, samples=40, batch=40), 0, 0)[0]
+    ones = torch.ones(40, dtype=torch.long)
+
+    def states(by=None, **changes):
+        cell = Cell(solver="euler", nfe=8, samples=40, batch=40, error_images=40, **changes)
+        return sample(own, cell, part, features, ones, guide=by)
+
+    plain, guided = states(), states(guidance=1.0)
+    assert plain["states"].mean() == pytest.approx(0.25, abs=0.02)
+    assert guided["states"].mean() > 0.4  # twice as far from the mean without label
+    assert int(guided["nfe"].max()) == 8  # the budget holds what guidance costs
+    alike = Flow(Labelled(), FlowMatching(OTPath()), (3, 8, 8), ("a", "b", "c"), {"weights": "weak"})
+    itself = states(alike, guidance=1.0, guide="weak")
+    torch.testing.assert_close(itself["states"].mean(), plain["states"].mean(), rtol=0, atol=0.05)
+    cell = Cell(solver="euler", nfe=8, samples=40, batch=40, nll_images=0, guidance=1.0, interval=(0.2, 0.8))
+    row = evaluate(own, cell, features, reference)
+    assert (row["guidance"], row["guidance_interval"], row["guide"]) == (1.0, [0.2, 0.8], "")
+    assert cell_of(row) == cell and label(row) == "euler, guidance 1 at 0.2 to 0.8"
+    bare = cell.model_copy(update={"guidance": 0.0, "interval": (0.0, 1.0)})
+    assert "guidance" not in evaluate(own, bare, features, reference)
+    assert row_key("w", cell, "f", "d") != row_key("w", bare, "f", "d")

@@ -1,7 +1,7 @@
 from fm.cells import cells
 from fm.recipe import Recipe
 from fm.results import Row
-from tasks.report import finest, next_commands
+from tasks.report import budgets, finest, measured_cells, next_commands
 
 
 def test_three_commands_to_go_on_with() -> None:
@@ -16,7 +16,20 @@ def test_the_pictures_are_drawn_as_the_finest_row_of_the_table_that_was_measured
         return [{"weights": "w", "cell": cell.model_dump_json()} for cell in found]
 
     measured = rows()
-    assert str(finest(measured, "w")) == "midpoint 16"
+    assert str(finest(measured_cells(measured, "w"))) == "midpoint 16"
     failed = [row | {"failed": "why"} if '"midpoint","nfe":16' in row["cell"] else row for row in measured]
-    assert str(finest(failed, "w")) == "euler 16"
-    assert str(finest(rows("evaluation.grid=[{solver='dopri5', tolerance=1e-3}]"), "w")) == "dopri5 0.001"
+    assert str(finest(measured_cells(failed, "w"))) == "euler 16"
+    assert (
+        str(finest(measured_cells(rows("evaluation.grid=[{solver='dopri5', tolerance=1e-3}]"), "w"))) == "dopri5 0.001"
+    )
+
+
+def test_the_budgets_beside_each_other_are_those_of_one_solver() -> None:
+    def shown(*changes: str) -> list[str]:
+        return [str(cell) for cell in budgets(cells(Recipe.load("demo", changes).evaluation))]
+
+    assert shown() == ["euler 4", "euler 8", "euler 16"]  # the most
+    assert shown("evaluation.grid=[{solver='midpoint', nfe=8}, {solver='dopri5', tolerance=1e-3}]") == []
+    assert [str(cell) for cell in budgets(cells(Recipe.load("imagenet128").evaluation))] == [
+        f"midpoint {nfe}" for nfe in (10, 20, 40, 100)
+    ]

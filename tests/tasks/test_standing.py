@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fm.cells import Cell
 from fm.checkpoints import Saved
 from fm.data import Manifest, Preparation, open_source, write_shards
 from fm.data.manifest import Origin, Split
 from fm.data.sources.photos import Photos
-from fm.errors import CheckpointError, DataError, UserError
+from fm.errors import CheckpointError, DataError, SettingsError, UserError
 from fm.files import read_json, write_json
 from fm.lineage import digest
 from fm.recipe import Recipe, on_data, opened
@@ -219,3 +220,12 @@ def test_too_few_held_out_images_are_said_with_a_way_out(images: int, heldout: i
 def test_stages_follow_each_other() -> None:
     assert standing.onward("prepare") == standing.STAGES and standing.onward("report") == ("report",)
     assert standing.again("train") == "start at train (`--from train`)"
+
+
+def test_super_resolution_has_a_held_out_image_for_each_sample() -> None:
+    grid = [Cell(solver="euler", nfe=1, samples=50), Cell(solver="euler", nfe=2, samples=20)]
+    standing.check_pairs_suffice(grid, {"test": 50})
+    with pytest.raises(
+        SettingsError, match=r"50 samples are asked for, and there are 49 held-out images.*set it to 49"
+    ):
+        standing.check_pairs_suffice(grid, {"test": 49})

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from flows.commands.evaluating import measurements
+from flows.commands.evaluating import guidances, measurements
 from fm.errors import SettingsError
 from fm.recipe import Recipe
 
@@ -56,3 +56,21 @@ def test_what_evaluate_refuses_before_it_starts(tmp_path: Path, command: Any, wo
     done = command("evaluate", *words, cwd=tmp_path)
     assert done.returncode == 2 and re.search(says, done.stderr), done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_strengths_of_guidance_are_points_of_the_grid():
+    guided = guidances("0,1.5", "0.2,0.8")
+    grid = Recipe.load("tiny", ["class_conditional=true", *measurements("euler", "4,8", guided=guided)]).evaluation.grid
+    assert [(point.nfe, point.guidance, point.interval) for point in grid] == [
+        (4, None, None),
+        (8, None, None),
+        (4, 1.5, (0.2, 0.8)),
+        (8, 1.5, (0.2, 0.8)),
+    ]
+    assert guidances("", "") == [""]
+    with pytest.raises(SettingsError, match="--guidance: 'one' is not a list of numbers"):
+        guidances("one", "")
+    with pytest.raises(SettingsError, match="--guidance-interval: goes with --guidance"):
+        guidances("", "0,1")
+    with pytest.raises(SettingsError, match="--guidance: goes with --solvers"):
+        measurements("", "", guided=guided)

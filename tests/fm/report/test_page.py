@@ -1,3 +1,4 @@
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import torch
@@ -77,3 +78,16 @@ def test_links_settings_and_commands(tmp_path):
     )
     assert page.links == ["http://127.0.0.1:5000/#/x"]
     assert "training.batch_images64" in page.words and "fm sample R --n 64    # more samples" in page.words
+
+
+def test_samples_by_class_have_a_row_each(tmp_path):
+    by_class = {"cat": IMAGES[:4], "<script>": IMAGES[:4]}
+    page = write_report(tmp_path, "t", [a_row()], RECORDS, replace(PICTURES, by_class=by_class))
+    assert (tmp_path / "report" / "classes.png").exists() and "<h2>By class</h2>" in page.read_text()
+    assert "By class" not in write_report(tmp_path, "t", [a_row()], RECORDS, PICTURES).read_text()
+
+
+def test_the_same_noises_stand_beside_each_other_by_budget(tmp_path):
+    by_budget = {"midpoint 10": IMAGES, "midpoint 20": IMAGES}
+    page = write_report(tmp_path, "t", [a_row()], RECORDS, replace(PICTURES, by_budget=by_budget)).read_text()
+    assert (tmp_path / "report" / "budgets.png").exists() and "with midpoint 10, midpoint 20 evaluations" in page

@@ -4,13 +4,17 @@ Memory is counted from below (what must be there at once), so that nothing is re
 in place of what is refused is counted from above, so that it runs.
 """
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from weakref import finalize
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from fm.errors import SettingsError, several
 from fm.models.cost import taken
@@ -113,6 +117,55 @@ def activations(model: nn.Module, shape: tuple[int, ...]) -> Activations:
     kept = {**outside, **{k: n for part in inside for k, n in part.items()}}
     largest = max((sum(part.values()) for part in inside), default=0)
     return Activations(sum(kept.values()), sum({**outside, **inputs}.values()) + largest)
+
+
+class _Live(TorchDispatchMode):
+    """Bytes of the storages that are alive, and the most that ever were: each operation's results, until none of the
+    tensors on them is left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes, self.most = 0, 0
+        self._tensors: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._note(tensor)
+        return out
+
+    def _note(self, tensor: Tensor) -> None:
+        at, size = address(tensor), tensor.untyped_storage().nbytes()
+        self._tensors[at] = self._tensors.get(at, 0) + 1
+        if self._tensors[at] == 1:
+            self.bytes += size
+            self.most = max(self.most, self.bytes)
+        finalize(tensor, self._gone, at, size)
+
+    def _gone(self, at: int, size: int) -> None:
+        self._tensors[at] -= 1
+        if not self._tensors[at]:
+            del self._tensors[at]
+            self.bytes -= size
+
+
+SOLVER_STATES = 12  # of dopri5: seven stages, two states, what is summed
+
+
+def sampling_bytes(model: nn.Module, shape: tuple[int, ...]) -> int:
+    """Bytes that one image takes while it is drawn: the most that lives at once in a pass without gradients, and the
+    solver's states. Counted in a pass of one image on the model's own device, meta too; kernels may want some more."""
+    like, live = next(model.parameters()), _Live()
+    x, t = like.new_zeros(1, taken(model, shape[0]), *shape[1:]), like.new_zeros(1)
+    with torch.no_grad(), live:
+        model(x, t)
+    return live.most + FLOAT * (SOLVER_STATES * math.prod(shape) + x.numel())
+
+
+def batch_that_fits(model: nn.Module, shape: tuple[int, ...], device: str | torch.device, most: int) -> int:
+    """How many images may be drawn at once in the memory that is free, at most `most`, at least one."""
+    return max(1, min(most, free_bytes(device, 1) // (ABOVE * sampling_bytes(model, shape))))
 
 
 def address(tensor: Tensor) -> int:

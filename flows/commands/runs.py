@@ -9,13 +9,16 @@ import typer
 from flows.commands.answered import tell
 from flows.commands.asked import AsJson, RunFolder, device_of, existing, is_address
 from fm import presets
-from fm.errors import SettingsError, UserError
+from fm.errors import SettingsError, UserError, several
 from fm.files import check_file, check_writable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fm.flow import Flow
+
+
+BATCH = 64  # pictures drawn at once, where memory holds them
 
 
 def sample(
@@ -59,6 +62,7 @@ def sample(
     if guide:
         existing(guide)
     from fm.files import atomic
+    from fm.footprint import batch_that_fits
     from fm.recipe import load
     from fm.report import picture
 
@@ -67,11 +71,16 @@ def sample(
     y = flow.labels_of(class_name, n) if class_name else None
     guided = {"guidance": guidance, "interval": between, "guide": weaker}
     small = _small(flow, run, low, n)
-    images = flow.sample(n, seed, y=y, low=small, method=solver, nfe=nfe or (32 if fixed else None), **guided)
+    batch = batch_that_fits(flow.model, flow.shape, where, BATCH)
+    drawn = {"y": y, "low": small, "method": solver, "nfe": nfe or (32 if fixed else None), "batch": batch}
+    images = flow.sample(n, seed, **drawn, **guided)
     with atomic(out) as file:
         file.write(picture(images.cpu()))
+    few = f", {several(batch, 'picture')} at once: no memory for more" if batch < min(n, BATCH) else ""
     what = "pictures" if flow.of_images else "points"
-    typer.echo(f"{n} {what} in {out} ({solver}, {nfe or (32 if fixed else 'adaptive')} NFE, seed {seed}, on {where})")
+    typer.echo(
+        f"{n} {what} in {out} ({solver}, {nfe or (32 if fixed else 'adaptive')} NFE, seed {seed}, on {where}{few})"
+    )
 
 
 def _small(flow: "Flow", run: str, low: Path | None, n: int) -> "Tensor | None":

@@ -1,5 +1,6 @@
 """What a training takes as far as it follows from its settings alone: nothing is run, and no weights are made."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,8 +8,8 @@ import torch
 
 from fm.errors import several
 from fm.estimating.measuring import Data
-from fm.estimating.units import short
-from fm.footprint import Activations, activations
+from fm.estimating.units import in_bytes, short
+from fm.footprint import Activations, activations, sampling_bytes
 from fm.models.cost import STATED, cost, h100_hours
 from fm.recipe import Recipe
 
@@ -25,18 +26,22 @@ class Counted:
     workers: int
     flops: int  # of the training, by those of the forward pass
     held: Activations
+    sampling: tuple[int, int]  # bytes of one image while it is drawn, and images drawn at once
 
     def text(self) -> str:
-        """Two lines."""
+        """Three lines."""
         network = f"{self.name}: {self.pixels}, {short(self.parameters / 1e6)} M parameters"
         seen = f"batches of {self.batch_images:,}, {self.images:,} images seen, {several(self.workers, 'worker')}"
         hours = f"{self.flops:.1e} FLOP, {short(h100_hours(self.flops), 2)} H100-hours at {STATED}"
-        return f"{network}, {seen}\nthe training by FLOP, not measured: {hours}"
+        each, batch = self.sampling
+        memory = f"{in_bytes(each * batch)} beside the weights for {several(batch, 'image')} drawn at once"
+        return f"{network}, {seen}\nthe training by FLOP, not measured: {hours}\nsampling, counted: {memory}"
 
     def values(self) -> dict[str, Any]:
         """The same for scripts."""
         values = vars(self) | {"training_flops": self.flops, "h100_hours_by_flops": h100_hours(self.flops)}
-        return {name: value for name, value in values.items() if name not in ("held", "flops")}
+        values["sampling_bytes"] = math.prod(self.sampling)
+        return {name: value for name, value in values.items() if name not in ("held", "flops", "sampling")}
 
 
 def count(recipe: Recipe, data: Data, workers: int) -> Counted:
@@ -51,4 +56,5 @@ def count(recipe: Recipe, data: Data, workers: int) -> Counted:
     counted, training = cost(model, side, data.shape[0]), recipe.training
     flops = counted.training_flops(training.total_images)
     sizes = counted.parameters, training.batch_images, training.total_images
-    return Counted(recipe.name, pixels, *sizes, workers, flops, held)
+    drawn = sampling_bytes(model, data.shape), recipe.evaluation.batch
+    return Counted(recipe.name, pixels, *sizes, workers, flops, held, drawn)

@@ -36,8 +36,8 @@ LIMIT = (
 NOTE = (
     "Means over training seeds; ± is half of the 95 % interval of a distance, the standard error of PSNR (dB) and SSIM."
     " Each sample belongs to one held-out image, to which PSNR and SSIM are measured (SSIM of a Gaussian window, Wang"
-    " et al. 2004); `PSNR, brought down` is that of its means over pixels to the small picture. Published: ImageNet"
-    " 64 -> 256, FID and Inception Score of Inception's features, SR3 by its own sampler; figures of another data set,"
+    " et al. 2004); `PSNR, brought down` is that of its means over pixels to the small picture. An Inception Score"
+    " there is only where Inception's weights are. Published: ImageNet 64 -> 256, FID and Inception Score of Inception's features, SR3 by its own sampler; figures of another data set,"
     " size or network are not subtracted from them."
 )
 Shown = dict[str, tuple[bytes, str]]
@@ -65,7 +65,13 @@ def write_page(
         with atomic(folder / f"{name}.png") as file:
             file.write(png)
     write_text(folder / "table.csv", rows_csv(trained))
-    told = {"data_set": plan.dataset.key, "about": _what(plan, trained), "table": lines, "note": NOTE}
+    told = {
+        "data_set": plan.dataset.key,
+        "seeds": plan.seeds,
+        "about": _what(plan, trained),
+        "table": lines,
+        "note": NOTE,
+    }
     write_json(folder / "claims.json", told | {"claims": [asdict(claim) for claim in found], "bicubic": bicubic})
     write_text(out / "report.html", _page(plan, trained, found, lines, shown, links, commands, marked))
     return [

@@ -1,12 +1,27 @@
 """What a training needs, counted; what is refused, and what is offered in its place."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
 
 from fm import footprint as module
 from fm.errors import SettingsError
-from fm.footprint import GIB, Activations, activations, at_once, check_fits, fitting, footprint, lacking
+from fm.footprint import (
+    ABOVE,
+    GIB,
+    Activations,
+    activations,
+    at_once,
+    batch_that_fits,
+    check_fits,
+    fitting,
+    footprint,
+    lacking,
+    sampling_bytes,
+)
 from fm.models import UNet
 from fm.training import Training
 from tests.fm.models.test_unet import SMALL
@@ -121,3 +136,52 @@ def test_bf16_is_refused_where_it_is_imitated(monkeypatch: pytest.MonkeyPatch) -
     assert lacking(bf16, "cpu") == "this CPU (no AVX-512 BF16, no AMX) has no bf16"
     with pytest.raises(SettingsError, match=r"training: this CPU .* has no bf16; add --set training.precision=fp32$"):
         check_fits(1, HELD, bf16, 1, "cpu", 100 * GIB)
+
+
+class Widening(nn.Module):
+    """Widens a picture of 4 bytes a value tenfold, and narrows it again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow = nn.Conv2d(1, 10, 1), nn.Conv2d(10, 1, 1)
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        return self.narrow(self.wide(x).relu())
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_drawing_takes_what_lives_at_once(device: str) -> None:
+    """Two wide pictures, before and after the relu; never the narrow one too, and no gradients."""
+    with torch.device(device):
+        model = Widening()
+    side = 16
+    assert sampling_bytes(model, (1, side, side)) == 4 * side**2 * (10 + 10 + 12 + 1)
+
+
+def test_as_many_are_drawn_at_once_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Widening()
+    each = 2 * sampling_bytes(model, (1, 16, 16))
+    for free, most in ((7 * each + 1, 7), (100 * each, 64), (each // 2, 1)):
+        monkeypatch.setattr(module, "free_bytes", lambda device, workers, free=free: free)
+        assert batch_that_fits(model, (1, 16, 16), "cpu", 64) == most
+
+
+def test_a_picture_of_256_px_is_drawn_within_what_is_stated() -> None:
+    """By a small network in superres256's place: the process grows by no more than ABOVE allows for."""
+    code = (
+        "import resource, torch; from fm.recipe import Recipe; from fm.footprint import sampling_bytes, size\n"
+        "from fm.flow import Flow\n"
+        "recipe = Recipe.load('superres256', ['model.channels=32', 'model.multiples=[1, 1, 1, 1, 1, 1]', "
+        "'model.blocks=1', 'model.head_channels=32', 'model.attention_resolutions=[]'])\n"
+        "model, objective = recipe.build((3, 256, 256), None)\n"
+        "flow = Flow(model, objective, (3, 256, 256), low_size=64)\n"
+        "low = torch.zeros(8, 3, 64, 64, dtype=torch.uint8)\n"
+        "torch.set_num_threads(1); flow.sample(1, low=low[:1, :, :, :], nfe=1, method='euler')\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "assert flow.sample(8, low=low, nfe=1, method='euler', batch=8).shape == (8, 3, 256, 256)\n"
+        "grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024\n"
+        "print(grown / (7 * sampling_bytes(model, (3, 256, 256))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert 0.2 < float(done.stdout) < ABOVE, done.stdout

@@ -8,9 +8,12 @@ from fm.recipe import Recipe
 def test_the_head_says_what_is_trained_for_how_long_and_of_which_size() -> None:
     recipe = Recipe.load("tiny", ["training.total_images=6400"])
     known = count(recipe, Data("data", 500, (3, 16, 16), 0), workers=1)
-    network, flops = known.text().splitlines()
+    network, flops, sampling = known.text().splitlines()
     assert network == "tiny: 16 x 16 pixels, 0.706 M parameters, batches of 64, 6,400 images seen, 1 worker"
     assert flops.startswith("the training by FLOP, not measured: 2.4e+12 FLOP, 0.0000033 H100-hours at 20 % of 989 T")
+    assert sampling.startswith("sampling, counted: ") and sampling.endswith(
+        " beside the weights for 20 images drawn at once"
+    )
     larger = count(recipe, Data("data", 500, (3, 32, 32), 0), workers=1)
     assert "tiny: 32 x 32 pixels of DATA (the preset's are 16 x 16)," in larger.text()
     values = larger.values()

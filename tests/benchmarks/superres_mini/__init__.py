@@ -1,0 +1,1 @@
+"""Super-resolution in miniature, as `fm superres` found it."""

@@ -110,7 +110,7 @@ def announced(fn: Callable[[Any], Any], plan: Any, here: bool = False) -> Iterat
 
 def on_ray(fn: Callable[[Any], Any], parts: Sequence[Any], here: bool = False) -> Iterator[Any]:
     """`map` in Ray's slots; the first error ends it. Prefect shows tens of tasks, each a range of the parts."""
-    outcomes = cluster.ray_map(fn, parts, lost=_lost, here=here)
+    outcomes = cluster.ray_map(fn, parts, lost=_lost, tell=watching.forward, here=here)
     each = max(FEWEST, -(-len(parts) // RANGES))
     for first in range(0, len(parts), each):
         last = min(first + each, len(parts))

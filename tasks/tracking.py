@@ -6,7 +6,6 @@ One parent run for a RUN, a child for each stage and each cell, found again by t
 
 import contextvars
 import os
-import socket
 import threading
 import time
 import uuid
@@ -26,9 +25,10 @@ from fm.records import read
 from fm.results import Row, distances, label, row_file
 from fm.runs import of
 from fm.serving import ASKED
-from tasks import watching
+from tasks import sessions, watching
 
 EXPERIMENT = "flow-matching"
+IDENTITY = "tracking.json"  # of a RUN, in it
 METRICS, PARAMETERS = 1000, 100  # MLflow takes at most so many in one call
 NO_METRICS = ("images_seen", "time")  # of a row of the records: its step and timestamp
 
@@ -62,6 +62,7 @@ class Tracking:
 
         def send() -> None:
             parent, run = self._run("pipeline"), of(self.run)
+            self._end_those_of_the_dead()
             self._params(parent, self.told)
             self._client.set_tag(parent, "recipe_digest", self.recipe.digest())
             if url := watching.flow_run_url():
@@ -71,6 +72,21 @@ class Tracking:
             self._client.update_run(parent, status="RUNNING")
 
         self._safely(send)
+
+    def _end_those_of_the_dead(self) -> None:
+        """Ends the runs that a killed process left RUNNING: this RUN's, whose one driver is this process, and those of
+        RUNs of this machine whose process is gone."""
+
+        def left(folder: str, identity: str) -> bool:
+            known = Path(folder, IDENTITY)  # of another machine's RUN of this path it is another
+            there = known.exists() and read_json(known)["id"] == identity
+            return there and not sessions.alive(sessions.last(Path(folder)), folder)
+
+        for run in self._client.search_runs([self._experiment], "attributes.status = 'RUNNING'"):
+            tags = run.data.tags
+            ours = tags["fm.run"] == self.identity
+            if tags["fm.stage"] != "pipeline" if ours else left(tags["fm.folder"], tags["fm.run"]):
+                self._client.set_terminated(run.info.run_id, "KILLED")
 
     def member(self, run: Path, recipe: Recipe) -> AbstractContextManager["Tracking"]:
         """The copy of another RUN whose runs stand under this one's."""
@@ -84,8 +100,7 @@ class Tracking:
 
     def note(self, **facts: Any) -> None:
         """What the flow at work in RUN is at and where it is shown, for `fm status RUN`."""
-        self.session |= facts | {"time": time.time(), "host": socket.gethostname(), "process": os.getpid()}
-        write_json(self.run / "session.json", self.session)
+        self.session = sessions.noted(self.run, self.session | facts)
 
     def close(self, status: str) -> None:
         """FINISHED, FAILED or KILLED for the parent run."""
@@ -350,10 +365,12 @@ def fetched(uri: str, into: Path) -> Path:
 
 
 def as_pyfunc(published: Path, into: Path, requirements: list[str]) -> None:
-    """Makes the folder `into` of a published network: one that MLflow's servers load, with the code of `fm` inside."""
+    """Makes the folder `into` of a published network: one that MLflow's servers load, with the code of `fm` inside, and
+    a request that it answers."""
     from mlflow.models import ModelSignature
     from mlflow.pyfunc import save_model
     from mlflow.types import ColSpec, Schema
+    from pandas import DataFrame
 
     kinds = dict.fromkeys(ASKED, "long") | {"label": "string"}
     save_model(
@@ -363,6 +380,7 @@ def as_pyfunc(published: Path, into: Path, requirements: list[str]) -> None:
         code_paths=[str(Path(fm.__file__).parent)],
         pip_requirements=requirements,
         signature=ModelSignature(inputs=Schema([ColSpec(kind, name, required=False) for name, kind in kinds.items()])),
+        input_example=DataFrame([ASKED | {"label": ""}]),
     )
 
 
@@ -373,7 +391,7 @@ def _ended_by(error: BaseException) -> str:
 
 def _identity(run: Path) -> str:
     """A name for this RUN that a later RUN in the same folder does not share."""
-    file = run / "tracking.json"
+    file = run / IDENTITY
     if not file.exists():
         write_json(file, {"id": uuid.uuid4().hex})
     return read_json(file)["id"]

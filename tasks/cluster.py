@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fm.checkpoints import newest_name
-from fm.errors import MachineError, SettingsError, UserError, several
+from fm.errors import SettingsError, UserError, several
 from fm.files import write_json
 from fm.lineage import versions
 from fm.mirror import LEAVE
@@ -26,6 +26,7 @@ from fm.runs import of
 from tasks import losses
 from tasks.answering import check_answers
 from tasks.attending import attended
+from tasks.items import Outcome, Try, Word, end, heard, telling
 from tasks.losses import unwrapped
 from tasks.nodes import Nodes
 from tasks.overseeing import Overseer
@@ -46,20 +47,12 @@ RAY = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an actor more, to hand on what SIGTERM says
 }
 """Ray's settings, unless the environment has others."""
+ENDING_S = 60  # in which the process of an item that hangs is ended
 LOSSES = 3  # of workers in a row, without a new checkpoint, that end a training
 BACKENDS = {"GPU": "nccl", "CPU": "gloo"}  # by which a training's workers sum their gradients
 CODE = [Path(__file__).parents[1] / name for name in ("fm", "tasks")]  # what runs in workers
 # Ray's processes die with the thread that started them (Linux: PR_SET_PDEATHSIG), so that thread must live on.
 _keeper = ThreadPoolExecutor(1, "ray")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one item: its value, or the error that ended it after all retries."""
-
-    item: Any
-    value: Any = None
-    error: Exception | None = None
 
 
 def _unheard(dashboard: str) -> None:
@@ -159,27 +152,29 @@ def ray_map(
     gpus: float = 0,
     retries: int = 2,
     lost: Callable[[Any, str], None] = lambda item, why: None,
+    tell: Callable[[str], None] = lambda line: None,
     here: bool = False,
 ) -> Iterator[Outcome]:
     """`fn` over the items in Ray's slots; outcomes in the items' order, two items a slot under way, few more held.
 
     An item whose worker died, or was failed by its machine (MachineError, OSError, MemoryError), is tried again
-    `retries` times, on another machine where there is one, and `lost(item, why)` hears of it. What else `fn` raises is
-    the item's outcome. `here`: on this machine alone, whose folders the others do not see.
+    `retries` times, on another machine where there is one, and `lost(item, why)` hears of it. One that runs for longer
+    than the place's `silent_s` is ended, and tried again once. What else `fn` raises is the item's outcome. `tell`
+    hears each line that a worker prints. `here`: on this machine alone, whose folders the others do not see.
     """
-    ray = _connect()
+    ray, longest_s = _connect(), _place.silent_s
 
     def machines() -> list[dict[str, Any]]:
         this = ray.get_runtime_context().get_node_id()
         return [node for node in ray.nodes() if not here or node["NodeID"] == this]
 
     # Ray's own retries would be silent, and may choose the same machine again.
-    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(fn)
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, num_returns="streaming")(telling(fn))
     nodes, waiting = Nodes(machines, cpus, gpus), enumerate(items)
-    under_way: dict[Any, _Try] = {}
+    under_way: dict[Any, Try] = {}
     ended: dict[int, Outcome] = {}
 
-    def submit(this: _Try) -> None:
+    def submit(this: Try) -> None:
         node = nodes.choose(this.failed_on)
         under_way[remote.options(scheduling_strategy=_on(node)).remote(this.item)] = replace(this, node=node)
 
@@ -187,18 +182,29 @@ def ray_map(
         while place not in ended:
             free = 2 * nodes.slots - len(under_way) if len(ended) < 8 * nodes.slots else 0
             for number, item in itertools.islice(waiting, free):
-                submit(_Try(number, item))
+                submit(Try(number, item))
             if not under_way:
                 return
-            for reference in _ready(ray, under_way):
-                this = under_way.pop(reference)
-                outcome, failed = _outcome(ray, reference, this)
+            for stream, this in [*under_way.items()]:
+                if this.hangs(longest_s) and not this.told:
+                    under_way[stream] = replace(this, told=True)
+                    _end(ray, this)
+                elif this.hangs(longest_s + ENDING_S):  # nothing is heard of its end, nor of it
+                    ray.cancel(stream, force=True)
+            for stream in _speaking(ray, under_way):
+                this = under_way.pop(stream)
+                said, failed = heard(ray, stream, this, longest_s)
+                if isinstance(said, Word):
+                    under_way[stream] = replace(this, word=said, began=this.began or time.monotonic())
+                    for line in said.lines:
+                        tell(f"{this.name}: {line}" if this.name else line)
+                    continue
                 nodes.ended(this.node, bool(failed))
-                if failed and len(this.failed_on) < retries:
+                if failed and len(this.failed_on) < (min(retries, 1) if this.hangs(longest_s) else retries):
                     lost(this.item, failed)
-                    submit(replace(this, failed_on=(*this.failed_on, this.node)))
+                    submit(replace(this, failed_on=(*this.failed_on, this.node), began=None, told=False))
                 else:
-                    ended[this.place] = outcome
+                    ended[this.place] = said
         yield ended.pop(place)
 
 
@@ -213,16 +219,6 @@ def gpus_each() -> float:
     return 1.0 if there and _place.gpus != "none" else 0.0
 
 
-@dataclass(frozen=True)
-class _Try:
-    """An item under way: its place among all, the machine it is on, and those that failed it before."""
-
-    place: int
-    item: Any
-    node: str = ""
-    failed_on: tuple[str, ...] = ()
-
-
 def _on(node: str) -> Any:
     """Ray's word for: on that machine, or elsewhere if it has gone."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -230,33 +226,18 @@ def _on(node: str) -> Any:
     return NodeAffinitySchedulingStrategy(node, soft=True) if node else "SPREAD"
 
 
-def _ready(ray: Any, references: Iterable[Any]) -> list[Any]:
-    """Those that have ended, one at least; in short waits, for a single long one would not hear a signal."""
-    asked = list(references)
-    while not ray.wait(asked, timeout=0.5)[0]:
-        continue
+def _end(ray: Any, this: Try) -> None:
+    """Kills the worker that an item hangs in, from a process beside it: Ray's own way asks the worker itself."""
+    if this.word:
+        killer = ray.remote(num_cpus=0, max_retries=0)(end)
+        killer.options(scheduling_strategy=_on(this.node)).remote(this.word.host, this.word.process)
+
+
+def _speaking(ray: Any, streams: Iterable[Any]) -> list[Any]:
+    """Those whose workers say something now or within a moment; none too: a long wait would not hear a signal."""
+    asked = list(streams)
+    ray.wait(asked, timeout=0.5)
     return ray.wait(asked, num_returns=len(asked), timeout=0)[0]
-
-
-def _outcome(ray: Any, reference: Any, this: _Try) -> tuple[Outcome, str]:
-    """What became of the try, and if it was the machine that failed it: how."""
-    try:
-        return Outcome(this.item, ray.get(reference)), ""
-    except ray.exceptions.RayTaskError as error:  # that `fn` raised
-        own = unwrapped(error)
-        if not isinstance(own, MachineError | OSError | MemoryError):
-            return Outcome(this.item, error=own), ""
-        why = str(own) if isinstance(own, UserError) else f"{type(own).__name__}: {own}"
-        return Outcome(this.item, error=own), why
-    except ray.exceptions.OutOfMemoryError:
-        failed = "its machine ran out of memory"
-    except ray.exceptions.NodeDiedError:
-        failed = "its machine went away"
-    except ray.exceptions.RayError:
-        failed = "its worker died"
-    what, where = f"{failed}, {len(this.failed_on) + 1} times in a row", getattr(this.item, "name", "")
-    mend = "start again, which keeps what is done; a machine short of memory wants fewer slots"
-    return Outcome(this.item, error=UserError(what, where, mend)), failed
 
 
 def fit(

@@ -3,7 +3,7 @@
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -175,7 +175,7 @@ def _describe_real(job: Job, gpus: float) -> None:
     def describe(split: str, parts: Sequence[range]) -> Iterator[Tensor]:
         progress = watching.Progress("reference", f"features of {split} images")
         items = (Real(job.run, settings.features, job.device, split, part) for part in parts)
-        for done, outcome in enumerate(cluster.ray_map(measuring.described, items, gpus=gpus), start=1):
+        for done, outcome in enumerate(_mapped(measuring.described, items, gpus), start=1):
             yield _value(outcome)
             progress.update(done / len(parts), f"{min(parts[done - 1].stop, parts[-1].stop):,} of {parts[-1].stop:,}")
 
@@ -188,8 +188,19 @@ def _solve(job: Job, gpus: float) -> None:
     if not file.exists():
         watching.say(f"evaluate: {count:,} converged solutions, which numerical errors are measured against")
         items = [Solutions(job, range(start, min(start + batch, count))) for start in range(0, count, batch)]
-        found = [_value(outcome) for outcome in cluster.ray_map(measuring.converged, items, gpus=gpus)]
+        found = [_value(outcome) for outcome in _mapped(measuring.converged, items, gpus)]
         measuring.write(file, {name: torch.cat([part[name] for part in found]) for name in found[0]})
+
+
+def _mapped(
+    fn: Callable[[Any], Any], items: Iterable[Any], gpus: float = 0, here: bool = False
+) -> Iterator[cluster.Outcome]:
+    """`ray_map` whose workers' lines and losses stand in the run's log."""
+    return cluster.ray_map(fn, items, gpus=gpus, lost=_lost, tell=watching.forward, here=here)
+
+
+def _lost(item: Any, why: str) -> None:
+    watching.say(f"evaluate: {item.name} once more, on another machine if there is one: {why}")
 
 
 def _value(outcome: cluster.Outcome) -> Any:
@@ -230,10 +241,10 @@ def _mended_by_trying(task: Any, run: Any, state: Any) -> bool:
 )
 def measure(job: Job, gpus: float, progress: Shares) -> Row:
     """One cell, its parts in Ray's slots as far as they are not there; its row is in RUN when this returns."""
-    for outcome in cluster.ray_map(measuring.found, job.missing(), gpus=gpus):
+    for outcome in _mapped(measuring.found, job.missing(), gpus):
         outcome.item.keep(_value(outcome))
         progress.done(outcome.item)
-    (outcome,) = cluster.ray_map(measuring.row, [job], here=True)
+    (outcome,) = _mapped(measuring.row, [job], here=True)
     return _value(outcome)
 
 

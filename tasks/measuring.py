@@ -109,6 +109,10 @@ class Real:
     split: str
     places: range
 
+    @property
+    def name(self) -> str:
+        return f"features of {self.split} images {self.places.start:,} to {self.places.stop:,}"
+
 
 @dataclass(frozen=True)
 class Solutions:
@@ -116,6 +120,10 @@ class Solutions:
 
     job: Job
     places: range
+
+    @property
+    def name(self) -> str:
+        return f"converged solutions {self.places.start:,} to {self.places.stop:,}"
 
 
 def found(share: Share) -> Found:

@@ -43,7 +43,8 @@ class Place(Settings):
         default=3600.0,
         ge=0,
         title="Longest silence",
-        description="Seconds after which a training is ended whose workers say nothing, from 0; 0: it is never ended.",
+        description="Seconds after which a training whose workers say nothing is ended, and a shard or a part of an "
+        "evaluation that is still not done tried once more, from 0; 0: never.",
     )
     cache: str = Field(
         default="",

@@ -22,6 +22,7 @@ from fm.data import (
 )
 from fm.data.addresses import is_address, settled
 from fm.data.preparation import sample_bytes
+from fm.data.sources import Source
 from fm.estimating.estimate import in_bytes, in_time
 from fm.mirror import publish
 from fm.runs import of
@@ -29,6 +30,7 @@ from tasks import cluster, standing, watching
 from tasks.retrying import PATIENTLY
 from tasks.tracking import Tracking
 
+UNREAD = (".heic", ".heif", ".avif", ".jxl")  # endings of pictures in formats that are not read here
 RANGES, FEWEST = 20, 16  # ranges of shards that Prefect shows, at most; shards of a range, at least
 
 
@@ -66,6 +68,7 @@ def _prepared(source: str, data: Path, settings: Preparation, run: Path | None, 
     watching.found("prepare", found)
     if found.left:
         return found.left
+    say_unread(opened)
     on = partial(announced, here=here)
     return _watched(f"prepare {opened.uri}", data, lambda told: write_shards(opened, data, settings, on, told))
 
@@ -74,6 +77,7 @@ def _prepared(source: str, data: Path, settings: Preparation, run: Path | None, 
 def extend(source: str, data: Path, accept_missing: bool) -> Manifest:
     """Adds the source's pictures to DATA as further shards; emits `fm.data.extended` if that made it another set."""
     before, opened = load_manifest(data), open_source(source)
+    say_unread(opened)
     manifest = _watched(
         f"add {opened.uri}", data, lambda told: add_shards(opened, data, accept_missing, announced, told)
     )
@@ -82,6 +86,13 @@ def extend(source: str, data: Path, accept_missing: bool) -> Manifest:
         facts = {"data": there, "source": opened.uri, "digest": manifest.digest, "was": before.digest}
         watching.event("fm.data.extended", there, facts | {"images": manifest.images}, data=there)
     return manifest
+
+
+def say_unread(source: Source) -> None:
+    """Names the pictures among the source's files that are left out for their format, as those of phones may be."""
+    for ending, count in source.passed_over().items():
+        if ending in UNREAD:
+            watching.say(f"prepare: {count:,} {ending} pictures left out, for it is not read here: make JPEG of them")
 
 
 def _watched(what: str, data: Path, write: Callable[[Callable[[int, int], None]], Manifest]) -> Manifest:
@@ -110,7 +121,7 @@ def announced(fn: Callable[[Any], Any], plan: Any, here: bool = False) -> Iterat
 
 def on_ray(fn: Callable[[Any], Any], parts: Sequence[Any], here: bool = False) -> Iterator[Any]:
     """`map` in Ray's slots; the first error ends it. Prefect shows tens of tasks, each a range of the parts."""
-    outcomes = cluster.ray_map(fn, parts, lost=_lost, here=here)
+    outcomes = cluster.ray_map(fn, parts, lost=_lost, tell=watching.forward, here=here)
     each = max(FEWEST, -(-len(parts) // RANGES))
     for first in range(0, len(parts), each):
         last = min(first + each, len(parts))

@@ -6,9 +6,11 @@ without.
 """
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
+import psutil
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.sync import concurrency
@@ -21,9 +23,21 @@ TURN_S = 5.0  # between two looks, for so long a signal may wait
 
 
 def name_for(address: str) -> str:
-    """The limit of the GPUs at a Ray address: `training` for the services' own, `training host:port` for others."""
-    ours = ("", "auto", "local", os.environ.get("RAY_ADDRESS", ""))
-    return LIMIT if address in ours else f"{LIMIT} {address}".replace("/", "-")
+    """The limit of the GPUs at a Ray address, however it is written: `training` for the services' own, `training
+    NUMBER:PORT` for others."""
+    there, ours = (_resolved(one) for one in (address, os.environ.get("RAY_ADDRESS", "")))
+    return LIMIT if address in ("", "auto", "local") or there == ours else f"{LIMIT} {there}".replace("/", "-")
+
+
+def _resolved(address: str) -> str:
+    """The address with its host as a number, this machine's as 127.0.0.1; as it is, where nobody knows that name."""
+    host, _, port = address.rpartition(":")
+    try:
+        number = socket.gethostbyname(host)
+    except OSError:
+        return address
+    own = {one.address for interface in psutil.net_if_addrs().values() for one in interface}
+    return f"{'127.0.0.1' if number in own or number.startswith('127.') else number}:{port}"
 
 
 def ensure(name: str) -> None:

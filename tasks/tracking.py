@@ -6,10 +6,8 @@ One parent run for a RUN, a child for each stage and each cell, found again by t
 
 import contextvars
 import os
-import socket
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path, PurePosixPath
@@ -19,18 +17,19 @@ import fm
 from fm.data import Manifest
 from fm.data.addresses import is_address, settled
 from fm.errors import UserError
-from fm.files import read_json, write_json
+from fm.files import read_json
 from fm.lineage import leaves
 from fm.recipe import Recipe
 from fm.records import read
-from fm.results import Row, distances, label, row_file
+from fm.results import FIDELITIES, Row, distances, label, row_file
 from fm.runs import of
 from fm.serving import ASKED
-from tasks import watching
+from tasks import sessions, watching
 
 EXPERIMENT = "flow-matching"
 METRICS, PARAMETERS = 1000, 100  # MLflow takes at most so many in one call
 NO_METRICS = ("images_seen", "time")  # of a row of the records: its step and timestamp
+MEASURED = ("seconds", *FIDELITIES.values())
 
 
 class Tracking:
@@ -40,7 +39,7 @@ class Tracking:
         """`told` are the run's parameters in place of its recipe's; `under` is the MLflow run that it is part of."""
         self.run, self.recipe, self.under = run, recipe, under
         self.told = leaves(recipe.model_dump(mode="json")) if told is None else told
-        self.identity = _identity(run)
+        self.identity = sessions.identity(run)
         self.sent: dict[str, int] = {}  # name of the records -> images_seen of the newest row that MLflow has
         self.grids: set[int] | None = None  # images seen of those that MLflow has, once it was asked
         self.away = False
@@ -62,6 +61,7 @@ class Tracking:
 
         def send() -> None:
             parent, run = self._run("pipeline"), of(self.run)
+            self._end_those_of_the_dead()
             self._params(parent, self.told)
             self._client.set_tag(parent, "recipe_digest", self.recipe.digest())
             if url := watching.flow_run_url():
@@ -71,6 +71,21 @@ class Tracking:
             self._client.update_run(parent, status="RUNNING")
 
         self._safely(send)
+
+    def _end_those_of_the_dead(self) -> None:
+        """Ends the runs that a killed process left RUNNING: this RUN's, whose one driver is this process, and those of
+        RUNs of this machine whose process is gone."""
+
+        def left(folder: str, identity: str) -> bool:
+            known = Path(folder, sessions.IDENTITY)  # of another machine's RUN of this path it is another
+            there = known.exists() and read_json(known)["id"] == identity
+            return there and not sessions.alive(sessions.last(Path(folder)), folder)
+
+        for run in self._client.search_runs([self._experiment], "attributes.status = 'RUNNING'"):
+            tags = run.data.tags
+            ours = tags["fm.run"] == self.identity
+            if tags["fm.stage"] != "pipeline" if ours else left(tags["fm.folder"], tags["fm.run"]):
+                self._client.set_terminated(run.info.run_id, "KILLED")
 
     def member(self, run: Path, recipe: Recipe) -> AbstractContextManager["Tracking"]:
         """The copy of another RUN whose runs stand under this one's."""
@@ -84,8 +99,7 @@ class Tracking:
 
     def note(self, **facts: Any) -> None:
         """What the flow at work in RUN is at and where it is shown, for `fm status RUN`."""
-        self.session |= facts | {"time": time.time(), "host": socket.gethostname(), "process": os.getpid()}
-        write_json(self.run / "session.json", self.session)
+        self.session = sessions.noted(self.run, self.session | facts)
 
     def close(self, status: str) -> None:
         """FINISHED, FAILED or KILLED for the parent run."""
@@ -350,10 +364,12 @@ def fetched(uri: str, into: Path) -> Path:
 
 
 def as_pyfunc(published: Path, into: Path, requirements: list[str]) -> None:
-    """Makes the folder `into` of a published network: one that MLflow's servers load, with the code of `fm` inside."""
+    """Makes the folder `into` of a published network: one that MLflow's servers load, with the code of `fm` inside, and
+    a request that it answers."""
     from mlflow.models import ModelSignature
     from mlflow.pyfunc import save_model
     from mlflow.types import ColSpec, Schema
+    from pandas import DataFrame
 
     kinds = dict.fromkeys(ASKED, "long") | {"label": "string"}
     save_model(
@@ -363,6 +379,7 @@ def as_pyfunc(published: Path, into: Path, requirements: list[str]) -> None:
         code_paths=[str(Path(fm.__file__).parent)],
         pip_requirements=requirements,
         signature=ModelSignature(inputs=Schema([ColSpec(kind, name, required=False) for name, kind in kinds.items()])),
+        input_example=DataFrame([ASKED | {"label": ""}]),
     )
 
 
@@ -371,13 +388,5 @@ def _ended_by(error: BaseException) -> str:
     return "FAILED" if isinstance(error, Exception) else "KILLED"
 
 
-def _identity(run: Path) -> str:
-    """A name for this RUN that a later RUN in the same folder does not share."""
-    file = run / "tracking.json"
-    if not file.exists():
-        write_json(file, {"id": uuid.uuid4().hex})
-    return read_json(file)["id"]
-
-
 def _measured(row: Row) -> list[str]:
-    return [k for k in row if k.startswith("bits_per_dim") or f"{k}_floor" in row or k == "seconds"]
+    return [k for k in row if k.startswith("bits_per_dim") or f"{k}_floor" in row or k in MEASURED]

@@ -135,6 +135,8 @@ def place(address: str, workers: int, **more: Any) -> Any:
     from fm.parsing import parse
     from tasks.place import Place
 
+    if longest := os.environ.get("FM_SILENT_S"):
+        more["silent_s"] = longest
     return parse(Place, {"address": address, "workers": workers, **more}, "--workers and its kin")
 
 

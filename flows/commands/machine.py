@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import socket
 import subprocess
 import sys
 from datetime import datetime
@@ -13,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.commands.answered import tell, tell_network
-from flows.commands.asked import AsJson, PortBase, existing, is_address, state
+from flows.commands.asked import AsJson, PortBase, existing, state
 from fm.errors import UserError
 from infra import local
 from infra.access import HOST, unsaid
@@ -54,17 +53,17 @@ def _status_of(run: Path, name: str, as_json: bool) -> None:
     """How far the RUN in this folder is; at the address `name`, if it is one."""
     from fm.files import read_json
     from fm.records import read
+    from tasks import sessions
 
     data = read_json(run / "data.json") if (run / "data.json").exists() else {}
     training, rows = read_json(run / "recipe.json")["training"], read(run / "records")
     measured = len(list((run / "evaluations").glob("*.json")))
     page = str(run / "report.html") if (run / "report.html").exists() else ""
-    session, failure = (
-        read_json(run / name) if (run / name).exists() else {} for name in ("session.json", "failure.json")
-    )
+    session = sessions.last(run)
+    failure = read_json(run / "failure.json") if (run / "failure.json").exists() else {}
     if failure and failure["time"] < session.get("time", 0):
         failure = {}  # another start came after it
-    stage = session.get("stage", "") if _alive(session, name) else ""
+    stage = session.get("stage", "") if sessions.alive(session, name) else ""
     links = {name: session[name] for name in ("prefect", "mlflow", "ray") if session.get(name)}
     common = {"rows": measured, "report": page, "stage": stage, **links}
     if "imported" in data:
@@ -103,23 +102,6 @@ def _failed(failure: dict[str, Any]) -> dict[str, str]:
     at = datetime.fromtimestamp(failure["time"]).strftime("%Y-%m-%d %H:%M:%S")
     again = f"; go on with `{failure['again']}`" if failure["again"] else ""
     return {"error": f"{failure['error']} ({at}){again}"} | ({"log": failure["log"]} if failure["log"] else {})
-
-
-def _alive(session: dict[str, Any], run: str) -> bool:
-    """Whether the flow that wrote RUN/session.json still runs; of another machine's, in a folder, nobody knows: yes."""
-    if session and is_address(run):
-        from fm.runs import at_work
-
-        return at_work(run)
-    if not session or session["host"] != socket.gethostname():
-        return bool(session)
-    try:
-        os.kill(session["process"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True  # another user's
-    return True
 
 
 def _left_s(training: dict[str, Any], last: dict[str, Any]) -> float:

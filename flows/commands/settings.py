@@ -1,6 +1,10 @@
 """`fm settings`: what `--set` can change, with types, ranges and the values of a preset."""
 
 import json
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -30,9 +34,25 @@ def settings(
     if as_json:
         return typer.echo(json.dumps([vars(one) for one in chosen]))
     rows = [(one.key, _shown(one.value), one.takes, one.description) for one in chosen]
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    for line in lines(rows, width):
+        typer.echo(line)
+
+
+def lines(rows: list[tuple[str, str, str, str]], width: int) -> Iterator[str]:
+    """A row a line (key, value, what it takes, what it is), for scripts; where these do not fit into `width` characters
+    of a terminal, what is said of a setting stands below it."""
     widths = [min(34, max(len(row[column]) for row in rows)) for column in range(3)]
-    for key, value, takes, description in rows:
-        typer.echo(f"{key:<{widths[0]}}  {value:<{widths[1]}}  {takes:<{widths[2]}}  {description}")
+    whole = [
+        f"{key:<{widths[0]}}  {value:<{widths[1]}}  {takes:<{widths[2]}}  {said}" for key, value, takes, said in rows
+    ]
+    if not width or max(map(len, whole)) <= width:
+        yield from whole
+        return
+    below = {"initial_indent": "    ", "subsequent_indent": "    ", "width": width}
+    for key, value, takes, said in rows:
+        yield from textwrap.wrap(f"{key} = {value}", width, subsequent_indent="    ")
+        yield from textwrap.wrap(f"{takes}: {said}", **below)
 
 
 def _shown(value: object) -> str:

@@ -109,8 +109,12 @@ def prepare(
     method: Annotated[
         str, typer.Option(help="box, area, lanczos: the whole picture squeezed; center-crop: short side, then centre.")
     ] = "box",
-    exif: Annotated[str, typer.Option(help="ignore: pictures as stored; apply: turned as their EXIF says.")] = "ignore",
-    alpha: Annotated[str, typer.Option(help="drop: colours as stored; white: transparency over white.")] = "drop",
+    exif: Annotated[
+        str, typer.Option(help="ignore: as stored, like official sets; apply: upright, like preset demo.")
+    ] = "ignore",
+    alpha: Annotated[
+        str, typer.Option(help="drop: like official sets; white: transparency over white, like preset demo.")
+    ] = "drop",
     encoding: Annotated[
         str | None, typer.Option(help="raw: fastest to read; png: smaller. Default: raw up to 64 px, png above.")
     ] = None,

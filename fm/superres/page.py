@@ -36,9 +36,9 @@ LIMIT = (
 NOTE = (
     "Means over training seeds; ± is half of the 95 % interval of a distance, the standard error of PSNR (dB) and SSIM."
     " Each sample belongs to one held-out image, to which PSNR and SSIM are measured (SSIM of a Gaussian window, Wang"
-    " et al. 2004); `PSNR, brought down` is that of its means over pixels to the small picture. An Inception Score"
-    " there is only where Inception's weights are. Published: ImageNet 64 -> 256, FID and Inception Score of Inception's features, SR3 by its own sampler; figures of another data set,"
-    " size or network are not subtracted from them."
+    " et al. 2004); `PSNR, brought down` is that of its means over pixels to the small picture. An Inception Score is"
+    " there only where Inception's weights are. Published: ImageNet 64 -> 256, FID and Inception Score of Inception's"
+    " features, SR3 by its own sampler; figures of another data set, size or network are not subtracted from them."
 )
 Shown = dict[str, tuple[bytes, str]]
 

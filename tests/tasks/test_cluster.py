@@ -103,6 +103,63 @@ def test_what_a_machine_fails_is_tried_again_and_what_a_user_must_mend_is_not(ra
     assert [type(outcome.error) for outcome in outcomes] == [OSError, MachineError, DataError]
 
 
+class Hanging(str):
+    """A folder; the item of its name hangs there in each of the ways in turn, which it is told to go in."""
+
+    name = "shard 7"
+
+
+def hangs(folder: Hanging) -> str:
+    for way in ("asleep", "stopped"):
+        if not (Path(folder) / way).exists():
+            (Path(folder) / way).touch()
+            if way == "stopped":
+                time.sleep(0.5)  # so that its word that it has begun is on the wire
+                os.kill(os.getpid(), signal.SIGSTOP)
+            time.sleep(600)
+    return "done"
+
+
+@pytest.mark.timeout(300)
+def test_an_item_that_hangs_is_ended_and_tried_once_more(services: Any, tmp_path: Path) -> None:
+    said: list[str] = []
+    with cluster.session(Place(silent_s=2)):
+        (never,) = cluster.ray_map(hangs, [Hanging(tmp_path)], lost=lambda _, why: said.append(why))
+        assert said == ["it took longer than 2 s and was ended"]
+        assert str(never.error) == (
+            "shard 7: it took longer than 2 s and was ended, 2 times in a row; start again, which keeps what is done; "
+            "one that is slow and does not hang wants a longer silent_s of the place (FM_SILENT_S)"
+        )
+        (tmp_path / "stopped").unlink()  # so it hangs once
+        (late,) = cluster.ray_map(hangs, [Hanging(tmp_path)])
+        assert late.value == "done"
+        slots = int(cluster._connect().cluster_resources()["CPU"])  # which those that hung let go of
+        assert [outcome.value for outcome in cluster.ray_map(takes_a_while, range(slots + 1))] == [*range(slots + 1)]
+
+
+def takes_a_while(x: int) -> int:
+    time.sleep(1.5)
+    return x
+
+
+def test_items_that_wait_for_a_slot_do_not_hang(services: Any) -> None:
+    slots = os.cpu_count() or 1
+    with cluster.session(Place(silent_s=4)):
+        outcomes = list(cluster.ray_map(takes_a_while, range(6 * slots)))
+    assert [outcome.error for outcome in outcomes] == [None] * 6 * slots
+
+
+def warns(x: int) -> int:
+    print(f"{x} looks odd")
+    return x
+
+
+def test_lines_of_workers_are_told(ray: None) -> None:
+    told: list[str] = []
+    list(cluster.ray_map(warns, range(3), tell=told.append))
+    assert sorted(told) == ["0 looks odd", "1 looks odd", "2 looks odd"]
+
+
 def test_a_slow_item_holds_nobody_up_and_few_outcomes_wait_for_it(ray: None, tmp_path: Path) -> None:
     taken: list[tuple[Path, int]] = []
 

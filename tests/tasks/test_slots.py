@@ -1,5 +1,6 @@
 """One training at a time, across deployments; a holder that dies lets go; a Prefect that is away is not waited for."""
 
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,11 @@ from tests.deploying import deploy, start
 def test_a_limit_for_each_set_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
     assert {slots.name_for(address) for address in ("", "auto", "local", "127.0.0.1:6379")} == {"training"}
-    assert slots.name_for("node7:6379") == "training node7:6379"
+    here = {f"{host}:6379" for host in ("localhost", socket.gethostname(), socket.gethostbyname(socket.gethostname()))}
+    assert {slots.name_for(address) for address in here} == {"training"}
+    assert slots.name_for("localhost:6380") == slots.name_for("127.0.0.1:6380") == "training 127.0.0.1:6380"
+    assert slots.name_for("192.0.2.77:6379") == "training 192.0.2.77:6379"
+    assert slots.name_for("ray://nobody.invalid:1") == "training ray:--nobody.invalid:1"
 
 
 def test_a_run_of_no_deployment_asks_for_no_slot() -> None:

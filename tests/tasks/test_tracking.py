@@ -2,6 +2,8 @@
 
 import re
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,8 +19,9 @@ from fm.files import read_json
 from fm.recipe import Recipe
 from fm.records import Recorder, read
 from fm.results import read_rows
+from fm.serving import ASKED
 from tasks import watching
-from tasks.tracking import EXPERIMENT, Tracking, tracked
+from tasks.tracking import EXPERIMENT, Tracking, as_pyfunc, tracked
 
 
 @pytest.fixture
@@ -165,6 +168,51 @@ def test_what_a_signal_ended_was_killed(
         raise error
     ended = {call.args[0]: call.args[1] for call in mlflow.set_terminated.call_args_list}
     assert ended == {"train": status, f"{tmp_path.name} (tiny)": status}
+
+
+def test_a_model_says_by_an_example_what_it_is_asked(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    (tmp_path / "published").mkdir()
+    as_pyfunc(tmp_path / "published", tmp_path / "model", ["numpy"])
+    assert not [str(warning.message) for warning in recwarn if "input example" in str(warning.message)]
+    example = read_json(tmp_path / "model" / "serving_input_example.json")["dataframe_split"]
+    assert dict(zip(example["columns"], *example["data"], strict=True)) == ASKED | {"label": ""}
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from fm.recipe import Recipe
+from tasks.tracking import Tracking
+
+copy = Tracking(Path(sys.argv[1]), Recipe.load("tiny"))
+copy.open()
+with copy.stage("train"):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.timeout(300)
+def test_what_a_killed_process_left_running_is_ended_by_the_next(client: MlflowClient, tmp_path: Path) -> None:
+    def shown(run: Path) -> dict[str, str]:
+        return {stage: found.info.status for stage, found in runs_of(client, run).items()}
+
+    killed, other = tmp_path / "killed", tmp_path / "other"
+    for run in (killed, other):
+        run.mkdir()
+    subprocess.run([sys.executable, "-c", KILLED, str(killed)], check=False)
+    assert shown(killed) == {"pipeline": "RUNNING", "train": "RUNNING"}
+    again = Tracking(killed, Recipe.load("tiny"))
+    again.open()
+    assert shown(killed) == {"pipeline": "RUNNING", "train": "KILLED"}
+    with again.stage("train"):
+        Tracking(other, Recipe.load("tiny")).open()
+        assert shown(killed) == {"pipeline": "RUNNING", "train": "RUNNING"}  # for this process lives
+    again.close("FINISHED")
+    subprocess.run([sys.executable, "-c", KILLED, str(killed)], check=False)
+    assert set(shown(killed).values()) == {"RUNNING"}
+    Tracking(other, Recipe.load("tiny")).open()
+    assert shown(killed) == {"pipeline": "KILLED", "train": "KILLED"}
+    assert shown(other) == {"pipeline": "RUNNING"}
 
 
 def test_an_mlflow_that_hangs_holds_nobody_up(services: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from flows.commands.asked import existing
-from fm.errors import UserError
+from flows.commands.asked import existing, place
+from fm.errors import SettingsError, UserError
 
 
 def test_a_folder_without_a_training_is_no_run(tmp_path: Path) -> None:
@@ -32,3 +32,12 @@ def test_no_write_permission_is_one_line(services: Any, command: Any, tmp_path: 
     done = command("pipeline", "photos:?tiles=20", "locked/run", "--preset", "tiny", cwd=tmp_path)
     assert done.returncode == 2
     assert "choose a folder you may write" in done.stderr
+
+
+def test_the_longest_silence_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert place("", 1).silent_s == 3600
+    monkeypatch.setenv("FM_SILENT_S", "20000")
+    assert place("", 1).silent_s == 20000
+    monkeypatch.setenv("FM_SILENT_S", "long")
+    with pytest.raises(SettingsError, match='silent_s: "long" given, but input should be a valid number'):
+        place("", 1)

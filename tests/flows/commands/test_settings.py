@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from flows.commands.settings import settings
+from flows.commands.settings import lines, settings
 from fm import presets
 from fm.errors import SettingsError
 from fm.recipe import Recipe
@@ -30,3 +30,12 @@ def test_what_is_listed_can_be_set(capsys: pytest.CaptureFixture[str], preset: s
     values = [line.split("  ", 1)[1].lstrip().split("  ")[0] for line in lines]
     changes = [f"{key}={value}" for key, value in zip(keys, values, strict=True)]
     assert Recipe.load("tiny", changes) == Recipe.load(preset)
+
+
+def test_on_a_narrow_terminal_what_is_said_stands_below_its_setting() -> None:
+    rows = [("training.seed", "0", "whole number from 0", "of all noise"), ("name", "demo", "text", "a word " * 20)]
+    assert list(lines(rows[:1], 100)) == ["training.seed  0  whole number from 0  of all noise"]
+    assert next(lines(rows, 0)) == "training.seed  0     whole number from 0  of all noise"  # no terminal
+    narrow = list(lines(rows, 100))
+    assert narrow[:3] == ["training.seed = 0", "    whole number from 0: of all noise", "name = demo"]
+    assert len(narrow) == 5 and max(map(len, narrow)) <= 100

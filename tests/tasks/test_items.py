@@ -1,0 +1,59 @@
+"""What a worker tells of an item, without Ray; with Ray: test_cluster.py."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+
+from tasks.forwarding import LINES
+from tasks.items import Try, Word, end, telling
+
+
+def loud(item: Any) -> Any:
+    print("on one stream")
+    sys.stderr.write("and on the other\n")
+    if item == "fails":
+        raise ValueError(item)
+    if item == "floods":
+        print("\n".join(map(str, range(100_000))))
+    return item
+
+
+def test_a_worker_tells_that_it_has_begun_then_its_lines_then_the_value(capsys: pytest.CaptureFixture[str]) -> None:
+    begun, said, value = telling(loud)("any")
+    assert (begun, value) == (Word(socket.gethostname(), os.getpid()), "any")
+    assert said.lines == ("on one stream", "and on the other")
+    assert capsys.readouterr() == ("on one stream\n", "and on the other\n")  # in Ray's log, too
+    print("outside")
+    assert capsys.readouterr().out == "outside\n"
+
+
+def test_lines_of_an_item_that_fails_are_told_before_it_does() -> None:
+    words = telling(loud)("fails")
+    next(words)
+    assert next(words).lines[0] == "on one stream"
+    with pytest.raises(ValueError, match="fails"):
+        next(words)
+
+
+def test_a_flood_is_told_in_its_first_lines() -> None:
+    _, said, _ = telling(loud)("floods")
+    assert len(said.lines) == LINES + 1 and said.lines[-1].endswith(" lines more, in Ray's log of the worker")
+
+
+def test_an_item_hangs_that_has_run_for_longer_and_waiting_is_not_running() -> None:
+    now = time.monotonic()
+    assert Try(0, "any", began=now - 10).hangs(9) and not Try(0, "any", began=now - 10).hangs(60)
+    assert not Try(0, "any").hangs(9) and not Try(0, "any", began=now - 10).hangs(0)
+
+
+def test_a_process_is_ended_on_its_own_machine_alone() -> None:
+    sleeps = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    end("another", sleeps.pid)
+    assert sleeps.poll() is None
+    end(socket.gethostname(), sleeps.pid)
+    assert sleeps.wait(10) == -9

@@ -48,11 +48,16 @@ def small_picture(file: Path, side: int) -> Tensor:
     Raises: UserError if there is no such picture, or it cannot be read.
     """
     check_file(file)
+    return small_of(file.read_bytes(), side, str(file))
+
+
+def small_of(data: bytes, side: int, where: str) -> Tensor:
+    """As `small_picture`, of a file's bytes; `where` is what an error calls it."""
     try:
-        picture = decode(file.read_bytes(), "apply", "white")
+        picture = decode(data, "apply", "white")
         small = picture if picture.size == (side, side) else center_crop(picture, side)
     except Rejected as error:
-        raise UserError(f"cannot be taken: {REASONS[error.reason]}", str(file), "give another picture") from None
+        raise UserError(f"cannot be taken: {REASONS[error.reason]}", where, "give another picture") from None
     return torch.from_numpy(np.array(small)).permute(2, 0, 1)
 
 

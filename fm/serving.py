@@ -1,16 +1,20 @@
 """A published network as a server asks it: requests in, images out. MLflow's pyfunc finds it by `_load_pyfunc`."""
 
+import base64
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from fm.enlarging import small_of
 from fm.errors import ValueUserError
 from fm.flow import Flow
 from fm.recipe import load
 
 MOST = 256  # images of one request
 ASKED = {"n": 1, "seed": 0, "nfe": 32}
+WORDS = {"label": "", "low": ""}
 
 
 class Server:
@@ -21,19 +25,36 @@ class Server:
 
     def predict(self, model_input: Any) -> np.ndarray:
         """Images uint8 (n, height, width, channels) of one request, a table of one row or a mapping; by midpoint, or by
-        Euler for an odd `nfe`.
+        Euler for an odd `nfe`. A super-resolution network enlarges `low`, a picture's file in base64.
 
         Raises: ValueUserError for more than one request, an unknown word or a number out of range.
         """
-        asked = ASKED | {"label": ""} | _request(model_input)
-        if unknown := set(asked) - {*ASKED, "label"}:
-            raise ValueUserError(f"is asked for {', '.join(sorted(unknown))}", "request", "give n, seed, nfe, label")
+        asked = ASKED | WORDS | _request(model_input)
+        if unknown := set(asked) - {*ASKED, *WORDS}:
+            mend = f"give {', '.join((*ASKED, *WORDS))}"
+            raise ValueUserError(f"is asked for {', '.join(sorted(unknown))}", "request", mend)
         n, seed, nfe = (int(asked[name]) for name in ASKED)
         if not 1 <= n <= MOST or not 1 <= nfe <= 1000 or seed < 0:
             raise ValueUserError("is out of range", "request", f"n 1 to {MOST}, nfe 1 to 1000, seed from 0")
         y = self.flow.labels_of(str(asked["label"]), n) if asked["label"] else None
-        images = self.flow.sample(n, seed, y=y, method="midpoint" if nfe % 2 == 0 else "euler", nfe=nfe)
+        low = self._small(str(asked["low"]), n)
+        images = self.flow.sample(n, seed, y=y, low=low, method="midpoint" if nfe % 2 == 0 else "euler", nfe=nfe)
         return images.permute(0, 2, 3, 1).cpu().numpy()
+
+    def _small(self, low: str, n: int) -> Tensor | None:
+        side = self.flow.low_size
+        if side is None and low:
+            raise ValueUserError("`low` is asked of a network of no super-resolution", "request", "leave it out")
+        if side is None:
+            return None
+        if not low:
+            mend = f"give `low`, a picture of {side} x {side} px in base64"
+            raise ValueUserError("has no picture to enlarge", "request", mend)
+        try:
+            data = base64.b64decode(low, validate=True)
+        except ValueError:
+            raise ValueUserError("`low` is no base64", "request", "encode the picture's file") from None
+        return small_of(data, side, "request").expand(n, -1, -1, -1)
 
 
 def _request(model_input: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from fm.recipe import Recipe
 from fm.records import read
 from fm.results import FIDELITIES, Row, distances, label, row_file
 from fm.runs import of
-from fm.serving import ASKED
+from fm.serving import ASKED, WORDS
 from tasks import sessions, watching
 
 EXPERIMENT = "flow-matching"
@@ -371,7 +371,7 @@ def as_pyfunc(published: Path, into: Path, requirements: list[str]) -> None:
     from mlflow.types import ColSpec, Schema
     from pandas import DataFrame
 
-    kinds = dict.fromkeys(ASKED, "long") | {"label": "string"}
+    kinds = dict.fromkeys(ASKED, "long") | dict.fromkeys(WORDS, "string")
     save_model(
         str(into),
         loader_module="fm.serving",
@@ -379,7 +379,7 @@ def as_pyfunc(published: Path, into: Path, requirements: list[str]) -> None:
         code_paths=[str(Path(fm.__file__).parent)],
         pip_requirements=requirements,
         signature=ModelSignature(inputs=Schema([ColSpec(kind, name, required=False) for name, kind in kinds.items()])),
-        input_example=DataFrame([ASKED | {"label": ""}]),
+        input_example=DataFrame([ASKED | WORDS]),
     )
 
 

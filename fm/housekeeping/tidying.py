@@ -12,10 +12,13 @@ from fm.housekeeping.caches import cache_judged
 from fm.housekeeping.plan import DAY_S, Judged, Plan, carried_out, plan_of
 from fm.housekeeping.runs import cited, comparison_judged, judged
 from fm.mirror import INDEX
+from fm.paper.methods import METHODS as OF_PAPER
 from fm.paper.plan import members_in
 from fm.runs import held
+from fm.superres.plan import METHODS as OF_SUPERRES
 
 CACHE = "cache"  # the word for the folder that FM_CACHE names
+COMPARED = {*OF_PAPER, *OF_SUPERRES}  # keys of the methods whose trainings lie in one folder
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,15 @@ def tidied(
         elif (root / "recipe.json").is_file():
             stack.enter_context(held(root))
             kind, found = "RUN", judged(root, keep, idle_s, now, cited([root]))
-        elif root.is_dir() and (members := members_in(root)):
+        elif root.is_dir() and (members := members_in(root, COMPARED)):
             for folder in (root, *members):
                 stack.enter_context(held(folder))
             kind, found = "comparison", comparison_judged(root, members, keep, idle_s, now)
         else:
             what = (
-                "is neither a RUN, nor a comparison of `fm paper`, nor the cache" if root.is_dir() else "no such folder"
+                "is neither a RUN, nor a comparison of `fm paper` or `fm superres`, nor the cache"
+                if root.is_dir()
+                else "no such folder"
             )
             raise UserError(what, place, f"name a RUN, or `{CACHE}` for {node_cache()}")
         plan = plan_of(root, found)

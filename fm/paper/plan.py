@@ -2,7 +2,7 @@
 for as long, whatever the method; only path and objective differ.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,10 @@ class Member:
         return f"{self.method.key}-seed{self.seed}"
 
 
-def members_in(out: Path) -> list[Path]:
-    """The RUNs in a folder that are named as a comparison's members are."""
+def members_in(out: Path, keys: Collection[str] = METHODS.keys()) -> list[Path]:
+    """The RUNs in a folder that are named as a comparison's members are, of methods with these keys."""
     parts = [(path, *path.name.rpartition("-seed")) for path in sorted(out.iterdir())]
-    named = [path for path, key, _, seed in parts if key in METHODS and seed.isdecimal()]
+    named = [path for path, key, _, seed in parts if key in keys and seed.isdecimal()]
     return [path for path in named if (path / "recipe.json").is_file() and not path.is_symlink()]
 
 

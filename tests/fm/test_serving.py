@@ -1,12 +1,20 @@
 """What a server of published networks answers, without the server."""
 
+import base64
+import io
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
+from torch import nn
 
-from fm.errors import ValueUserError
-from fm.serving import MOST, _load_pyfunc
+from fm.errors import UserError, ValueUserError
+from fm.flow import Flow
+from fm.objectives import Regression
+from fm.paths import OTPath
+from fm.serving import MOST, Server, _load_pyfunc
 from tests.fm.test_publishing import made  # noqa: F401  a trained RUN
 
 
@@ -30,10 +38,34 @@ def test_a_request_gets_its_images(server: Any) -> None:
         ({"n": [0]}, "out of range"),
         ({"seed": [-1]}, "out of range"),
         ({"n": [1, 2]}, "several requests"),
-        ({"pictures": [1]}, "is asked for pictures; give n, seed, nfe, label"),
+        ({"pictures": [1]}, "is asked for pictures; give n, seed, nfe, label, low"),
         ({"label": ["cat"]}, "not class-conditional"),
+        ({"low": ["AAAA"]}, "of no super-resolution; leave it out"),
     ],
 )
 def test_what_cannot_be_drawn_is_one_sentence(server: Any, request_: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueUserError, match=says):
         server.predict(request_)
+
+
+def test_a_super_resolution_network_enlarges_the_picture_of_a_request() -> None:
+    class Told(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.none = nn.Parameter(torch.zeros(()))
+
+        def forward(self, given: torch.Tensor, t: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+            return given[:, 3:] + self.none
+
+    server = Server(Flow(Told(), Regression(OTPath(sigma_min=0.0)), (3, 16, 16), low_size=4))
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4), (10, 200, 90)).save(file, "PNG")
+    asked = {"n": [2], "nfe": [1], "low": [base64.b64encode(file.getvalue()).decode()]}
+    assert server.predict(asked).reshape(-1, 3).tolist() == [[10, 200, 90]] * 2 * 16 * 16
+    for low, says in (
+        ("", "has no picture to enlarge; give `low`"),
+        ("?", "`low` is no base64"),
+        ("AAAA", "cannot be taken"),
+    ):
+        with pytest.raises(UserError, match=says):
+            server.predict(asked | {"low": [low]})

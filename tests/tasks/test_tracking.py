@@ -19,7 +19,7 @@ from fm.files import read_json
 from fm.recipe import Recipe
 from fm.records import Recorder, read
 from fm.results import read_rows
-from fm.serving import ASKED
+from fm.serving import ASKED, WORDS
 from tasks import watching
 from tasks.tracking import EXPERIMENT, Tracking, as_pyfunc, tracked
 
@@ -175,7 +175,7 @@ def test_a_model_says_by_an_example_what_it_is_asked(tmp_path: Path, recwarn: py
     as_pyfunc(tmp_path / "published", tmp_path / "model", ["numpy"])
     assert not [str(warning.message) for warning in recwarn if "input example" in str(warning.message)]
     example = read_json(tmp_path / "model" / "serving_input_example.json")["dataframe_split"]
-    assert dict(zip(example["columns"], *example["data"], strict=True)) == ASKED | {"label": ""}
+    assert dict(zip(example["columns"], *example["data"], strict=True)) == ASKED | WORDS
 
 
 KILLED = """

@@ -41,7 +41,7 @@ def pipeline(source: Pictures, run: str, recipe: Recipe, place: Place = Place(),
             manifest = prepare(source, data, recipe.data, copy)
         else:
             manifest = standing.prepared(open_source(source), data, recipe.data, folder).needed("prepare", data)
-        judgeable(manifest)
+        judgeable(manifest, recipe)
         if "train" in stages:
             saved = train(published(data, folder), manifest, folder, recipe, copy)
         else:

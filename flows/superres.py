@@ -45,7 +45,7 @@ def superres(
     with together(out, plan) as parent, cluster.session(place, parent.joined, watching.flow_run_url()):
         given = pictures(source, plan, parent.run, allow_different_data)
         check_room(plan, parent.run, 0 if place.address else place.workers)
-        found = measured(plan, given, parent.run, parent)
+        found = measured(plan, given, parent.run, parent, "superres")
         page = shown(plan, given, parent.run, found, parent)
         all_shown(out, found)
         return str(page)

@@ -51,6 +51,7 @@ class Cell(NamedTuple):
     control: str | None = None
     precision: str = "fp32"
     guidance: str = ""  # in words
+    low_size: int | None = None  # of super-resolution
 
     @property
     def budget(self) -> tuple[str, int | None, float | None]:
@@ -68,8 +69,8 @@ def cell_of(row: Row) -> Cell:
         name: row.get(name) for name in ("data", "features", "features_weights", "samples", "reference_images")
     }
     shared |= {"precision": row.get("precision", "fp32"), "reference_split": row.get("reference_split", "heldout")}
-    # By whose weights is not asked: two runs have each its own guide.
-    shared["guidance"] = guidance_text(row.get("guidance") or 0.0, row.get("guidance_interval", (0.0, 1.0)))
+    guided = row.get("guidance") or 0.0, row.get("guidance_interval", (0.0, 1.0)), row.get("guide", "")
+    shared |= {"guidance": guidance_text(*guided), "low_size": row.get("low_size")}
     if row.get("tolerance") is None:
         return Cell(row["solver"], row.get("nfe"), None, **shared)
     return Cell(row["solver"], None, row["tolerance"], **shared, batch=row.get("batch"), control=row.get("control"))

@@ -212,17 +212,21 @@ class Flow:
         unit, method = "grey levels" if self.of_images else "units", _chosen(solver)["method"]
         return RoundTrip(float(error.max()), float(error.mean()), unit, method, (there.nfe, back.nfe))
 
-    def interpolate(self, image_a: Tensor, image_b: Tensor, steps: int = 8, **solver: Any) -> Tensor:
-        """`steps` images or points from a to b (each of `shape`), both included: (steps, *shape).
+    def interpolate(
+        self, image_a: Tensor, image_b: Tensor, steps: int = 8, *, low: Tensor | None = None, **solver: Any
+    ) -> Tensor:
+        """`steps` images or points from a to b (each of `shape`), both included: (steps, *shape). Of super-resolution
+        all belong to one small picture, `low` (1, channels, low_size, low_size).
 
         Between their noises the direction follows the great circle and the length goes evenly from one to the other.
         """
-        a, b = self.encode(torch.stack([image_a, image_b]), **solver)
+        ends, between = (None if low is None else low.expand(n, -1, -1, -1) for n in (2, steps))
+        a, b = self.encode(torch.stack([image_a, image_b]), low=ends, **solver)
         at = torch.linspace(0, 1, steps, device=a.device).view(-1, *[1] * len(self.shape))
         cosine = torch.dot(a.flatten(), b.flatten()) / (a.norm() * b.norm())
         angle = torch.acos(cosine.clamp(-1, 1)).clamp(1e-4, math.pi - 1e-4)
         direction = (torch.sin((1 - at) * angle) * a / a.norm() + torch.sin(at * angle) * b / b.norm()) / angle.sin()
-        return self.decode(((1 - at) * a.norm() + at * b.norm()) * direction, **solver)
+        return self.decode(((1 - at) * a.norm() + at * b.norm()) * direction, low=between, **solver)
 
     def bits_per_dim(
         self,

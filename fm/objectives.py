@@ -117,6 +117,7 @@ class Velocity:
         return out.index_copy(0, rows, weak + (1 + self.guidance) * (out[rows] - weak))
 
     def _weak(self, x: Tensor, t: Tensor) -> Tensor:
+        x, t = self.objective.seen(x, t)
         if self.guide is not None:
             return _call(self.guide, x, t, self.y, self.cond)
         return _call(self.model, x, t, torch.full((len(x),), NO_LABEL, device=x.device), self.cond)

@@ -115,6 +115,18 @@ class Real:
 
 
 @dataclass(frozen=True)
+class Answering:
+    """What a network of super-resolution answers to the first so many held-out small pictures."""
+
+    run: str
+    weights: str
+    device: str
+    cell: Cell
+    seed: int
+    count: int
+
+
+@dataclass(frozen=True)
 class Solutions:
     """Samples to be solved with next to no numerical error."""
 
@@ -156,6 +168,13 @@ def enlarged(real: Real) -> Found:
     given = pairs(_images(real.run, real.split), real.places.start, real.places.stop)
     images = bicubic(given.low, given.images.shape[-1])
     return {"features": _features(real.features, real.device)(images), **fidelity(images, given)}
+
+
+def answered(asked: Answering) -> Tensor:
+    """Images uint8 (n, c, h, w), one for each small picture."""
+    flow = _flow(asked.run, asked.weights, asked.device)
+    low = pairs(_images(asked.run, HELDOUT), 0, asked.count).low
+    return flow.sample(len(low), asked.seed, low=low, batch=asked.cell.batch, **asked.cell.options()).cpu()
 
 
 def converged(of: Solutions) -> Found:

@@ -77,12 +77,12 @@ def pictures(source: str, plan: Plan, out: Path, allowed: bool) -> Pictures:
     else:
         data = folder_for(source, plan.recipe.data, out)
         manifest = prepare(source, data, plan.recipe.data)
-    return Pictures(data, judgeable(manifest), check_data(plan, manifest, source, allowed))
+    return Pictures(data, judgeable(manifest, plan.recipe), check_data(plan, manifest, source, allowed))
 
 
-def measured(plan: Plan, given: Pictures, out: Path, parent: Tracking) -> list[Trained]:
+def measured(plan: Plan, given: Pictures, out: Path, parent: Tracking, what: str = "paper") -> list[Trained]:
     """All members, trained and evaluated; what stands is not done again, and one that diverges leaves the others be."""
-    progress, found = watching.Progress("paper", f"paper {plan.name}", every_s=0), {}
+    progress, found = watching.Progress(what, f"{what} {plan.name}", every_s=0), {}
     for done, member in enumerate(plan.members):
         line = f"{done} of {len(plan.members)} trainings done; now {member.method.title}, seed {member.seed}"
         progress.update(done / len(plan.members), line, now=True)
@@ -99,7 +99,7 @@ def _measured(member: Member, given: Pictures, out: Path, parent: Tracking) -> T
             saved = train(given.data, given.manifest, folder, recipe, copy)
             rows = evaluate(folder, recipe, saved, copy)
         except (Diverged, Unfinished) as error:
-            watching.say(f"paper: {member.folder} failed: {error}")
+            watching.say(f"{member.folder} failed: {error}")
             left = Trained(member.method, member.seed, str(run), failed=str(error))
             return replace(left, records=_records(folder), trained_by=_trained_by(folder))
         return trained(member, run, recipe, saved, rows)

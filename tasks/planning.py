@@ -37,7 +37,7 @@ def planned(source: str, run: str, recipe: Recipe, start_at: Stage = "prepare") 
     if manifest.left is None:
         yield from _undecided(opened, recipe, folder)
         return
-    standing.judgeable(manifest.left)
+    standing.judgeable(manifest.left, recipe)
     try:
         check_data(folder, data, manifest.left, standing.order_of(recipe, manifest.left))
     except SettingsError as error:

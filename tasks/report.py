@@ -15,6 +15,7 @@ from fm.data import ShardedImages
 from fm.data.addresses import is_address
 from fm.evaluation import cell_of
 from fm.flow import Flow
+from fm.footprint import batch_that_fits
 from fm.lineage import digest
 from fm.pixels import to_pixels
 from fm.recipe import Recipe, facts_of, load
@@ -91,8 +92,9 @@ def _pictures(flow: Flow, data: str, cells: list[Cell]) -> Pictures:
     given = examples(flow, data, SAMPLES)
     first: dict[str, Any] = {"y": None if y is None else y[:STRIP], "low": given and given.low[:STRIP]}
     strip = flow.trajectory(STRIP, TIMES, **first, **cell.options())
+    batch = batch_that_fits(flow.model, flow.shape, flow.device, SAMPLES)
     return Pictures(
-        samples=flow.sample(SAMPLES, y=y, low=given and given.low, **cell.options()),
+        samples=flow.sample(SAMPLES, y=y, low=given and given.low, batch=batch, **cell.options()),
         real=given.images if given else real.permute(0, 3, 1, 2),  # of super-resolution what should have come out
         trajectory=to_pixels(strip.flatten(0, 1)).view(strip.shape),
         times=TIMES,

@@ -102,10 +102,11 @@ def _inputs_changed(before: Manifest, source: Source, settings: Preparation) -> 
     return changed
 
 
-def judgeable(manifest: Manifest) -> Manifest:
-    """The manifest, if a network can be trained on it and judged: said before the training, not after it.
+def judgeable(manifest: Manifest, recipe: Recipe | None = None) -> Manifest:
+    """The manifest, if a network can be trained on it and judged (by this recipe): said before the training.
 
-    Raises: DataError if there are no training images, or too few are held out.
+    Raises: DataError if there are no training images, or too few are held out; SettingsError if super-resolution is
+    asked for more samples than there are held-out images, or guidance by labels where there are none.
     """
     if "train" not in manifest.splits:
         raise DataError("no training images are left", manifest.source, "see rejected.jsonl beside its shards")
@@ -119,6 +120,8 @@ def judgeable(manifest: Manifest) -> Manifest:
             f"{heldout} of its {manifest.images} images are held out, too few to judge a network by: {FEWEST} are due"
         )
         raise DataError(what, manifest.source, mend)
+    if recipe:
+        check_judged(recipe, heldout, manifest.classes)
     return manifest
 
 
@@ -152,8 +155,7 @@ def jobs(run: Path, recipe: Recipe, saved: Saved) -> list[Job]:
         raise DataError(what, str(run), "name them: `fm evaluate RUN DATA`")
     features = identity_of(settings.features)
     grid = [_led(cell, settings) for cell in cells(settings)]
-    if recipe.super_resolution:
-        check_pairs_suffice(grid, facts_of(run)["images"])
+    check_judged(recipe, facts_of(run).get("images", {}).get(HELDOUT, 0), facts_of(run)["classes"])
     # The cheapest cell: a network before its first step answers zero, which every solver integrates exactly.
     baseline = min(grid, key=lambda cell: cell.nfe or 1000).model_copy(update=UNGUIDED | {"error_images": 0})
     pairs = [(cell, saved.weights) for cell in grid] + [(baseline, untrained_weights(recipe))]
@@ -182,12 +184,17 @@ def _led(cell: Cell, settings: Evaluation) -> Cell:
     return cell.model_copy(update={"guide": saved.weights})
 
 
-def check_pairs_suffice(grid: Sequence[Cell], images: dict[str, int]) -> None:
-    """Raises: SettingsError for more samples of super-resolution than held-out images: each belongs to one."""
-    most, there = max(cell.samples for cell in grid), images.get(HELDOUT, 0)
-    if most > there:
-        what = f"{most:,} samples are asked for, and there are {there:,} held-out images, one for each"
-        raise SettingsError(what, "evaluation.samples", f"set it to {there:,} or less, or hold out more")
+def check_judged(recipe: Recipe, heldout: int, classes: Sequence[str]) -> None:
+    """Raises: SettingsError for more samples of super-resolution than held-out images, for each belongs to one; and for
+    guidance away from labels that the data do not have."""
+    grid = [*cells(recipe.evaluation), *filter(None, [along(recipe.evaluation)])]
+    most = max(cell.samples for cell in grid)
+    if recipe.super_resolution and most > heldout:
+        what = f"{most:,} samples are asked for, and there are {heldout:,} held-out images, one for each"
+        raise SettingsError(what, "evaluation.samples", f"set it to {heldout:,} or less, or hold out more")
+    if any(cell.guidance for cell in grid) and not recipe.evaluation.guide and not classes:
+        what = "guidance leads away from the network without label, and the data have no classes"
+        raise SettingsError(what, "evaluation.grid", "name a weaker network: evaluation.guide=RUN")
 
 
 def stands(run: Path, key: str) -> bool:

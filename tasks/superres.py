@@ -2,6 +2,7 @@
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 import torch
 from prefect import task
@@ -11,20 +12,19 @@ from fm.columns import distance_columns, fidelity_columns
 from fm.data import ShardedImages
 from fm.enlarging import bicubic
 from fm.evaluation import cell_of
-from fm.flow import Flow
 from fm.lineage import code_digest, digest
 from fm.metrics import FEATURES
+from fm.paper.methods import OT
 from fm.paper.plan import Plan
 from fm.paper.trained import Trained
-from fm.recipe import load
-from fm.reference import HELDOUT, TRAINING, examples, kept_in, measure_reference
+from fm.reference import HELDOUT, TRAINING, kept_in, measure_reference, pairs
 from fm.report import kept
 from fm.results import Row, row_file
 from fm.superres.page import write_page
-from fm.superres.plan import BICUBIC
+from fm.superres.plan import BICUBIC, METHODS
 from fm.superres.reading import Answers, final
 from tasks import cluster, failing, measuring, watching
-from tasks.measuring import Real
+from tasks.measuring import Answering, Real
 from tasks.paper import Pictures, page_code
 from tasks.tracking import Tracking
 
@@ -47,7 +47,7 @@ def shown(plan: Plan, given: Pictures, out: Path, found: list[Trained], parent: 
         else:
             watching.say("report: the bicubic baseline, and pictures of every method")
             links = {"MLflow": parent.url, "Prefect flow run": watching.flow_run_url()}
-            made = _answers(found, str(given.data)), _bicubic(plan, given, found)
+            made = _answers(found, given.data), _bicubic(plan, given, found)
             files = write_page(
                 out, plan, found, made[1], made[0], links, _commands(plan, given, out, found), given.marked
             )
@@ -69,9 +69,7 @@ def _bicubic(plan: Plan, given: Pictures, found: list[Trained]) -> Row:
     items = [Real(run, settings.features, device, HELDOUT, place) for place in places]
     parts = []
     for outcome in cluster.ray_map(measuring.enlarged, items, gpus=gpus):
-        if outcome.error:
-            raise outcome.error
-        parts.append(outcome.value)
+        parts.append(_value(outcome))
     whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     features = FEATURES[settings.features].known(device)
     sets = ShardedImages(given.data, TRAINING), ShardedImages(given.data, HELDOUT)
@@ -92,31 +90,41 @@ def _bicubic(plan: Plan, given: Pictures, found: list[Trained]) -> Row:
     }
 
 
-def _answers(found: list[Trained], data: str) -> Answers | None:
-    """What the first seed of each method answers to the first small pictures, the last method from several noises."""
-    firsts = {one.method.title: one for one in found if one.seed == 0 and final(one)}
+def _answers(found: list[Trained], data: str | Path) -> Answers | None:
+    """What the first seed of each method answers to the first small pictures, flow matching from several noises."""
+    firsts = {one.method.name: (one, row) for one in found if one.seed == 0 and (row := final(one))}
     if not firsts:
         return None
-    flows = {title: load(one.where) for title, one in firsts.items()}
-    given = examples(next(iter(flows.values())), data, SHOWN)
-    assert given is not None, "recipes of super-resolution alone get here"  # noqa: S101
-    drawn = {title: _drawn(flow, final(firsts[title]) or {}, given.low, 0) for title, flow in flows.items()}
-    title, flow = list(flows.items())[-1]
-    varied = [drawn[title], *(_drawn(flow, final(firsts[title]) or {}, given.low, seed) for seed in range(1, SEEDS))]
-    by_method = {BICUBIC: bicubic(given.low, given.images.shape[-1]), **drawn}
-    return Answers(given.low, given.images, by_method, torch.stack(varied))
+    given = pairs(ShardedImages(data, HELDOUT), 0, SHOWN)
+    gpus = cluster.gpus_each()
+    asked = [(name, 0) for name in firsts] + [(OT, seed) for seed in range(1, SEEDS) if OT in firsts]
+    items = [_answering(*firsts[name], seed, "cuda" if gpus else "cpu") for name, seed in asked]
+    drawn = dict(
+        zip(asked, (_value(one) for one in cluster.ray_map(measuring.answered, items, gpus=gpus)), strict=True)
+    )
+    by_method = {name: drawn[name, 0] for name in firsts}
+    varied = [images for (name, _), images in drawn.items() if name == OT]
+    by_method = {BICUBIC: bicubic(given.low, given.images.shape[-1]), **by_method}
+    return Answers(given.low, given.images, by_method, torch.stack(varied) if varied else None)
 
 
-def _drawn(flow: Flow, row: Row, low: torch.Tensor, seed: int) -> torch.Tensor:
-    cell = cell_of(row)
-    return flow.sample(len(low), seed, low=low, batch=cell.batch, **cell.options())
+def _answering(one: Trained, row: Row, seed: int, device: str) -> Answering:
+    return Answering(one.where, row["weights"], device, cell_of(row), seed, SHOWN)
+
+
+def _value(outcome: cluster.Outcome) -> Any:
+    if outcome.error:
+        raise outcome.error
+    return outcome.value
 
 
 def _commands(plan: Plan, given: Pictures, out: Path, found: list[Trained]) -> list[str]:
     """What repeats the comparison, one of its rows, and what uses it."""
     asked = {"dataset": plan.dataset.key, "seeds": plan.seeds, "source": str(given.data), "changes": plan.changes}
+    asked |= {"methods": [m.key for m in plan.methods] if len(plan.methods) < len(METHODS) else []}
     asked |= {"allow_different_data": bool(given.marked)}
     rows = [row_file(Path(one.where), row["key"]) for one in found for row in one.rows]
     again = [shlex.join(["fm", "evaluate", "--rerun", str(row)]) for row in rows[:1]]
-    use = [shlex.join(["fm", "sample", found[-1].where, "--low", "SMALL_PICTURE", "--n", "4"])] * bool(rows)
+    made = [one.where for one in found if one.rows and one.method.name == OT][:1]
+    use = [shlex.join(["fm", "sample", where, "--low", "SMALL_PICTURE", "--n", "4"]) for where in made]
     return [shlex.join(["fm", "superres", str(out), *failing.compared(asked)]), *again, *use]

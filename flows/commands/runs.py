@@ -29,8 +29,8 @@ def sample(
     low: Annotated[
         Path | None,
         typer.Option(
-            help="Of a super-resolution network: the small picture to enlarge, or a folder of them; one that is larger "
-            "is brought down, around its centre. Default: held-out ones of its data."
+            help="Of a super-resolution network: the small picture to enlarge, or a folder of them; one of another "
+            "size is brought to the network's, around its centre. Default: held-out ones of its data."
         ),
     ] = None,
     guidance: Annotated[
@@ -77,6 +77,7 @@ def sample(
     with atomic(out) as file:
         file.write(picture(images.cpu()))
     few = f", {several(batch, 'picture')} at once: no memory for more" if batch < min(n, BATCH) else ""
+    few += ", which share their steps" if few and not fixed else ""
     what = "pictures" if flow.of_images else "points"
     typer.echo(
         f"{n} {what} in {out} ({solver}, {nfe or (32 if fixed else 'adaptive')} NFE, seed {seed}, on {where}{few})"

@@ -2,13 +2,13 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d
 
 from fm.errors import ValueUserError
 
 LEVELS = 255.0
 SIGMA, RADIUS = 1.5, 5  # of SSIM's Gaussian window, 11 pixels wide
 K1, K2 = 0.01, 0.03
+AT_ONCE = 8  # pictures, which bounds the memory
 
 
 def psnr(images: Tensor, truth: Tensor) -> Tensor:
@@ -33,6 +33,10 @@ def ssim(images: Tensor, truth: Tensor) -> Tensor:
     a, b = _checked(images, truth)
     if min(a.shape[-2:]) <= 2 * RADIUS:
         raise ValueUserError(f"images of {tuple(a.shape[-2:])} given to SSIM, whose window is {2 * RADIUS + 1} px wide")
+    return torch.cat([_ssim(*pair) for pair in zip(a.split(AT_ONCE), b.split(AT_ONCE), strict=True)])
+
+
+def _ssim(a: Tensor, b: Tensor) -> Tensor:
     mean_a, mean_b = _blurred(a), _blurred(b)
     var_a, var_b = _blurred(a * a) - mean_a**2, _blurred(b * b) - mean_b**2
     covariance = _blurred(a * b) - mean_a * mean_b
@@ -43,12 +47,11 @@ def ssim(images: Tensor, truth: Tensor) -> Tensor:
 
 def _blurred(x: Tensor) -> Tensor:
     """Gaussian means (n, channels, height, width) of the windows that lie inside, rows after columns."""
-    at = torch.arange(-RADIUS, RADIUS + 1, dtype=x.dtype)
-    weights = torch.exp(-0.5 * (at / SIGMA) ** 2)
-    weights = weights / weights.sum()
-    n, channels = x.shape[:2]
-    planes = x.reshape(n * channels, 1, *x.shape[2:])
-    return conv2d(conv2d(planes, weights.view(1, 1, -1, 1)), weights.view(1, 1, 1, -1)).unflatten(0, (n, channels))
+    weights = torch.exp(-0.5 * (torch.arange(-RADIUS, RADIUS + 1, dtype=x.dtype) / SIGMA) ** 2)
+    for dim in (-2, -1):  # sums of shifted pictures: float64 has no fast convolution
+        inside = x.shape[dim] - 2 * RADIUS
+        x = sum(w * x.narrow(dim, i, inside) for i, w in enumerate((weights / weights.sum()).tolist()))
+    return x
 
 
 def _checked(images: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:

@@ -140,6 +140,12 @@ def check_data(plan: Plan, manifest: Manifest, where: str, allowed: bool) -> str
     """
     if (size := manifest.shape[-1]) != plan.recipe.data.size:
         raise DataError(f"its pictures are of {size} px, {plan.name} is of {plan.recipe.data.size}", where, "prepare")
+    due = plan.recipe.data.low_size if plan.recipe.super_resolution else None
+    if due and manifest.settings.low_size != due:
+        has = f"are of {manifest.settings.low_size} px" if manifest.settings.low_size else "are missing"
+        raise DataError(
+            f"its small pictures {has}, {plan.name}'s are of {due}", where, f"prepare with --low-size {due}"
+        )
     found = differing(plan.dataset, manifest)
     if found and not allowed:
         raise DataError(found, where, "take the published data, or --allow-different-data, which marks the table")

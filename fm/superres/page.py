@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fm.errors import several
 from fm.files import atomic, write_json, write_text
-from fm.paper.claim import NOT_MEASURED, NOT_SHOWN, SHOWN, Claim
+from fm.paper.claim import NOT_MEASURED, NOT_SHOWN, ONE_SEED, SHOWN, Claim
 from fm.paper.methods import OT
 from fm.paper.page import codes
 from fm.paper.plan import Plan
@@ -34,11 +34,13 @@ LIMIT = (
     " this size; it does not repeat the paper's experiment."
 )
 NOTE = (
-    "Means over training seeds; ± is half of the 95 % interval of a distance, the standard error of PSNR (dB) and SSIM."
-    " Each sample belongs to one held-out image, to which PSNR and SSIM are measured (SSIM of a Gaussian window, Wang"
-    " et al. 2004); `PSNR, brought down` is that of its means over pixels to the small picture. An Inception Score is"
-    " there only where Inception's weights are. Published: ImageNet 64 -> 256, FID and Inception Score of Inception's"
-    " features, SR3 by its own sampler; figures of another data set, size or network are not subtracted from them."
+    "Means over training seeds; ± is half of the 95 % interval of a distance, and of PSNR (dB) and SSIM the standard"
+    " error over images, both without the spread over seeds. Each sample belongs to one held-out image, to which PSNR and"
+    " SSIM are measured (SSIM of a Gaussian window, Wang et al. 2004); `PSNR, brought down` is that of its means over"
+    " pixels to the small picture. Distances are from training images, so that the held-out images' own stands beside"
+    " them. An Inception Score is there only where Inception's weights are. Published: ImageNet 64 -> 256, FID and"
+    " Inception Score of Inception's features, SR3 by its own sampler; figures of another data set, size or network are"
+    " not subtracted from them."
 )
 Shown = dict[str, tuple[bytes, str]]
 
@@ -84,7 +86,7 @@ def table(trained: Sequence[Trained], bicubic: Row) -> list[list[str]]:
     """The table as text, headings first: a line for the images themselves, bicubic enlarging, and each method."""
     name = distance_name(trained)
     head = ["method", "seeds", "solver", "NFE", name or "distance", "Inception Score", "PSNR", "SSIM"]
-    head += ["PSNR, brought down", "published FID", "IS", "PSNR", "SSIM"]
+    head += ["PSNR, brought down", *(f"published {name}" for name in ("FID", "IS", "PSNR", "SSIM"))]
     floors = [row[f"{name}_floor"] for one in trained for row in one.rows if row.get(f"{name}_floor") is not None]
     truth = [TRUTH, "", "", "", number(max(floors)) if floors else "", "", "", "", "", *_published(TRUTH)]
     lines = [_line(BICUBIC, [bicubic], name)]
@@ -131,14 +133,18 @@ def drawn(trained: Sequence[Trained], bicubic: Row, answers: Answers | None) -> 
     if answers is not None:
         words = "Held-out images in a fixed random order, the first ones, not the best ones; samples of seed 0."
         found["panels"] = panels(answers), words
+    if answers is not None and answers.varied is not None:
         caption = (
-            "The same small pictures from several noises, and on the right where the answers differ (s.d., bright)."
+            f"What {OT} draws of the same small pictures from several noises, and where that differs (s.d., bright)."
         )
-        found["varied"] = varied(answers), caption
+        found["varied"] = varied(answers.low, answers.truth, answers.varied), caption
     if name := distance_name(trained):
         words = "The nearer to the truth, the further from likely pictures: Blau and Michaeli 2018. A dot is a seed."
         found["plane"] = plane(trained, bicubic, name), words
-        found["sweep"] = sweep(trained, name), "Distance by evaluations, of both samplers; a line is a training seed."
+        found["sweep"] = (
+            sweep(trained, name),
+            "Distance by evaluations; a line for each sampler, solver and training seed.",
+        )
     return found
 
 
@@ -150,13 +156,13 @@ def panels(answers: Answers) -> bytes:
     return sheet(tiles[None, :, None], (), [*columns], tile=112)
 
 
-def varied(answers: Answers) -> bytes:
+def varied(low: Tensor, truth: Tensor, found: Tensor) -> bytes:
     """Small picture, an answer for each noise, s.d. of the answers, truth."""
-    side, n = answers.truth.shape[-1], min(SHOWN_PICTURES, len(answers.truth))
-    spread = answers.varied.double().std(0).mean(1, keepdim=True).expand_as(answers.truth)
+    side, n = truth.shape[-1], min(SHOWN_PICTURES, len(truth))
+    spread = found.double().std(0).mean(1, keepdim=True).expand_as(truth)
     bright = (4 * spread).clamp(0, 255).to(torch.uint8)
-    parts = [_nearest(answers.low, side), *answers.varied, bright, answers.truth]
-    words = ["small", *(f"seed {i}" for i in range(len(answers.varied))), "s.d. x 4", "truth"]
+    parts = [_nearest(low, side), *found, bright, truth]
+    words = ["small", *(f"seed {i}" for i in range(len(found))), "s.d. x 4", "truth"]
     return sheet(torch.stack([part[:n] for part in parts], 1)[None, :, None], (), words, tile=112)
 
 
@@ -194,10 +200,12 @@ def sweep(trained: Sequence[Trained], name: str) -> bytes:
     axes = figure.subplots()
     for i, method in enumerate((SR3, OT)):
         for one in (one for one in trained if one.method.name == method):
-            rows = sorted((row for row in one.rows if row.get(name) is not None), key=lambda row: row["nfe_mean"])
-            told = f"{method}" if one.seed == 0 else None
-            at, to = [row["nfe_mean"] for row in rows], [row[name] for row in rows]
-            axes.plot(at, to, MARKERS[i], ls="-", color=COLOURS[i], label=told)
+            rows = [row for row in one.rows if row.get(name) is not None and not row.get("guidance")]
+            for j, solver in enumerate(sorted({row["solver"] for row in rows})):
+                own = sorted((row for row in rows if row["solver"] == solver), key=lambda row: row["nfe_mean"])
+                told = f"{method}, {solver}" if one.seed == 0 else None
+                at, to = [row["nfe_mean"] for row in own], [row[name] for row in own]
+                axes.plot(at, to, MARKERS[j % len(MARKERS)], ls="-", color=COLOURS[i], label=told)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xlabel("NFE a sample")
@@ -230,6 +238,9 @@ def _page(
 ) -> str:
     title = f"Super-resolution: {plan.dataset.title}, {plan.recipe.data.low_size} -> {plan.recipe.data.size} px"
     cautions = [LIMIT] * (plan.scale == "mini") + [f"These are NOT the published data: {marked}."] * bool(marked)
+    cautions += [f"There is one training seed, and {ONE_SEED}: another one may decide a claim otherwise."] * (
+        plan.seeds == 1
+    )
     cautions += [f"{one.method.title}, seed {one.seed}: {one.failed}." for one in trained if one.failed]
     having = {v: [c.title for c in found if c.verdict == v] for v in (SHOWN, NOT_SHOWN, NOT_MEASURED)}
     body = [
@@ -239,7 +250,8 @@ def _page(
         "<h2>Pictures</h2>",
         *(page.figure((shown[key][0], key), shown[key][1]) for key in ("panels", "varied") if key in shown),
         "<h2>The table</h2>",
-        page.html_table(lines),
+        page.html_table([line[:-4] for line in lines]),
+        page.html_table([[line[0], *line[-4:]] for line in lines]),
         f"<p class=soft>{escape(NOTE)}</p>",
         *(page.figure((shown[key][0], key), shown[key][1]) for key in ("plane", "sweep") if key in shown),
         "<h2>The claims</h2>",

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-import torch
 from torch import Tensor
 
 from fm.paper.reading import distance_name, rows_of, sampled
 from fm.paper.trained import Trained
 from fm.results import Row
+from fm.superres.plan import REGRESSION
 
 __all__ = ["Answers", "distance_name", "final", "of_method", "value"]
 
@@ -18,24 +18,22 @@ __all__ = ["Answers", "distance_name", "final", "of_method", "value"]
 @dataclass(frozen=True)
 class Answers:
     """What each method answers to the same small pictures of held-out images, uint8: low (n, c, s, s), truth and each
-    of `by_method` (n, c, h, w), the first noise's; `varied` (seeds, n, c, h, w) of the last method from several."""
+    of `by_method` (n, c, h, w), the first noise's; `varied` (seeds, n, c, h, w) flow matching's from several, if it
+    was trained."""
 
     low: Tensor
     truth: Tensor
     by_method: dict[str, Tensor]
-    varied: Tensor
-
-    def spread(self) -> Tensor:
-        """The s.d. over seeds in grey levels, the root of its mean square over each picture's values: (n,)."""
-        return torch.sqrt(self.varied.double().var(0).flatten(1).mean(1))
+    varied: Tensor | None
 
 
 def final(one: Trained) -> Row | None:
-    """The row that a training is judged by: dopri5 at the finest tolerance, or the finest that there is."""
-    found = rows_of(one, sampled(one)) or sorted(
-        (row for row in one.rows if "failed" not in row), key=lambda row: row["nfe"] or 0
-    )
-    return found[-1] if found else None
+    """The row that a training is judged by: dopri5 at the finest tolerance, of regression its one step; of several
+    seeds of the evaluation the first."""
+    found = rows_of(one, sampled(one))
+    if one.method.name == REGRESSION:
+        found = [row for row in one.rows if "failed" not in row]
+    return found[0] if found else None
 
 
 def of_method(trained: Sequence[Trained], name: str) -> dict[int, Row]:

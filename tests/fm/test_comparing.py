@@ -276,3 +276,12 @@ def test_names_are_as_short_as_they_can_be():
     assert names_of(["runs/ot", "s3://bucket/runs/vp"]) == ["ot", "vp"]
     assert names_of(["a/run", "b/run", "b/other"]) == ["a/run", "b/run", "b/other"]
     assert names_of(["run", "x/run"]) == ["run", "x/run"]
+
+
+def test_rows_are_of_one_cell_only_if_they_are_guided_alike_and_told_the_same():
+    guided = {"guidance": 1.0, "guidance_interval": [0.0, 1.0], "guide": ""}
+    ways = ({}, guided, guided | {"guide": "a" * 64}, guided | {"guide": "b" * 64}, {"low_size": 16})
+    cells = {cell_of(a_row(**way)) for way in ways}
+    assert len(cells) == len(ways) and str(cell_of(a_row(**guided))) == "euler 8, guidance 1"
+    run = run_of("ot", "runs/ot", [a_row(**way) for way in ways])
+    assert len(run.rows) == len(ways)

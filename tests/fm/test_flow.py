@@ -377,3 +377,23 @@ def test_regression_gives_one_picture_for_all_noises():
     flow = super_resolution(Doubling(), Regression(OTPath()))
     one, other = (flow.sample(3, seed=seed, low=small(3), method="euler", nfe=1) for seed in (0, 1))
     assert (one.int() - other.int()).abs().max() <= 1 and flow.method == "Regression"
+
+
+def test_between_two_images_all_belong_to_one_small_picture():
+    flow, low = super_resolution(), small(1)
+    ends = flow.sample(2, seed=3, low=low.expand(2, -1, -1, -1), nfe=16)
+    line = flow.interpolate(*ends, steps=4, low=low, nfe=16)
+    assert line.shape == (4, 1, 8, 8) and (line[0].int() - ends[0].int()).abs().max() <= 3
+
+
+def test_a_guide_sees_no_more_than_what_it_guides():
+    class Mean(nn.Module):
+        def forward(self, given, t, y=None):
+            assert not given[:, :1].any() and not t.any()
+            return 0.5 * given[:, 1:]
+
+    flow, guide = (super_resolution(Mean(), Regression(OTPath())) for _ in range(2))
+    plain, guided = (
+        flow.sample(3, low=small(3), nfe=2, method="euler", **how) for how in ({}, {"guide": guide, "guidance": 1.0})
+    )
+    assert (plain.int() - guided.int()).abs().max() <= 1

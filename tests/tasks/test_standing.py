@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fm.cells import Cell
 from fm.checkpoints import Saved
 from fm.data import Manifest, Preparation, open_source, write_shards
 from fm.data.manifest import Origin, Split
@@ -222,10 +221,14 @@ def test_stages_follow_each_other() -> None:
     assert standing.again("train") == "start at train (`--from train`)"
 
 
-def test_super_resolution_has_a_held_out_image_for_each_sample() -> None:
-    grid = [Cell(solver="euler", nfe=1, samples=50), Cell(solver="euler", nfe=2, samples=20)]
-    standing.check_pairs_suffice(grid, {"test": 50})
+def test_what_cannot_be_judged_is_said_before_the_training() -> None:
+    pairs = Recipe.load("superres-mini")
+    standing.check_judged(pairs, 256, [])
     with pytest.raises(
-        SettingsError, match=r"50 samples are asked for, and there are 49 held-out images.*set it to 49"
+        SettingsError, match=r"256 samples are asked for, and there are 255 held-out images.*set it to 255"
     ):
-        standing.check_pairs_suffice(grid, {"test": 49})
+        standing.check_judged(pairs, 255, [])
+    guided = Recipe.load("tiny", ["class_conditional=true", "evaluation.grid=[{solver='euler', nfe=4, guidance=1.0}]"])
+    standing.check_judged(guided, 30, ["cat", "dog"])
+    with pytest.raises(SettingsError, match="the data have no classes"):
+        standing.check_judged(guided, 30, [])

@@ -48,3 +48,23 @@ def test_answers_that_are_all_the_same_or_far_from_the_small_picture_are_said(tr
     assert verdicts(far, answers)["consistent"] == NOT_SHOWN
     needs = [claim.needs for claim in claims(far, same) if claim.verdict == NOT_SHOWN]
     assert all(needs) and len(needs) == 2
+
+
+def test_rows_that_are_not_of_the_same_pairs_are_not_compared(trained, answers):
+    for other in (
+        {"samples_not_finite": 3},
+        {"noise_digest": "m"},
+        {"features_weights": "v"},
+        {"reference_split": "training"},
+    ):
+        mixed = [replace(t, rows=tuple(row | other for row in t.rows)) if t.method.key == "sr3" else t for t in trained]
+        assert verdicts(mixed, answers)["sr3"] == NOT_MEASURED, other
+
+
+def test_one_seed_leaves_what_has_no_interval_open(trained, answers):
+    found = verdicts([one for one in trained if one.seed == 0], answers)
+    assert {key for key, verdict in found.items() if verdict == NOT_MEASURED} == {"nfe"}
+
+
+def test_answers_of_another_method_say_nothing_of_flow_matching(trained, answers):
+    assert verdicts(trained, replace(answers, varied=None))["varied"] == NOT_MEASURED

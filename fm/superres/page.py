@@ -35,12 +35,12 @@ LIMIT = (
 )
 NOTE = (
     "Means over training seeds; ± is half of the 95 % interval of a distance, and of PSNR (dB) and SSIM the standard"
-    " error over images, both without the spread over seeds. Each sample belongs to one held-out image, to which PSNR and"
-    " SSIM are measured (SSIM of a Gaussian window, Wang et al. 2004); `PSNR, brought down` is that of its means over"
-    " pixels to the small picture. Distances are from training images, so that the held-out images' own stands beside"
-    " them. An Inception Score is there only where Inception's weights are. Published: ImageNet 64 -> 256, FID and"
-    " Inception Score of Inception's features, SR3 by its own sampler; figures of another data set, size or network are"
-    " not subtracted from them."
+    " error over images, both without the spread over seeds. Each sample belongs to one held-out image, to which PSNR"
+    " and SSIM are measured (SSIM of a Gaussian window, Wang et al. 2004); `PSNR, brought down` is that of its means"
+    " over pixels to the small picture. Distances are from training images, so that the held-out images' own stands"
+    " beside them. An Inception Score is there only where Inception's weights are. Published: ImageNet 64 -> 256, FID"
+    " and Inception Score of Inception's features, SR3 by its own sampler; figures of another data set, size or network"
+    " are not subtracted from them."
 )
 Shown = dict[str, tuple[bytes, str]]
 

@@ -21,7 +21,7 @@ CHANGES = (
     "training.warmup_images=0",
     "evaluation.samples=30",
     "evaluation.reference_images=30",
-    "evaluation.grid=[{solver='euler', nfe=2}]",
+    "evaluation.grid=[{solver='dopri5', tolerance=1e-1}]",
     "evaluation.features=random_conv",
     "data.holdout=0.5",
 )

@@ -20,15 +20,15 @@ def test_what_the_paper_found_is_shown(trained, answers):
 
 def test_swapped_folders_show_nothing_of_what_they_are_compared_by(trained, answers):
     found = verdicts(swapped(trained, "regression", "fm-ot"), answers)
-    assert (found["psnr"], found["distance"], found["sr3"]) == (NOT_SHOWN,) * 3
+    assert SHOWN not in (found["psnr"], found["distance"], found["sr3"], found["nfe"])
     found = verdicts(swapped(trained, "sr3", "fm-ot"), answers)
     assert (found["sr3"], found["nfe"]) == (NOT_SHOWN,) * 2 and found["distance"] == SHOWN
 
 
 def test_one_seed_against_it_is_enough(trained, answers):
-    other = swapped(trained, "regression", "fm-ot")
+    other = swapped(trained, "sr3", "fm-ot")
     mixed = [two if two.seed == 1 else one for one, two in zip(trained, other, strict=True)]
-    assert verdicts(mixed, answers)["distance"] == NOT_SHOWN
+    assert verdicts(mixed, answers)["sr3"] == NOT_SHOWN
 
 
 def test_what_is_missing_leaves_claims_open(trained, answers):

@@ -62,7 +62,9 @@ def test_other_folders_are_refused(run: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "manifest.json").touch()
     for name in ("data", ""):
-        with pytest.raises(UserError, match="is neither a RUN, nor a comparison of `fm paper`, nor the cache; name a"):
+        with pytest.raises(
+            UserError, match="is neither a RUN, nor a comparison of `fm paper` or `fm superres`, nor the cache; name a"
+        ):
             tidied(str(tmp_path / name), delete=True)
     with pytest.raises(UserError, match="nowhere: no such folder"):
         tidied(str(tmp_path / "nowhere"), delete=True)

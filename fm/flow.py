@@ -76,7 +76,7 @@ class Flow:
     network's without label, or that of `guide`, the Flow of a weaker network (`Objective.velocity`).
 
     Of a super-resolution network `low_size` is the side of its small pictures: each method wants them as `low`, uint8
-    (n, channels, low_size, low_size), one for each sample.
+    (n, channels, low_size, low_size), one for each sample, or one for all.
 
     Raises: ValueUserError for samples of another shape or dtype; NumericalError as `fm.solvers.solve` does.
     """
@@ -128,7 +128,8 @@ class Flow:
         guidance: float = 0.0,
         **options: Any,
     ) -> Tensor:
-        """n images, uint8 (n, channels, height, width); of points the float states (n, 2). `options` as in `draw`."""
+        """n images, uint8 (n, channels, height, width); of points the float states (n, 2). `options` as in `draw`; of
+        super-resolution `low`, the small pictures."""
         return self._outside(self.draw(n, seed, method=method, nfe=nfe, y=y, guidance=guidance, **options).x)
 
     def draw(
@@ -321,9 +322,15 @@ class Flow:
                 raise ValueUserError("this network is of no super-resolution", where="low", mend="leave low out")
             return None
         due = (n, self.shape[0], self.low_size, self.low_size)
-        if low is None or tuple(low.shape) != due:
-            given = "no small pictures" if low is None else f"small pictures of shape {tuple(low.shape)}"
-            raise ValueUserError(f"{given} given where {due} are due, one for each sample", where="low")
+        if isinstance(low, Tensor) and tuple(low.shape) == (1, *due[1:]):
+            low = low.expand(due)
+        if not isinstance(low, Tensor) or tuple(low.shape) != due:
+            shape = (
+                f"small pictures of shape {tuple(low.shape)}" if isinstance(low, Tensor) else f"a {type(low).__name__}"
+            )
+            given = "no small pictures" if low is None else shape
+            mend = "a uint8 tensor, one for each sample or one for all; fm.enlarging.small_picture reads a file"
+            raise ValueUserError(f"{given} given where {due} are due", "low", mend)
         return enlarged(low.to(self.device), self.shape[-1])
 
     def _fitting(self, x: Tensor) -> Tensor:

@@ -118,7 +118,7 @@ class DataSet:
     changes: dict[str, Any] = field(default_factory=dict)  # of the full-scale preset
 
 
-_IMAGENET = "ILSVRC2012_img_train.tar and _val.tar beside it, or a folder that `fm prepare` filled"
+_IMAGENET = "ILSVRC2012_img_train.tar and _val.tar beside it"
 DATASETS = {
     one.key: one
     for one in (

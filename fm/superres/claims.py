@@ -69,7 +69,9 @@ def _compared(trained: Sequence[Trained], ours: str, other: str, column: str, si
     found = {seed: _difference(row, theirs[seed], column) for seed, row in mine.items()}
     judged = differing(f"{ours} minus {other}", found if sign > 0 else _negated(found))
     shown = differing(f"{ours} minus {other}", found)
-    return Finding(judged.holds, f"{column}, {shown.says}")
+    known = [one for one in found.values() if not isinstance(one, str)]
+    opposite = bool(known) and all(sign * value - half > 0 for value, half in known)
+    return Finding(judged.holds, f"{column}, {shown.says}" + "; the opposite was found here" * opposite)
 
 
 def _negated(found: Mapping[int, Difference]) -> dict[int, Difference]:

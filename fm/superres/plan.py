@@ -50,7 +50,7 @@ DATASETS = {
             "imagenet",
             "ImageNet",
             "superres256",
-            "ILSVRC2012_img_train.tar and _val.tar beside it, or a folder that `fm prepare` filled",
+            "ILSVRC2012_img_train.tar and _val.tar beside it",
             classes=1000,
             counts=IMAGENET_COUNTS,
         ),

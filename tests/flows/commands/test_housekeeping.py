@@ -101,7 +101,7 @@ def test_a_cache_is_named_by_a_word(run: Path, fm: Fm, tmp_path: Path) -> None:
         (["nowhere"], "error: nowhere: no such folder; name a RUN, or `cache`\n"),
         (
             ["."],
-            "error: .: is neither a RUN, nor a comparison of `fm paper` or `fm superres`, nor the cache; name a RUN, or `cache` for ",
+            "error: .: is neither a RUN, nor a comparison of `fm paper` or `fm superres`, nor the cache; name a RUN",
         ),
         (["s3://bucket/runs/x"], "error: s3://bucket/runs/x: is an address, and housekeeping is of folders; "),
         (["cache", "--keep", "1"], "error: --keep: is of checkpoints, and a cache has none of its own; leave it out\n"),

@@ -84,6 +84,8 @@ def _in_words(schema: dict[str, Any], known: dict[str, Any]) -> str:
     if "enum" in schema:
         return " | ".join(map(str, schema["enum"]))
     if schema.get("type") == "array":
+        if "prefixItems" in schema:
+            return f"list of {len(schema['prefixItems'])}: {_in_words(schema['prefixItems'][0], known)}"
         return f"list of: {_in_words(schema['items'], known)}"
     if "properties" in schema:
         return f"{{{', '.join(schema['properties'])}}}"

@@ -33,6 +33,7 @@ COMMANDS = {
     "evaluate_run": ["evaluate", RUN],
     "rerun": ["evaluate", "--rerun", f"{RUN}/evaluations/key.json"],
     "paper": ["paper", OUT, "--dataset", "photos"],
+    "superres": ["superres", OUT, "--dataset", "photos"],
     "retrain": ["retrain", DATA, "--model", "photos", "--set", "training.total_images=100"],
     "promote": ["promote", RUN, "--model", "photos"],
 }

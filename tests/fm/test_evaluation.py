@@ -468,7 +468,7 @@ def test_a_guided_cell_draws_guided_samples_and_its_row_says_how(features, refer
     alike = Flow(Labelled(), FlowMatching(OTPath()), (3, 8, 8), ("a", "b", "c"), {"weights": "weak"})
     itself = states(alike, guidance=1.0, guide="weak")
     torch.testing.assert_close(itself["states"].mean(), plain["states"].mean(), rtol=0, atol=0.05)
-    cell = Cell(solver="euler", nfe=8, samples=40, batch=40, nll_images=0, guidance=1.0, interval=(0.2, 0.8))
+    cell = Cell(solver="euler", nfe=9, samples=40, batch=40, nll_images=0, guidance=1.0, interval=(0.2, 0.8))
     row = evaluate(own, cell, features, reference)
     assert (row["guidance"], row["guidance_interval"], row["guide"]) == (1.0, [0.2, 0.8], "")
     assert cell_of(row) == cell and label(row) == "euler, guidance 1 at 0.2 to 0.8"

@@ -44,8 +44,8 @@ def test_what_does_not_fit_is_refused_with_what_is_known_without_running(
     for as_json in (False, True):
         with pytest.raises(SettingsError, match=r"at once, 0.0 GiB are free for each of 2 workers"):
             stages.pipeline("photos:?tiles=3", tmp_path / "run", "tiny", estimate=True, as_json=as_json)
-    head, flops, values = capsys.readouterr().out.splitlines()
-    assert head.startswith("tiny: 16 x 16 pixels") and "not measured" in flops
+    head, flops, sampling, values = capsys.readouterr().out.splitlines()
+    assert head.startswith("tiny: 16 x 16 pixels") and "not measured" in flops and "drawn at once" in sampling
     assert json.loads(values)["parameters"] == 705_859
 
 

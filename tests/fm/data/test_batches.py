@@ -38,6 +38,8 @@ def test_the_global_batches_do_not_depend_on_the_world(shards, window, batch, wo
     each = [list(islice(batches(Numbers(*shards), batch, r, world, seed, start, window), 3)) for r in range(world)]
     for step, whole in enumerate(alone):
         for field, value in whole._asdict().items():
+            if value is None:
+                continue  # no pairs were asked for
             assert torch.equal(value, torch.cat([getattr(each[rank][step], field) for rank in range(world)]))
 
 
@@ -46,7 +48,7 @@ def test_a_resume_continues_the_stream(shards, window, batch, seed, steps):
     data = Numbers(*shards)
     later = next(islice(batches(data, batch, seed=seed, window_shards=window), steps, None))
     resumed = next(batches(data, batch, seed=seed, start=steps * batch, window_shards=window))
-    assert all(torch.equal(a, b) for a, b in zip(later, resumed, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(later[:4], resumed[:4], strict=True))
     positions = steps * batch + np.arange(batch)
     assert later.positions.tolist() == positions.tolist()
     assert later.indices.tolist() == order_of(shards, seed, window).at(positions).tolist()
@@ -75,7 +77,7 @@ def test_real_images_in_torch_order(photos, window):
 def test_batches_made_ahead_are_the_same():
     now, ahead = (islice(batches(Numbers(9, 9, 9), 5, window_shards=2, ahead=n), 9) for n in (0, 3))
     for one, other in zip(now, ahead, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(one[:4], other[:4], strict=True))
 
 
 @pytest.mark.parametrize("ahead", [0, 2])

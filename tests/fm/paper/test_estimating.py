@@ -84,7 +84,7 @@ def test_the_text_has_every_training_every_cell_and_the_room(monkeypatch) -> Non
 def test_counting_comes_before_anything_that_can_be_refused() -> None:
     known, words = counted(plan(2, ["fm-ot", "ddpm"]), DATA, 1)
     lines = words.splitlines()
-    assert "640 images seen" in lines[0] and [line.split("  ")[0] for line in lines[3:]] == [
+    assert "640 images seen" in lines[0] and [line.split("  ")[0] for line in lines[4:]] == [
         "FM w/ OT",
         "DDPM",
         "total to train",

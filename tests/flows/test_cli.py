@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from flows import commands
 from flows.cli import app
-from flows.commands import evaluating, models, papers, stages
+from flows.commands import evaluating, models, papers, stages, superres
 from fm.data import open_source, write_shards
 from fm.files import write_json
 from fm.recipe import Recipe
@@ -73,7 +73,7 @@ def test_what_a_command_gives_its_flow_is_what_that_takes(
 
         return call
 
-    for module in (stages, evaluating, papers, models):
+    for module in (stages, evaluating, papers, superres, models):
         monkeypatch.setattr(module, "flow", flow)
         monkeypatch.setattr(module, "services", lambda *_: nullcontext())
         monkeypatch.setattr(module, "look", lambda *_: None)  # for ports

@@ -42,13 +42,13 @@ def shrunk(images: Tensor, side: int) -> Tensor:
     return torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2)
 
 
-def small_picture(file: Path, side: int) -> Tensor:
+def small_picture(file: str | Path, side: int) -> Tensor:
     """The picture in a file as a small one, uint8 (3, side, side): around its centre, if it is no square of that size.
 
     Raises: UserError if there is no such picture, or it cannot be read.
     """
-    check_file(file)
-    return small_of(file.read_bytes(), side, str(file))
+    check_file(Path(file))
+    return small_of(Path(file).read_bytes(), side, str(file))
 
 
 def small_of(data: bytes, side: int, where: str) -> Tensor:

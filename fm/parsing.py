@@ -4,6 +4,7 @@ Loads no torch, so that a wrong option is answered at once.
 """
 
 import json
+import tomllib
 import types
 import typing
 from typing import Any, TypeVar
@@ -24,6 +25,21 @@ def parse(kind: type[T], values: Any, source: str = "") -> T:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         raise _translated(kind, error, source) from None
+
+
+def pair(change: str) -> tuple[str, Any]:
+    """`key=value`, the value as TOML says it; a bare word is a string, and none is no value."""
+    key, sign, value = change.partition("=")
+    if not sign or not key.strip():
+        raise SettingsError(
+            f"{change!r} is not of the form key=value", "--set", "for example training.batch_images=128"
+        )
+    if value.strip() == "none":
+        return key.strip(), None
+    try:
+        return key.strip(), tomllib.loads(f"v = {value}")["v"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
 
 
 def fields(kind: Any, member: str | None = None) -> dict[str, Any]:

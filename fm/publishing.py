@@ -90,7 +90,7 @@ def card(name: str, recipe: Recipe, facts: Mapping[str, Any], shape: Sequence[in
         "```python",
         "import fm",
         "flow = fm.load('FOLDER')  # this folder",
-        "images = flow.sample(16, seed=0, method='midpoint', nfe=32)  # uint8 (16, channels, height, width)",
+        *_drawing(recipe),
         "```",
         "",
         "## Measured",
@@ -106,6 +106,17 @@ def card(name: str, recipe: Recipe, facts: Mapping[str, Any], shape: Sequence[in
         f"- recipe: {recipe.digest()}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _drawing(recipe: Recipe) -> list[str]:
+    """How the card says that the network draws."""
+    drawn = "uint8 (16, channels, height, width)"
+    if not (side := recipe.low_size):
+        return [f"images = flow.sample(16, seed=0, method='midpoint', nfe=32)  # {drawn}"]
+    return [
+        f"low = fm.enlarging.small_picture('small.png', {side})[None]  # a picture of {side} px",
+        f"images = flow.sample(16, seed=0, method='midpoint', nfe=32, low=low)  # {drawn}",
+    ]
 
 
 def _table(rows: Sequence[Row]) -> list[str]:

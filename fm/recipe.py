@@ -27,7 +27,7 @@ from fm.lineage import differences, digest
 from fm.models import AnyModel
 from fm.objectives import OBJECTIVES, Objective, objective
 from fm.parallel import World
-from fm.parsing import fields, parse
+from fm.parsing import fields, pair, parse
 from fm.paths import AnyPath
 from fm.peers import Peer
 from fm.runs import held, pulled
@@ -120,6 +120,11 @@ class Recipe(Settings):
         return f"{short.get(self.objective, self.objective.replace('_', '-'))}-{self.path.kind}"
 
     @property
+    def low_size(self) -> int | None:
+        """The side of the small pictures that the network is told; None of one that is told none."""
+        return self.data.low_size if self.super_resolution else None
+
+    @property
     def plugins(self) -> str:
         """The import paths of what is trained with, but does not stand in this project: `a.b:C, d:E`."""
         names = (self.path.kind, self.objective, self.training.times.kind, self.training.coupling)
@@ -129,8 +134,8 @@ class Recipe(Settings):
         """The freshly initialised network (from the training seed) and its objective, for samples of `shape`."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.training.seed)
-            told = shape[0] if self.super_resolution else 0
-            model: nn.Module = self.model.build(shape, classes if self.class_conditional else None, told)
+            labels, told = classes if self.class_conditional else None, shape[0] if self.super_resolution else 0
+            model: nn.Module = self.model.build(shape, labels, told)
         if self.peer:
             model = self.peer.adapt(model, self.path, self.objective)
         return model, objective(self.objective)(self.path)
@@ -219,8 +224,7 @@ def _flow(recipe: Recipe, model: nn.Module, objective: Objective, data: dict[str
         if recipe.peer.method:
             lineage.setdefault("method", recipe.peer.method)
     classes = tuple(data["classes"]) if recipe.class_conditional else None
-    low = recipe.data.low_size if recipe.super_resolution else None
-    return Flow(model, objective, tuple(data["shape"]), classes, lineage, low)
+    return Flow(model, objective, tuple(data["shape"]), classes, lineage, recipe.low_size)
 
 
 @contextmanager
@@ -362,21 +366,6 @@ def _table(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise SettingsError("is not a recipe", str(file), "restore it from a copy")
     return values
-
-
-def pair(change: str) -> tuple[str, Any]:
-    """`key=value`, the value as TOML says it; a bare word is a string, and none is no value."""
-    key, sign, value = change.partition("=")
-    if not sign or not key.strip():
-        raise SettingsError(
-            f"{change!r} is not of the form key=value", "--set", "for example training.batch_images=128"
-        )
-    if value.strip() == "none":
-        return key.strip(), None
-    try:
-        return key.strip(), tomllib.loads(f"v = {value}")["v"]
-    except tomllib.TOMLDecodeError:
-        return key.strip(), value.strip()
 
 
 def _set(values: dict[str, Any], key: str, value: Any, kind: Any = Recipe) -> None:

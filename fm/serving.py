@@ -1,10 +1,12 @@
 """A published network as a server asks it: requests in, images out. MLflow's pyfunc finds it by `_load_pyfunc`."""
 
 import base64
+import io
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from fm.enlarging import small_of
@@ -15,6 +17,14 @@ from fm.recipe import load
 MOST = 256  # images of one request
 ASKED = {"n": 1, "seed": 0, "nfe": 32}
 WORDS = {"label": "", "low": ""}
+
+
+def example(low_size: int | None) -> dict[str, Any]:
+    """A request that a network answers, of small pictures of this size if it enlarges them."""
+    file = io.BytesIO()
+    if low_size:
+        Image.new("RGB", (low_size, low_size), "teal").save(file, "PNG")
+    return ASKED | WORDS | {"low": base64.b64encode(file.getvalue()).decode()}
 
 
 class Server:

@@ -158,9 +158,10 @@ def ray_map(
     """`fn` over the items in Ray's slots; outcomes in the items' order, two items a slot under way, few more held.
 
     An item whose worker died, or was failed by its machine (MachineError, OSError, MemoryError), is tried again
-    `retries` times, on another machine where there is one, and `lost(item, why)` hears of it. One that runs for longer
-    than the place's `silent_s` is ended, and tried again once. What else `fn` raises is the item's outcome. `tell`
-    hears each line that a worker prints. `here`: on this machine alone, whose folders the others do not see.
+    `retries` times, on another machine where there is one, and `lost(item, why)` hears of it. One that computes
+    nothing any more after the place's `silent_s` is ended, and tried again once. What else `fn` raises is the item's
+    outcome. `tell` hears each line that a worker prints. `here`: on this machine alone, whose folders the others do
+    not see.
     """
     ray, longest_s = _connect(), _place.silent_s
 
@@ -187,8 +188,8 @@ def ray_map(
                 return
             for stream, this in [*under_way.items()]:
                 if this.hangs(longest_s) and not this.told:
-                    under_way[stream] = replace(this, told=True)
-                    _end(ray, this)
+                    hung = _end(ray, this)
+                    under_way[stream] = replace(this, told=hung, began=this.began if hung else time.monotonic())
                 elif this.hangs(longest_s + ENDING_S):  # nothing is heard of its end, nor of it
                     ray.cancel(stream, force=True)
             for stream in _speaking(ray, under_way):
@@ -226,11 +227,16 @@ def _on(node: str) -> Any:
     return NodeAffinitySchedulingStrategy(node, soft=True) if node else "SPREAD"
 
 
-def _end(ray: Any, this: Try) -> None:
-    """Kills the worker that an item hangs in, from a process beside it: Ray's own way asks the worker itself."""
-    if this.word:
-        killer = ray.remote(num_cpus=0, max_retries=0)(end)
-        killer.options(scheduling_strategy=_on(this.node)).remote(this.word.host, this.word.process)
+def _end(ray: Any, this: Try) -> bool:
+    """Kills the worker that an item hangs in, from a process beside it, for Ray's own way asks the worker itself;
+    whether it hung, as far as its machine answers."""
+    if not this.word:
+        return True
+    killer = ray.remote(num_cpus=0, max_retries=0)(end).options(scheduling_strategy=_on(this.node))
+    try:
+        return ray.get(killer.remote(this.word.host, this.word.process), timeout=ENDING_S)
+    except ray.exceptions.RayError:
+        return True
 
 
 def _speaking(ray: Any, streams: Iterable[Any]) -> list[Any]:

@@ -175,8 +175,8 @@ def _describe_real(job: Job, gpus: float) -> None:
     def describe(split: str, parts: Sequence[range]) -> Iterator[Tensor]:
         progress = watching.Progress("reference", f"features of {split} images")
         items = (Real(job.run, settings.features, job.device, split, part) for part in parts)
-        for done, outcome in enumerate(_mapped(measuring.described, items, gpus), start=1):
-            yield _value(outcome)
+        for done, outcome in enumerate(mapped(measuring.described, items, gpus), start=1):
+            yield outcome.needed()
             progress.update(done / len(parts), f"{min(parts[done - 1].stop, parts[-1].stop):,} of {parts[-1].stop:,}")
 
     describe_real(ShardedImages(data, TRAINING), ShardedImages(data, HELDOUT), features, settings, None, describe)
@@ -188,11 +188,11 @@ def _solve(job: Job, gpus: float) -> None:
     if not file.exists():
         watching.say(f"evaluate: {count:,} converged solutions, which numerical errors are measured against")
         items = [Solutions(job, range(start, min(start + batch, count))) for start in range(0, count, batch)]
-        found = [_value(outcome) for outcome in _mapped(measuring.converged, items, gpus)]
+        found = [outcome.needed() for outcome in mapped(measuring.converged, items, gpus)]
         measuring.write(file, {name: torch.cat([part[name] for part in found]) for name in found[0]})
 
 
-def _mapped(
+def mapped(
     fn: Callable[[Any], Any], items: Iterable[Any], gpus: float = 0, here: bool = False
 ) -> Iterator[cluster.Outcome]:
     """`ray_map` whose workers' lines and losses stand in the run's log."""
@@ -201,12 +201,6 @@ def _mapped(
 
 def _lost(item: Any, why: str) -> None:
     watching.say(f"evaluate: {item.name} once more, on another machine if there is one: {why}")
-
-
-def _value(outcome: cluster.Outcome) -> Any:
-    if outcome.error:
-        raise outcome.error
-    return outcome.value
 
 
 class Shares:
@@ -241,11 +235,11 @@ def _mended_by_trying(task: Any, run: Any, state: Any) -> bool:
 )
 def measure(job: Job, gpus: float, progress: Shares) -> Row:
     """One cell, its parts in Ray's slots as far as they are not there; its row is in RUN when this returns."""
-    for outcome in _mapped(measuring.found, job.missing(), gpus):
-        outcome.item.keep(_value(outcome))
+    for outcome in mapped(measuring.found, job.missing(), gpus):
+        outcome.item.keep(outcome.needed())
         progress.done(outcome.item)
-    (outcome,) = _mapped(measuring.row, [job], here=True)
-    return _value(outcome)
+    (outcome,) = mapped(measuring.row, [job], here=True)
+    return outcome.needed()
 
 
 def _line(row: Row) -> str:

@@ -5,7 +5,6 @@ Ray is handed in, for `tasks/cluster.py` alone imports it.
 
 import io
 import os
-import signal
 import socket
 import sys
 import time
@@ -13,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any, TextIO
+
+import psutil
 
 from fm.errors import MachineError, UserError
 from tasks.forwarding import BYTES, LINES, LONGEST
@@ -26,6 +27,15 @@ class Outcome:
     item: Any
     value: Any = None
     error: Exception | None = None
+
+    def needed(self) -> Any:
+        """The value.
+
+        Raises: the error that ended it.
+        """
+        if self.error:
+            raise self.error
+        return self.value
 
 
 @dataclass(frozen=True)
@@ -96,10 +106,24 @@ def _first(text: str) -> tuple[str, ...]:
     return *lines[:LINES], *more
 
 
-def end(host: str, process: int) -> None:
-    """Ends a worker that hangs, on its machine: it may be stopped, and hear nothing else."""
-    if socket.gethostname() == host:
-        os.kill(process, signal.SIGKILL)
+LOOK_S, IDLE = 2.0, 0.01  # how long a worker is looked at, and the share of a core below which it computes nothing
+
+
+def end(host: str, process: int) -> bool:
+    """Ends a worker that hangs, on its machine: it may be stopped, and hear nothing else -> whether it did hang; one
+    that computes (on a GPU too its process is at work) is slow, and goes on."""
+    if socket.gethostname() != host:
+        return True
+    try:
+        worker = psutil.Process(process)
+        before = sum(worker.cpu_times()[:2])
+        time.sleep(LOOK_S)
+        if sum(worker.cpu_times()[:2]) - before > IDLE * LOOK_S:
+            return False
+        worker.kill()
+    except psutil.NoSuchProcess:
+        pass  # it has ended meanwhile
+    return True
 
 
 def heard(ray: Any, stream: Any, this: Try, longest_s: float) -> tuple[Word | Outcome, str]:
@@ -116,8 +140,8 @@ def heard(ray: Any, stream: Any, this: Try, longest_s: float) -> tuple[Word | Ou
     except ray.exceptions.RayError as error:
         failed, mend = _died_of(ray, error), "a machine short of memory wants fewer slots"
         if this.hangs(longest_s):
-            failed = f"it took longer than {longest_s:,.0f} s and was ended"
-            mend = "one that is slow and does not hang wants a longer silent_s of the place (FM_SILENT_S)"
+            failed = f"it did nothing after more than {longest_s:,.0f} s and was ended"
+            mend = "one that only waits for long wants a longer silent_s of the place (FM_SILENT_S)"
     what = f"{failed}, {len(this.failed_on) + 1} times in a row"
     mend = f"start again, which keeps what is done; {mend}"
     return Outcome(this.item, error=UserError(what, this.name, mend)), failed

@@ -125,6 +125,10 @@ class Answering:
     seed: int
     count: int
 
+    @property
+    def name(self) -> str:
+        return f"answers of {Path(self.run).name}, seed {self.seed}"
+
 
 @dataclass(frozen=True)
 class Solutions:

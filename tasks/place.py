@@ -44,7 +44,7 @@ class Place(Settings):
         ge=0,
         title="Longest silence",
         description="Seconds after which a training whose workers say nothing is ended, and a shard or a part of an "
-        "evaluation that is still not done tried once more, from 0; 0: never.",
+        "evaluation that computes nothing any more tried once more, from 0; 0: never.",
     )
     cache: str = Field(
         default="",

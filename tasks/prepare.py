@@ -133,9 +133,7 @@ def on_ray(fn: Callable[[Any], Any], parts: Sequence[Any], here: bool = False) -
 def finished(outcomes: Iterator[cluster.Outcome], count: int) -> Iterator[Any]:
     """The next so many values; the slots go on with what follows, so ranges wait for nobody."""
     for outcome in islice(outcomes, count):
-        if outcome.error:
-            raise outcome.error
-        yield outcome.value
+        yield outcome.needed()
 
 
 def _lost(part: Any, why: str) -> None:

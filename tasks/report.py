@@ -99,21 +99,17 @@ def _pictures(flow: Flow, data: str, cells: list[Cell]) -> Pictures:
         trajectory=to_pixels(strip.flatten(0, 1)).view(strip.shape),
         times=TIMES,
         drawn_by=f"{cell.solver}, {budget}, seed 0",
-        by_class=_by_class(flow, data, cell),
+        by_class=_by_class(flow, first["low"], cell),
         by_budget={
             f"{one.solver} {one.nfe}": flow.sample(STRIP, **first, **one.options()).cpu() for one in budgets(cells)
         },
     )
 
 
-def _by_class(flow: Flow, data: str, cell: Cell) -> dict[str, Tensor]:
+def _by_class(flow: Flow, low: Tensor | None, cell: Cell) -> dict[str, Tensor]:
     """Samples of the first classes by name, all classes from the same noises; none of a network without classes."""
-    found = {}
-    for label, name in enumerate((flow.classes or ())[:CLASSES]):
-        given = examples(flow, data, STRIP)
-        y = torch.full((STRIP,), label)
-        found[name] = flow.sample(STRIP, y=y, low=given and given.low, **cell.options()).cpu()
-    return found
+    labels = {name: torch.full((STRIP,), label) for label, name in enumerate((flow.classes or ())[:CLASSES])}
+    return {name: flow.sample(STRIP, y=y, low=low, **cell.options()).cpu() for name, y in labels.items()}
 
 
 def _title(run: Path, recipe: Recipe) -> str:

@@ -2,7 +2,6 @@
 
 import shlex
 from pathlib import Path
-from typing import Any
 
 import torch
 from prefect import task
@@ -24,6 +23,7 @@ from fm.superres.page import write_page
 from fm.superres.plan import BICUBIC, METHODS
 from fm.superres.reading import Answers, final
 from tasks import cluster, failing, measuring, watching
+from tasks.evaluate import mapped
 from tasks.measuring import Answering, Real
 from tasks.paper import Pictures, page_code
 from tasks.tracking import Tracking
@@ -47,10 +47,8 @@ def shown(plan: Plan, given: Pictures, out: Path, found: list[Trained], parent: 
         else:
             watching.say("report: the bicubic baseline, and pictures of every method")
             links = {"MLflow": parent.url, "Prefect flow run": watching.flow_run_url()}
-            made = _answers(found, given.data), _bicubic(plan, given, found)
-            files = write_page(
-                out, plan, found, made[1], made[0], links, _commands(plan, given, out, found), given.marked
-            )
+            made = _bicubic(plan, given, found), _answers(found, given.data)
+            files = write_page(out, plan, found, *made, links, _commands(plan, given, out, found), given.marked)
             kept.keep(out, inputs, files)
             watching.say(f"report: {page} and {len(files) - 1} files beside it")
         parent.figures(page, *sorted((out / "report").glob("*.png")), out / "report" / "table.csv")
@@ -67,9 +65,7 @@ def _bicubic(plan: Plan, given: Pictures, found: list[Trained]) -> Row:
     count = cell.samples
     places = [range(start, min(start + PART, count)) for start in range(0, count, PART)]
     items = [Real(run, settings.features, device, HELDOUT, place) for place in places]
-    parts = []
-    for outcome in cluster.ray_map(measuring.enlarged, items, gpus=gpus):
-        parts.append(_value(outcome))
+    parts = [outcome.needed() for outcome in mapped(measuring.enlarged, items, gpus)]
     whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     features = FEATURES[settings.features].known(device)
     sets = ShardedImages(given.data, TRAINING), ShardedImages(given.data, HELDOUT)
@@ -99,23 +95,14 @@ def _answers(found: list[Trained], data: str | Path) -> Answers | None:
     gpus = cluster.gpus_each()
     asked = [(name, 0) for name in firsts] + [(OT, seed) for seed in range(1, SEEDS) if OT in firsts]
     items = [_answering(*firsts[name], seed, "cuda" if gpus else "cpu") for name, seed in asked]
-    drawn = dict(
-        zip(asked, (_value(one) for one in cluster.ray_map(measuring.answered, items, gpus=gpus)), strict=True)
-    )
-    by_method = {name: drawn[name, 0] for name in firsts}
+    drawn = dict(zip(asked, (one.needed() for one in mapped(measuring.answered, items, gpus)), strict=True))
+    by_method = {BICUBIC: bicubic(given.low, given.images.shape[-1])} | {name: drawn[name, 0] for name in firsts}
     varied = [images for (name, _), images in drawn.items() if name == OT]
-    by_method = {BICUBIC: bicubic(given.low, given.images.shape[-1]), **by_method}
     return Answers(given.low, given.images, by_method, torch.stack(varied) if varied else None)
 
 
 def _answering(one: Trained, row: Row, seed: int, device: str) -> Answering:
     return Answering(one.where, row["weights"], device, cell_of(row), seed, SHOWN)
-
-
-def _value(outcome: cluster.Outcome) -> Any:
-    if outcome.error:
-        raise outcome.error
-    return outcome.value
 
 
 def _commands(plan: Plan, given: Pictures, out: Path, found: list[Trained]) -> list[str]:

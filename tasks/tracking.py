@@ -23,7 +23,7 @@ from fm.recipe import Recipe
 from fm.records import read
 from fm.results import FIDELITIES, Row, distances, label, row_file
 from fm.runs import of
-from fm.serving import ASKED, WORDS
+from fm.serving import ASKED, WORDS, example
 from tasks import sessions, watching
 
 EXPERIMENT = "flow-matching"
@@ -83,6 +83,8 @@ class Tracking:
 
         for run in self._client.search_runs([self._experiment], "attributes.status = 'RUNNING'"):
             tags = run.data.tags
+            if not tags.keys() >= {"fm.run", "fm.stage", "fm.folder"}:
+                continue  # somebody else's
             ours = tags["fm.run"] == self.identity
             if tags["fm.stage"] != "pipeline" if ours else left(tags["fm.folder"], tags["fm.run"]):
                 self._client.set_terminated(run.info.run_id, "KILLED")
@@ -379,7 +381,7 @@ def as_pyfunc(published: Path, into: Path, requirements: list[str]) -> None:
         code_paths=[str(Path(fm.__file__).parent)],
         pip_requirements=requirements,
         signature=ModelSignature(inputs=Schema([ColSpec(kind, name, required=False) for name, kind in kinds.items()])),
-        input_example=DataFrame([ASKED | WORDS]),
+        input_example=DataFrame([example(Recipe.load(published).low_size)]),
     )
 
 

@@ -62,6 +62,22 @@ Source = Annotated[
     ),
 ]
 
+Comparing = Annotated[
+    str,
+    typer.Option(
+        help="Its pictures, or DATA that `fm prepare` filled. Default: those that come with it.",
+        callback=signature_aside,
+    ),
+]
+Seeds = Annotated[int, typer.Option(min=1, help="Trainings of each method.")]
+DifferentData = Annotated[
+    bool, typer.Option("--allow-different-data", help="Take other data than the published; the page says so.")
+]
+GuidanceInterval = Annotated[
+    str, typer.Option("--guidance-interval", help="Guide only between these two times of 0 (noise) to 1.")
+]
+Guide = Annotated[str | None, typer.Option(help="RUN of a weaker network of the same kind, to guide away from.")]
+
 
 def state() -> Path:
     return Path(os.environ.get("FM_STATE", ".state"))

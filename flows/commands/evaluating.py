@@ -13,6 +13,8 @@ from flows.commands.asked import (
     AsJson,
     Changes,
     Gpus,
+    GuidanceInterval,
+    Guide,
     PortBase,
     Workers,
     device_of,
@@ -45,12 +47,8 @@ def evaluate(
     guidance: Annotated[
         str, typer.Option(help="Strengths of guidance for each, e.g. 0,1,2: 0 is none. Of a class-conditional network.")
     ] = "",
-    interval: Annotated[
-        str, typer.Option("--guidance-interval", help="Guide only between these two times of 0 (noise) to 1.")
-    ] = "",
-    guide: Annotated[
-        str | None, typer.Option(help="RUN of a weaker network of the same kind, to guide away from.")
-    ] = None,
+    interval: GuidanceInterval = "",
+    guide: Guide = None,
     samples: Annotated[int | None, typer.Option(min=20, help="Samples for each cell.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Measure each cell so many times, from other noise.")] = None,
     nll_k: Annotated[int | None, typer.Option(min=1, help="Dequantisation draws for each image.")] = None,
@@ -98,6 +96,8 @@ def evaluate(
     if rerun:
         return _again(rerun, place(address, workers, gpus=gpus), port_base, address, as_json)
     folder = existing(run)
+    if guide:
+        existing(guide)
     look(port_base, run)
     wanted = {
         "samples": samples,
@@ -106,7 +106,7 @@ def evaluate(
         "nll_probe": json.dumps(probe) if probe else None,
         "nll_training_images": training_images,
         "error_images": error_images,
-        "guide": json.dumps(existing(guide) and guide) if guide else None,
+        "guide": json.dumps(guide) if guide else None,
     }
     points = measurements(solvers, nfe, tolerances, control, guidances(guidance, interval), **wanted)
     recipe = recipe_of(folder, [*(changes or []), *points])
@@ -201,9 +201,7 @@ def measurements(
             )
         if nfe or tolerances:
             raise SettingsError(
-                "go together",
-                "--solvers and --nfe",
-                "for example --solvers euler,midpoint --nfe 4,8,16",
+                "go together", "--solvers and --nfe", "for example --solvers euler,midpoint --nfe 4,8,16"
             )
         return changes
     from fm.tableaux import tableau

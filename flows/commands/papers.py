@@ -12,15 +12,17 @@ from flows.commands.asked import (
     Address,
     AsJson,
     Changes,
+    Comparing,
+    DifferentData,
     Estimating,
     FewestWorkers,
     Gpus,
     PortBase,
+    Seeds,
     Workers,
     is_address,
     look,
     place,
-    signature_aside,
 )
 from flows.commands.stages import flow, services
 from fm.errors import SettingsError, Unfinished
@@ -38,20 +40,12 @@ def paper(
             help="mini: minutes a training on two cores; full: the data set's own preset (the paper's recipe)."
         ),
     ] = "mini",
-    source: Annotated[
-        str,
-        typer.Option(
-            help="Its pictures, or DATA that `fm prepare` filled. Default: those that come with it.",
-            callback=signature_aside,
-        ),
-    ] = "",
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each method.")] = 2,
+    source: Comparing = "",
+    seeds: Seeds = 2,
     methods: Annotated[
         str, typer.Option(help="Some methods alone, by key: fm-ot,fm-vp,ddpm,score-matching-raw, ... Default: all.")
     ] = "",
-    allow_different_data: Annotated[
-        bool, typer.Option("--allow-different-data", help="Take other data than the published; the table says so.")
-    ] = False,
+    allow_different_data: DifferentData = False,
     changes: Changes = None,
     address: Address = "",
     workers: Workers = 2,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.commands.answered import tell
-from flows.commands.asked import AsJson, RunFolder, device_of, existing, is_address
+from flows.commands.asked import AsJson, GuidanceInterval, Guide, RunFolder, device_of, existing, is_address
 from fm import presets
 from fm.errors import SettingsError, UserError, several
 from fm.files import check_file, check_writable
@@ -36,12 +36,8 @@ def sample(
     guidance: Annotated[
         float, typer.Option(help="Strength of guidance, away from no label or --guide; 0: none.")
     ] = 0.0,
-    interval: Annotated[
-        str, typer.Option("--guidance-interval", help="Guide only between these two times of 0 (noise) to 1.")
-    ] = "0,1",
-    guide: Annotated[
-        str | None, typer.Option(help="RUN of a weaker network of the same kind, to guide away from.")
-    ] = None,
+    interval: GuidanceInterval = "0,1",
+    guide: Guide = None,
     solver: Annotated[str, typer.Option(help="How the ODE is solved.")] = "midpoint",
     nfe: Annotated[int | None, typer.Option(min=1, help="Network evaluations for a picture (fixed steps).")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the initial noise.")] = 0,

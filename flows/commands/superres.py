@@ -10,14 +10,16 @@ from flows.commands.asked import (
     Address,
     AsJson,
     Changes,
+    Comparing,
+    DifferentData,
     Estimating,
     FewestWorkers,
     Gpus,
     PortBase,
+    Seeds,
     Workers,
     look,
     place,
-    signature_aside,
 )
 from flows.commands.papers import check_comparison, compared
 from flows.commands.stages import flow, services
@@ -31,18 +33,10 @@ def superres(
     out: Annotated[
         str, typer.Argument(metavar="[OUT]", help="Folder of the comparison. Default: runs/superres-DATASET.")
     ] = "",
-    source: Annotated[
-        str,
-        typer.Option(
-            help="Its pictures, or DATA that `fm prepare --low-size` filled. Default: those that come with it.",
-            callback=signature_aside,
-        ),
-    ] = "",
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each method.")] = 1,
+    source: Comparing = "",
+    seeds: Seeds = 1,
     methods: Annotated[str, typer.Option(help="Some methods alone: regression,sr3,fm-ot. Default: all.")] = "",
-    allow_different_data: Annotated[
-        bool, typer.Option("--allow-different-data", help="Take other data than the published; the page says so.")
-    ] = False,
+    allow_different_data: DifferentData = False,
     changes: Changes = None,
     address: Address = "",
     workers: Workers = 2,

@@ -284,7 +284,7 @@ def _evaluations(
     """Seconds of a core, or of a GPU, for one sample, image or cell: the evaluation's tasks have one each."""
     settings, grid = recipe.evaluation, cells(recipe.evaluation)
     classes = tuple(dataset.classes) if recipe.class_conditional else None
-    side = recipe.data.low_size if recipe.super_resolution else None
+    side = recipe.low_size
     flow = Flow(model.to(device), objective, shape, classes, low_size=side)
     features = load_features(settings.features, device)
     images = torch.randint(256, (max(settings.batch, 8), *shape), dtype=torch.uint8)

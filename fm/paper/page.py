@@ -84,17 +84,17 @@ def _page(
     body = [
         f"<h1>{escape(title)}</h1>",
         *(f"<p class=soft>{escape(words)}</p>" for words in [_what(plan, trained), *_cautions(plan, trained, marked)]),
-        f"<div class=cards>{''.join(_cards(found))}</div>",
+        f"<div class=cards>{''.join(cards(found))}</div>",
         "<h2>The claims at a glance</h2>",
         page.html_table([["claim", "verdict"], *([claim.says, claim.verdict] for claim in found)]),
         "<h2>The table</h2>",
         *_table(plan, trained, marked),
         "<h2>The claims</h2>",
-        *(part for claim in found for part in _claim(claim, shown)),
+        *(part for claim in found for part in claim_section(claim, shown)),
         "<h2>In what this differs from the paper</h2>",
         "<p class=soft>Each setting that differs, or that the paper leaves open.</p>",
         page.html_table(settings_table(plan)),
-        *_commands(commands, links),
+        *repeating(commands, links),
         "<h2>How it was made</h2>",
         page.details("Code that measured and trained", codes(trained)),
         page.details("Settings that all methods share", plan.recipe.model_dump(mode="json")),
@@ -168,13 +168,13 @@ def codes(trained: Sequence[Trained]) -> dict[str, str]:
     return {name: ", ".join(values) or UNTOLD for name, values in told.items()}
 
 
-def _cards(found: Sequence[Claim]) -> list[str]:
+def cards(found: Sequence[Claim]) -> list[str]:
     """How many claims got each verdict, and which."""
     having = {verdict: [claim.title for claim in found if claim.verdict == verdict] for verdict in VERDICTS}
     return [page.card(str(len(titles)), verdict, "; ".join(titles)) for verdict, titles in having.items()]
 
 
-def _claim(claim: Claim, shown: Shown) -> list[str]:
+def claim_section(claim: Claim, shown: Shown) -> list[str]:
     """A claim with its verdict, test, figure and evidence."""
     pictures = [shown[key] for key in (claim.key, *[TRAJECTORIES] * (claim.key == "appears")) if key in shown]
     evidence = "".join(f"<li>{escape(line)}</li>" for line in claim.evidence)
@@ -192,7 +192,7 @@ def _sentences(notes: Sequence[str]) -> list[str]:
     return [f"{note[0].upper()}{note[1:]}." for note in notes]
 
 
-def _commands(commands: Sequence[str], links: Mapping[str, str]) -> list[str]:
+def repeating(commands: Sequence[str], links: Mapping[str, str]) -> list[str]:
     """What repeats the comparison, and where its parts lie."""
     lines = "\n".join(commands)
     parts = [f"<h2>To repeat it</h2><pre>{escape(lines)}</pre>"] * bool(commands)

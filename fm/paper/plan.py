@@ -10,7 +10,8 @@ from typing import Any
 from fm.data import Manifest
 from fm.errors import DataError, SettingsError
 from fm.paper.methods import METHODS, OLDER_VALIDATION, DataSet, Method, known
-from fm.recipe import Recipe, pair
+from fm.parsing import pair
+from fm.recipe import Recipe
 
 # Figure 7: fixed steps by NFE, and dopri5 at 1e-5, at which Table 1 was measured and likelihoods are computed.
 SWEEP, BUDGETS = ("euler", "midpoint", "rk4"), (4, 8, 16, 32, 64, 100)
@@ -140,7 +141,7 @@ def check_data(plan: Plan, manifest: Manifest, where: str, allowed: bool) -> str
     """
     if (size := manifest.shape[-1]) != plan.recipe.data.size:
         raise DataError(f"its pictures are of {size} px, {plan.name} is of {plan.recipe.data.size}", where, "prepare")
-    due = plan.recipe.data.low_size if plan.recipe.super_resolution else None
+    due = plan.recipe.low_size
     if due and manifest.settings.low_size != due:
         has = f"are of {manifest.settings.low_size} px" if manifest.settings.low_size else "are missing"
         raise DataError(

@@ -1,15 +1,16 @@
 """What the paper says of super-resolution, and what a sampler of it must do: each with a stated test."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from fm.comparing import NOISE
 from fm.jackknife import half_interval
 from fm.paper.claim import ONE_SEED, Claim, Difference, Finding, contrast, decided, differing
 from fm.paper.methods import OT
+from fm.paper.reading import distance_name
 from fm.paper.trained import Trained
 from fm.results import Row, number
 from fm.superres.plan import REGRESSION, SR3
-from fm.superres.reading import Answers, distance_name, of_method
+from fm.superres.reading import Answers, of_method
 
 # What two rows must share to be paired; the solver is each method's own.
 ALIKE = (*NOISE, "data", "features", "features_weights", "samples", "reference_images", "reference_split")
@@ -138,7 +139,7 @@ def _varied(answers: Answers | None) -> Claim:
     found = Finding(None, f"nothing was drawn by {OT}")
     if answers is not None and answers.varied is not None:
         spread = answers.varied.double().var(0).flatten(1).mean(1).sqrt()
-        least, mean, most = (float(f(spread)) for f in _ENDS)
+        least, mean, most = float(spread.min()), float(spread.mean()), float(spread.max())
         count, seeds = len(spread), len(answers.varied)
         says = f"s.d. over {seeds} seeds of {count} pictures: {mean:.1f} levels, from {least:.1f} to {most:.1f}"
         found = Finding(least > VISIBLE, says)
@@ -150,6 +151,3 @@ def _varied(answers: Answers | None) -> Claim:
         [found],
         "a longer training",
     )
-
-
-_ENDS: tuple[Callable, ...] = (lambda x: x.min(), lambda x: x.mean(), lambda x: x.max())

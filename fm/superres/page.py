@@ -13,10 +13,11 @@ from torch import Tensor
 
 from fm.errors import several
 from fm.files import atomic, write_json, write_text
-from fm.paper.claim import NOT_MEASURED, NOT_SHOWN, ONE_SEED, SHOWN, Claim
+from fm.paper.claim import ONE_SEED, Claim
 from fm.paper.methods import OT
-from fm.paper.page import codes
+from fm.paper.page import cards, claim_section, codes, repeating
 from fm.paper.plan import Plan
+from fm.paper.reading import distance_name, mean_of
 from fm.paper.table import rows_csv
 from fm.paper.trained import Trained
 from fm.report import page
@@ -25,7 +26,7 @@ from fm.report.figures import COLOURS, MARKERS, plain, png_of
 from fm.results import Row, number
 from fm.superres.claims import claims
 from fm.superres.plan import BICUBIC, PUBLISHED, REGRESSION, SR3
-from fm.superres.reading import Answers, distance_name, final, of_method, value
+from fm.superres.reading import Answers, final, of_method
 
 TRUTH = "Held-out images"
 SHOWN_PICTURES = 8
@@ -99,14 +100,14 @@ def _line(method: str, rows: Sequence[Row], name: str) -> list[str]:
         return [method, "none", *[""] * 7, *_published(method)]
     row = rows[0]
     solver = "" if method == BICUBIC else row["solver"] + (f" at {row['tolerance']:g}" if row["tolerance"] else "")
-    nfe = "" if method == BICUBIC else number(value(rows, "nfe_mean") or 0)
-    own = [_interval(rows, name), _plain(value(rows, "inception_score"), 1)]
+    nfe = "" if method == BICUBIC else number(mean_of(rows, "nfe_mean") or 0)
+    own = [_interval(rows, name), _plain(mean_of(rows, "inception_score"), 1)]
     fidelity = [_spread(rows, key, digits) for key, digits in (("psnr", 2), ("ssim", 3), ("low_psnr", 1))]
     return [method, "" if method == BICUBIC else str(len(rows)), solver, nfe, *own, *fidelity, *_published(method)]
 
 
 def _interval(rows: Sequence[Row], name: str) -> str:
-    found = value(rows, name) if name else None
+    found = mean_of(rows, name) if name else None
     if found is None:
         return ""
     half = sum(row[f"{name}_high"] - row[f"{name}_low"] for row in rows) / 2 / len(rows)
@@ -114,7 +115,7 @@ def _interval(rows: Sequence[Row], name: str) -> str:
 
 
 def _spread(rows: Sequence[Row], name: str, digits: int) -> str:
-    found, spread = value(rows, name), value(rows, f"{name}_stderr")
+    found, spread = mean_of(rows, name), mean_of(rows, f"{name}_stderr")
     return "" if found is None else f"{found:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
 
 
@@ -242,11 +243,10 @@ def _page(
         plan.seeds == 1
     )
     cautions += [f"{one.method.title}, seed {one.seed}: {one.failed}." for one in trained if one.failed]
-    having = {v: [c.title for c in found if c.verdict == v] for v in (SHOWN, NOT_SHOWN, NOT_MEASURED)}
     body = [
         f"<h1>{escape(title)}</h1>",
         *(f"<p class=soft>{escape(words)}</p>" for words in [_what(plan, trained), *cautions]),
-        f"<div class=cards>{''.join(page.card(str(len(t)), v, '; '.join(t)) for v, t in having.items())}</div>",
+        f"<div class=cards>{''.join(cards(found))}</div>",
         "<h2>Pictures</h2>",
         *(page.figure((shown[key][0], key), shown[key][1]) for key in ("panels", "varied") if key in shown),
         "<h2>The table</h2>",
@@ -255,18 +255,10 @@ def _page(
         f"<p class=soft>{escape(NOTE)}</p>",
         *(page.figure((shown[key][0], key), shown[key][1]) for key in ("plane", "sweep") if key in shown),
         "<h2>The claims</h2>",
-        *(part for claim in found for part in _claim(claim)),
-        *[f"<h2>To repeat it</h2><pre>{escape(chr(10).join(commands))}</pre>"] * bool(commands),
-        *page.try_next((), links),
+        *(part for claim in found for part in claim_section(claim, {})),
+        *repeating(commands, links),
         "<h2>How it was made</h2>",
         page.details("Code that measured and trained", codes(trained)),
         page.details("Settings that all methods share", plan.recipe.model_dump(mode="json")),
     ]
     return page.document(title, body)
-
-
-def _claim(claim: Claim) -> list[str]:
-    evidence = "".join(f"<li>{escape(line)}</li>" for line in claim.evidence)
-    needs = [f"<p class=soft>What would be needed: {escape(claim.needs)}.</p>"] * bool(claim.needs)
-    head = f"<h3>{escape(claim.title)}: {claim.verdict}</h3><p>{escape(claim.says)}</p>"
-    return [head, f"<p class=soft>Test: {escape(claim.test)}</p>", f"<ul>{evidence}</ul>", *needs]

@@ -3,16 +3,13 @@ made."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 from torch import Tensor
 
-from fm.paper.reading import distance_name, rows_of, sampled
+from fm.paper.reading import rows_of, sampled
 from fm.paper.trained import Trained
 from fm.results import Row
 from fm.superres.plan import REGRESSION
-
-__all__ = ["Answers", "distance_name", "final", "of_method", "value"]
 
 
 @dataclass(frozen=True)
@@ -40,9 +37,3 @@ def of_method(trained: Sequence[Trained], name: str) -> dict[int, Row]:
     """The judged row of each training seed of a method, of those that have one."""
     found = {one.seed: final(one) for one in trained if one.method.name == name}
     return {seed: row for seed, row in found.items() if row is not None}
-
-
-def value(rows: Sequence[Row], name: str) -> float | None:
-    """The mean of a column over rows; None unless each has it."""
-    known = [row[name] for row in rows if row.get(name) is not None]
-    return fmean(known) if known and len(known) == len(rows) else None

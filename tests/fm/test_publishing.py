@@ -105,6 +105,13 @@ def test_nothing_in_a_card_is_markup_that_came_with_data() -> None:
     assert "<" not in told.replace("&lt;", "") and "\n# big" not in told and "&lt;script&gt;" in told
 
 
+def test_a_card_says_how_the_network_draws() -> None:
+    facts, rows = {"images_seen": 1, "source": "photos:"}, [a_row()]
+    plain, told = (card("a", Recipe.load(name), facts, (3, 64, 64), rows) for name in ("tiny", "superres-mini"))
+    assert "small" not in plain and "nfe=32)" in plain
+    assert "small_picture('small.png', 16)" in told and "nfe=32, low=low)" in told
+
+
 def test_what_a_registry_names_is_noted_once(tmp_path: Path) -> None:
     for weights, version in (("a" * 64, "1"), ("a" * 64, "1"), ("b" * 64, "2")):
         note_cited(tmp_path, weights, "photos", version)

@@ -14,7 +14,7 @@ from fm.errors import UserError, ValueUserError
 from fm.flow import Flow
 from fm.objectives import Regression
 from fm.paths import OTPath
-from fm.serving import MOST, Server, _load_pyfunc
+from fm.serving import MOST, Server, _load_pyfunc, example
 from tests.fm.test_publishing import made  # noqa: F401  a trained RUN
 
 
@@ -62,6 +62,7 @@ def test_a_super_resolution_network_enlarges_the_picture_of_a_request() -> None:
     Image.new("RGB", (4, 4), (10, 200, 90)).save(file, "PNG")
     asked = {"n": [2], "nfe": [1], "low": [base64.b64encode(file.getvalue()).decode()]}
     assert server.predict(asked).reshape(-1, 3).tolist() == [[10, 200, 90]] * 2 * 16 * 16
+    assert server.predict(example(4) | {"nfe": 1}).shape == (1, 16, 16, 3) and example(None)["low"] == ""
     for low, says in (
         ("", "has no picture to enlarge; give `low`"),
         ("?", "`low` is no base64"),

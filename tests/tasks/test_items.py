@@ -1,6 +1,7 @@
 """What a worker tells of an item, without Ray; with Ray: test_cluster.py."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -53,7 +54,16 @@ def test_an_item_hangs_that_has_run_for_longer_and_waiting_is_not_running() -> N
 
 def test_a_process_is_ended_on_its_own_machine_alone() -> None:
     sleeps = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    end("another", sleeps.pid)
-    assert sleeps.poll() is None
-    end(socket.gethostname(), sleeps.pid)
-    assert sleeps.wait(10) == -9
+    assert end("another", sleeps.pid) and sleeps.poll() is None
+    assert end(socket.gethostname(), sleeps.pid) and sleeps.wait(10) == -9
+    assert end(socket.gethostname(), sleeps.pid)  # it is gone already
+
+
+def test_a_process_that_computes_is_let_be() -> None:
+    computes = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        assert not end(socket.gethostname(), computes.pid) and computes.poll() is None
+        computes.send_signal(signal.SIGSTOP)
+        assert end(socket.gethostname(), computes.pid) and computes.wait(10) == -9
+    finally:
+        computes.kill()

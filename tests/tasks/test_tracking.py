@@ -15,11 +15,11 @@ from mlflow import MlflowClient
 from prefect.exceptions import TerminationSignal
 
 from fm.errors import UserError
-from fm.files import read_json
+from fm.files import read_json, write_json
 from fm.recipe import Recipe
 from fm.records import Recorder, read
 from fm.results import read_rows
-from fm.serving import ASKED, WORDS
+from fm.serving import example
 from tasks import watching
 from tasks.tracking import EXPERIMENT, Tracking, as_pyfunc, tracked
 
@@ -170,12 +170,15 @@ def test_what_a_signal_ended_was_killed(
     assert ended == {"train": status, f"{tmp_path.name} (tiny)": status}
 
 
-def test_a_model_says_by_an_example_what_it_is_asked(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    (tmp_path / "published").mkdir()
+@pytest.mark.parametrize(("preset", "low_size"), [("tiny", None), ("superres-mini", 16)])
+def test_a_model_says_by_an_example_what_it_is_asked(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, preset: str, low_size: int | None
+) -> None:
+    write_json(tmp_path / "published" / "recipe.json", Recipe.load(preset).model_dump(mode="json"))
     as_pyfunc(tmp_path / "published", tmp_path / "model", ["numpy"])
     assert not [str(warning.message) for warning in recwarn if "input example" in str(warning.message)]
-    example = read_json(tmp_path / "model" / "serving_input_example.json")["dataframe_split"]
-    assert dict(zip(example["columns"], *example["data"], strict=True)) == ASKED | WORDS
+    found = read_json(tmp_path / "model" / "serving_input_example.json")["dataframe_split"]
+    assert dict(zip(found["columns"], *found["data"], strict=True)) == example(low_size)
 
 
 KILLED = """

@@ -31,7 +31,13 @@ def test_only_objective_and_path_differ_and_what_regression_cannot_be_asked(data
 def test_changes_reach_every_recipe_but_not_what_is_compared():
     plan = planned("photos", methods=["fm-ot"], changes=["training.total_images=128"])
     assert [member.recipe.training.total_images for member in plan.members] == [128]
-    for change in ("path=vp", "objective=regression", "training.seed=3", "super_resolution=false"):
+    for change in (
+        "path=vp",
+        "objective=regression",
+        "training.seed=3",
+        "super_resolution=false",
+        "evaluation.reference_split=heldout",
+    ):
         with pytest.raises(SettingsError, match="is what the comparison decides"):
             planned("photos", changes=[change])
 

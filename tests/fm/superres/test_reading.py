@@ -1,8 +1,6 @@
 from dataclasses import replace
 
-import pytest
-
-from fm.superres.reading import final, of_method, value
+from fm.superres.reading import final, of_method
 
 
 def test_a_training_is_judged_by_its_finest_row(trained):
@@ -11,9 +9,3 @@ def test_a_training_is_judged_by_its_finest_row(trained):
     assert final(replace(sr3, rows=())) is None
     assert final(replace(sr3, rows=sr3.rows[:1])) is None  # a coarser solver is no stand-in
     assert list(of_method(trained, "SR3-style")) == [0, 1] and of_method(trained, "none") == {}
-
-
-def test_a_mean_is_of_all_rows_or_there_is_none(trained):
-    rows = [*of_method(trained, "FM w/ OT").values()]
-    assert value(rows, "psnr") == pytest.approx(24.75)
-    assert value([*rows, {"psnr": None}], "psnr") is None and value([], "psnr") is None

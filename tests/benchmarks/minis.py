@@ -1,0 +1,43 @@
+"""What `fm paper` and `fm superres` found, kept beside the benchmarks as Markdown with figures."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SOURCES = {"emoji64": " --source emoji:emoji64.tar"}  # of data that do not come with the project
+
+
+def found_in(out: Path) -> dict[str, Any]:
+    """What a comparison found."""
+    return json.loads((out / "report" / "claims.json").read_text())
+
+
+def kept(out: Path, here: Path, command: str, beside: Callable[[str], str] = lambda key: "") -> list[str]:
+    """Copies the tables and figures of a comparison into `here` -> the parts of its section: what it is, its table, its
+    claims, each with what stands `beside` it."""
+    found = found_in(out)
+    name = found["data_set"]
+    folder = here / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for file in sorted((out / "report").iterdir()):
+        if file.suffix in (".png", ".csv") or file.name == "claims.json":
+            shutil.copy(file, folder)
+    head, *lines = found["table"]
+    lined = "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *lines])
+    again = f"`{command} --dataset {name} --seeds {found['seeds']}{SOURCES.get(name, '')}`"
+    parts = [f"## {name}", found["about"], again, lined, found["note"]]
+    for claim in found["claims"]:
+        evidence = "\n".join(f"- {line}" for line in claim["evidence"])
+        parts.append(f"### {claim['title']}: {claim['verdict']}\n\n{claim['says']} Test: {claim['test']}\n\n{evidence}")
+        parts += filter(None, [beside(claim["key"])])
+    return parts
+
+
+def write(here: Path, head: str, sections: list[list[str]]) -> None:
+    """README.md of all sections."""
+    (here / "README.md").write_text(
+        "\n\n".join([head.rstrip(), *(part for parts in sections for part in parts)]) + "\n"
+    )

@@ -131,9 +131,9 @@ def _figures(
         words = f"Samples of {len(pictures.by_class)} classes, a row each, from the same noises"
         shown["classes"] = sheet(tiles, [name[:24] for name in pictures.by_class]), words
     if pictures.by_budget:
-        tiles = torch.stack([*pictures.by_budget.values()], 1)[None, :, None]
+        tiles = torch.stack([*pictures.by_budget.values()])[None, :, None]
         words = f"The same noises with {', '.join(pictures.by_budget)} evaluations"
-        shown["budgets"] = sheet(tiles, (), [*pictures.by_budget], tile=96), words
+        shown["budgets"] = sheet(tiles, [*pictures.by_budget]), words
     for name in distances(rows):
         file = "distance" if name == _headline(rows) else name
         shown[file] = (figures.distance_by_nfe(rows, name), f"{name} against network evaluations, see the table")
@@ -173,7 +173,7 @@ def _page(
         "<h2>From noise to image</h2>",
         figure(shown["trajectory"], "Each row is one sample; the model moves it from pure noise to an image."),
         *_section(
-            shown, "budgets", "The same noise, more evaluations", "A row for each noise, a column for each budget."
+            shown, "budgets", "The same noise, more evaluations", "A row for each budget, a column for each noise."
         ),
         "<h2>The numbers</h2>",
         _table(rows),

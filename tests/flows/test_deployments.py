@@ -7,7 +7,7 @@ import pytest
 import yaml
 from prefect.utilities.callables import parameter_schema
 
-from flows import deployments, evaluate, paper, pipeline, prepare, retrain, train
+from flows import deployments, evaluate, paper, pipeline, prepare, retrain, superres, train
 from fm import presets
 from fm.data.sources import members
 from fm.recipe import Recipe
@@ -50,6 +50,7 @@ FLOWS = (
     retrain.retrain,
     retrain.promote,
     paper.paper,
+    superres.superres,
 )
 
 
@@ -82,8 +83,7 @@ def test_every_field_of_a_form_says_what_it_is_and_its_bounds(flow: Any) -> None
 
 
 def test_every_flow_and_every_preset_is_deployed_where_the_project_lies(deployed: Any) -> None:
-    expected = {"prepare", "extend", "train", "evaluate", "pipeline", "retrain", "promote", "paper"}
-    expected |= {f"pipeline-{name}" for name in presets.names()}
+    expected = {flow.name for flow in FLOWS} | {f"pipeline-{name}" for name in presets.names()}
     assert set(deployed.deployments) == expected
     for name in presets.names():
         there = deployed.deployments[f"pipeline-{name}"]

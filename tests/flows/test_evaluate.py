@@ -52,6 +52,7 @@ SOLVER = Tableau(1, (0,), ((),), (Frail(1),))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_failed_cell_is_said_and_is_all_that_the_next_start_measures(
     finished: Path, command: Any, tmp_path: Path

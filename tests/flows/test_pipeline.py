@@ -130,6 +130,7 @@ def exact(run: Path) -> Row:
     return row
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_noise_costs_eight_bits_and_one_colour_less_than_photographs(
     finished: Path, command: Any, tmp_path: Path

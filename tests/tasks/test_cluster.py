@@ -120,6 +120,7 @@ def hangs(folder: Hanging) -> str:
     return "done"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_an_item_that_hangs_is_ended_and_tried_once_more(services: Any, tmp_path: Path) -> None:
     said: list[str] = []

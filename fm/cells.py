@@ -228,6 +228,16 @@ def check_guidance(settings: Evaluation, class_conditional: bool, label_drop: fl
         raise SettingsError(what, "evaluation.grid", "train with training.label_drop=0.1, or set evaluation.guide=RUN")
 
 
+def check_jumps(settings: Evaluation, jumps: bool) -> None:
+    """Raises: SettingsError for points of the solver `jump` where the network predicts no mean velocities."""
+    jumping = [budget for budget in (*settings.grid, *filter(None, [settings.along])) if budget.solver == "jump"]
+    if jumping and not jumps:
+        mend = "train with objective=mean_flow or objective=shortcut, or choose another solver"
+        raise SettingsError("jump takes a network that predicts mean velocities", "evaluation.grid", mend)
+    if any(budget.guidance for budget in jumping):
+        raise SettingsError("a jump is not guided", "evaluation.grid", "leave guidance out, or choose another solver")
+
+
 def along(settings: Evaluation) -> Cell | None:
     """The cell that is measured on every kept checkpoint, its distances alone; none if there is no such point."""
     if settings.along is None:

@@ -22,10 +22,12 @@ from fm.solvers import Solution, solve
 NOISE = "sample"  # the stream of initial noise: sample i of any solver, batch size or worker starts from position i
 METHODS = {
     "FlowMatching": "FM w/ {path}",
+    "MeanFlow": "MeanFlow w/ {path}",
     "NoiseMatching": "DDPM",
     "Regression": "Regression",
     "ScoreMatching": "Score Matching",
     "ScoreFlow": "ScoreFlow",
+    "Shortcut": "Shortcut w/ {path}",
 }
 PATHS = {"ot": "OT", "vp": "Diffusion", "ve": "VE"}
 

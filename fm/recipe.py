@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import nn
 
 from fm import plugins, presets
-from fm.cells import Evaluation, cells, check_guidance
+from fm.cells import Evaluation, cells, check_guidance, check_jumps
 from fm.data import Manifest, Preparation, settled
 from fm.data.plane import Points
 from fm.enlarging import check_pairs
@@ -135,10 +135,11 @@ class Recipe(Settings):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.training.seed)
             labels, told = classes if self.class_conditional else None, shape[0] if self.super_resolution else 0
-            model: nn.Module = self.model.build(shape, labels, told)
+            target = objective(self.objective)(self.path)
+            model: nn.Module = self.model.build(shape, labels, told, target.jumps)
         if self.peer:
             model = self.peer.adapt(model, self.path, self.objective)
-        return model, objective(self.objective)(self.path)
+        return model, target
 
     def check(self, workers: int = 1, fewest_workers: int = 0) -> None:
         """The rules across fields and for that many workers, or down to the fewest; each flow's first line.
@@ -147,17 +148,21 @@ class Recipe(Settings):
 
         Raises: SettingsError, one sentence.
         """
-        objective(self.objective)
+        target = objective(self.objective)(self.path)
         check_pairs(self.super_resolution, self.data.low_size, self.objective, self.training.coupling)
         for size in range(fewest_workers or workers, workers + 1):
-            check_training(self.training, World(size=size))
+            check_training(self.training, World(size=size), target.jumps)
         cells(self.evaluation)
         check_guidance(self.evaluation, self.class_conditional, self.training.label_drop)
+        check_jumps(self.evaluation, target.jumps)
+        if target.jumps and getattr(self.model, "dropout", False):
+            mend = "set it to 0"
+            raise SettingsError("a jump's target would be of another network than its answer", "model.dropout", mend)
         with torch.device("meta"):
             self.build(self.data.shape, classes=2)
         start = torch.zeros(1, 2)
         try:
-            objective(self.objective)(self.path).to_velocity(start, start, torch.zeros(1))
+            target.to_velocity(start, start, torch.zeros(1))
         except NumericalError as error:
             what = f"{self.objective} has no velocity to sample with ({error.what})"
             raise SettingsError(what, "objective", "take path=vp or path=ve, or flow_matching") from error

@@ -191,7 +191,7 @@ def train(
     Raises: Diverged before the weights are touched, if loss or gradient is not finite or the loss a million times its
     lowest; CheckpointError; SettingsError.
     """
-    check(settings, world)
+    check(settings, world, objective.jumps)
     torch.set_num_threads(settings.threads)
     keep_freed()
     with room_for("weights, gradients, moments and averages"):
@@ -217,12 +217,16 @@ def placed(model: nn.Module, settings: Training, world: World, device: str | tor
         model.compile()
 
 
-def check(settings: Training, world: World) -> None:
-    """The rules that no single field can hold."""
+def check(settings: Training, world: World, jumps: bool = False) -> None:
+    """The rules that no single field can hold, for an objective that `jumps` too."""
     member(settings.schedule, SCHEDULES, "schedule", where="training.schedule")
     coupling(settings.coupling)
     if settings.fsdp and settings.compile:
         raise SettingsError("FSDP is not compiled", where="training.compile", mend="set one of both to false")
+    if jumps and (settings.fsdp or settings.compile):
+        name = "fsdp" if settings.fsdp else "compile"
+        what = "the targets of jumps are computed on parts of the batch, neither sharded nor compiled"
+        raise SettingsError(what, f"training.{name}", "set it to false")
     if settings.batch_images < world.size:
         raise SettingsError(
             f"a batch of {settings.batch_images} images cannot be shared by {world.size} workers",
@@ -274,14 +278,14 @@ def steps(
         gradients.zero()
         cut = parts(len(batch.positions), images)
         for number, part in enumerate(cut):
-            x_1, t, z, y, cond = ready[number] if ready and images == micro_batch else inputs(batch, part)
+            x_1, told = ready[number] if ready and images == micro_batch else inputs(batch, part)
             with arithmetic(), dropout_at(model, settings.seed, batch.positions[part]):
                 with torch.autocast(x_1.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-                    loss = objective.loss(model, x_1, t=t, z=z, y=y, cond=cond)
+                    loss = objective.loss(model, x_1, **told)
                 if early and part == cut[-1]:
                     gradients.exchange_early()
                 backward(loss.sum() / batch_images, settings.compile)
-            gradients.signal("losses", by_tenth(loss.detach(), t))
+            gradients.signal("losses", by_tenth(loss.detach(), told["t"]))
 
     leave = world.any(leaving())
     while state.images_seen < settings.total_images and not leave:

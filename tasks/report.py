@@ -24,7 +24,7 @@ from fm.reference import examples
 from fm.report import Pictures, kept, write_report
 from fm.results import Row, table
 from fm.runs import of
-from fm.tableaux import tableau
+from fm.tableaux import Tableau, tableau
 from tasks import standing, watching
 from tasks.retrying import PATIENTLY
 from tasks.standing import along_training
@@ -91,7 +91,8 @@ def _pictures(flow: Flow, data: str, cells: list[Cell]) -> Pictures:
     real = torch.from_numpy(dataset.gather(torch.linspace(0, len(dataset) - 1, min(SAMPLES, len(dataset))).long()))
     given = examples(flow, data, SAMPLES)
     first: dict[str, Any] = {"y": None if y is None else y[:STRIP], "low": given and given.low[:STRIP]}
-    strip = flow.trajectory(STRIP, TIMES, **first, **cell.options())
+    way = cell.options() if isinstance(tableau(cell.solver), Tableau) else {"method": "midpoint", "nfe": 32}
+    strip = flow.trajectory(STRIP, TIMES, **first, **way)  # the others have no states between their steps
     batch = batch_that_fits(flow.model, flow.shape, flow.device, SAMPLES)
     return Pictures(
         samples=flow.sample(SAMPLES, y=y, low=given and given.low, batch=batch, **cell.options()),

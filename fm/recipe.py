@@ -8,6 +8,7 @@ code.
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,6 +27,7 @@ from fm.flow import Flow
 from fm.lineage import differences, digest
 from fm.models import AnyModel
 from fm.objectives import OBJECTIVES, Objective, objective
+from fm.optimised import kept_grids
 from fm.parallel import World
 from fm.parsing import fields, pair, parse
 from fm.paths import AnyPath
@@ -203,7 +205,8 @@ def load(run: str | Path, device: str = "cpu", weights: str = "ema") -> Flow:
     model, objective = recipe.build(tuple(data["shape"]), len(data["classes"]) or None)
     state, info = load_weights(run, weights)
     model.load_state_dict(state)
-    return _flow(recipe, model.to(device), objective, data, info)
+    flow = _flow(recipe, model.to(device), objective, data, info)
+    return replace(flow, grids=kept_grids(run, info["weights"]))
 
 
 def untrained(run: str | Path, device: str = "cpu") -> Flow:

@@ -9,11 +9,10 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from torch import Tensor
 
-from fm.cells import Cell
+from fm.cells import Cell, cell_of
 from fm.checkpoints import Saved
 from fm.data import ShardedImages
 from fm.data.addresses import is_address
-from fm.evaluation import cell_of
 from fm.flow import Flow
 from fm.footprint import batch_that_fits
 from fm.lineage import digest

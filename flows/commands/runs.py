@@ -42,6 +42,9 @@ def sample(
     nfe: Annotated[
         int | None, typer.Option(min=1, help="Network evaluations for a picture (fixed steps). Default: 32, of jump 1.")
     ] = None,
+    grid: Annotated[
+        str, typer.Option(help="Where fixed steps lie: uniform, edm, log_snr, optimised. Default: the solver's own.")
+    ] = "",
     seed: Annotated[int, typer.Option(min=0, help="Of the initial noise.")] = 0,
     weights: Annotated[
         str, typer.Option(help="ema: the first average; ema_50kimg: that of this half-life; best; model: no average.")
@@ -71,7 +74,7 @@ def sample(
     small = _small(flow, run, low, n)
     batch = batch_that_fits(flow.model, flow.shape, where, BATCH)
     nfe = nfe or (1 if isinstance(tableau(solver), Jumps) else 32 if fixed else None)
-    drawn = {"y": y, "low": small, "method": solver, "nfe": nfe, "batch": batch}
+    drawn = {"y": y, "low": small, "method": solver, "nfe": nfe, "grid": grid or None, "batch": batch}
     images = flow.sample(n, seed, **drawn, **guided)
     with atomic(out) as file:
         file.write(picture(images.cpu()))

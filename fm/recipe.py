@@ -37,6 +37,7 @@ from fm.settings import Settings, listed
 from fm.training import Training
 from fm.training import check as check_training
 
+LATER = {"initial_weights", "coupling_noises"}  # settings of a training that older ones did not have
 KEPT_AND_TOLD = {"keep", "keep_every_images", "report_images", "save_images"}  # of a training: they change no number
 
 
@@ -153,7 +154,7 @@ class Recipe(Settings):
         target = objective(self.objective)(self.path)
         check_pairs(self.super_resolution, self.data.low_size, self.objective, self.training.coupling)
         for size in range(fewest_workers or workers, workers + 1):
-            check_training(self.training, World(size=size), target.jumps)
+            check_training(self.training, World(size=size), target.jumps, self.class_conditional)
         cells(self.evaluation)
         check_guidance(self.evaluation, self.class_conditional, self.training.label_drop)
         check_jumps(self.evaluation, target.jumps)
@@ -172,7 +173,7 @@ class Recipe(Settings):
 
 def _told(values: dict[str, Any]) -> dict[str, Any]:
     """Without what says nothing: fresh weights have the digests that they had when there were no others."""
-    training = {k: v for k, v in values["training"].items() if k != "initial_weights" or v is not None}
+    training = {k: v for k, v in values["training"].items() if k not in LATER or v is not None}
     told = {k: v for k, v in values.items() if k != "super_resolution" or v}
     return told | {"training": training}
 

@@ -40,7 +40,7 @@ def test_a_cell_holds_everything_that_is_asked_for_but_the_features() -> None:
     }
     cell = cells(settings(**values))[0]
     assert {name: getattr(cell, name) for name in values} == values
-    assert set(Evaluation.model_fields) - set(Cell.model_fields) == {"grid", "seeds", "features", "along"}
+    assert set(Evaluation.model_fields) - set(Cell.model_fields) == {"seeds", "features", "along"}
 
 
 def test_a_guided_point_has_no_likelihood_and_no_converged_solutions() -> None:

@@ -43,6 +43,9 @@ EXACT = Training(**{**TINY, "batch_images": 50, "total_images": 2000, "save_imag
 COUPLED = Training(**TINY, coupling="minibatch_ot", coupling_block_images=24, micro_batch_images=5)
 PARTS = Training(**TINY, micro_batch_images=3)
 JUMPING = ("mean_flow", "shortcut")
+KEEPING = Training(
+    **{**TINY, "total_images": 240}, coupling="persistent_ot", coupling_block_images=24, coupling_noises=2
+)
 
 
 class Batch(NamedTuple):
@@ -89,7 +92,7 @@ def run(
     store = store or Store(folder, "recipe", "data", settings.keep)
     objective = OBJECTIVES[name](OTPath())
     blocks = stream(settings.model_copy(update={"batch_images": settings.block_images}))
-    batches_from = paired(stream(settings, world), blocks, settings, is_conditional(model))
+    batches_from = paired(stream(settings, world), blocks, settings, is_conditional(model), images=40)
     return list(train(model, objective, settings, batches_from, store, world, stop))
 
 
@@ -312,6 +315,9 @@ def worker(rank: int, size: int, folder: str) -> None:
     run(place / "moved", EXACT, network().double(), world=world, stop=stop_after(17))
     run(place / "coupled", COUPLED, network().double(), world=world)
     run(place / "dropout", PARTS, network("unet", dropout=0.3).double(), world=world)
+    alone = network(classes=None).double()
+    run(place / "kept", KEEPING, alone, world=world, stop=stop_after(9))
+    run(place / "kept", KEEPING, alone, world=world)
     for name in JUMPING:
         run(place / name, PARTS, network("unet", jumps=True).double(), world=world, name=name)
     run(place / "short", settings, narrow(2, Later) if rank == 1 else network(), world=world)
@@ -327,6 +333,7 @@ def test_two_and_three_processes_resume_to_the_bit_and_equal_one(tmp_path: Path)
     for kind, settings in kinds.items():
         model = network("unet", dropout=0.3) if kind == "dropout" else network()
         run(tmp_path / "1" / kind, settings, model.double())
+    run(tmp_path / "1" / "kept", KEEPING, network(classes=None).double())
     for name in JUMPING:
         run(tmp_path / "1" / name, Training(**TINY), network("unet", jumps=True).double(), name=name)
     for size in (2, 3):
@@ -334,7 +341,7 @@ def test_two_and_three_processes_resume_to_the_bit_and_equal_one(tmp_path: Path)
         for place in ("whole", "cut"), ("short", "short-cut"):
             assert len({fingerprint(tmp_path / str(size) / name) for name in place}) == 1
         assert run(tmp_path / str(size) / "moved", EXACT, network().double())[0].images_seen == 17 * 50
-        for kind in (*kinds, *JUMPING):
+        for kind in (*kinds, "kept", *JUMPING):
             one, many = (load_weights(tmp_path / str(n) / kind)[0] for n in (1, size))
             for name in one:
                 torch.testing.assert_close(one[name], many[name], rtol=0, atol=1e-9)

@@ -255,7 +255,8 @@ def test_state_and_condition_have_a_skip_each() -> None:
 def test_a_network_that_jumps_is_told_where_to_and_does_not_heed_it_at_first() -> None:
     net = UNetSettings(**SMALL).build((3, 16, 16), classes=4, jumps=True)
     x, t, y, h = torch.randn(2, 3, 16, 16), torch.tensor([0.2, 0.7]), torch.tensor([1, -1]), torch.tensor([0.5, 0.0])
-    torch.nn.init.normal_(net.out[2].weight)
+    for parameter in set(net.parameters()) - set(net.jump_embed[2].parameters()):
+        torch.nn.init.normal_(parameter, std=0.1)
     assert torch.equal(net(x, t, y, h=h), net(x, t, y))
     torch.nn.init.normal_(net.jump_embed[2].weight)
     far, still = net(x, t, y, h=h), net(x, t, y)

@@ -15,7 +15,7 @@ from fm.errors import NumericalError, SettingsError, ValueUserError, member
 from fm.likelihood import Likelihood, bits_of_density, bits_per_dim, joined
 from fm.noise import draws
 from fm.objectives import Objective, Velocity
-from fm.optimised import OPTIMISED, grid_of, step_errors
+from fm.optimised import OPTIMISED, best_grids, grid_of
 from fm.paths import Path
 from fm.pixels import to_pixels, to_unit
 from fm.solvers import Solution, solve
@@ -79,8 +79,8 @@ class Flow:
     network's without label, or that of `guide`, the Flow of a weaker network (`Objective.velocity`).
 
     Of a super-resolution network `low_size` is the side of its small pictures: each method wants them as `low`, uint8
-    (n, channels, low_size, low_size), one for each sample, or one for all. `grids` are the errors of steps by solver
-    that `grid="optimised"` chooses from (`fm.optimised.step_errors`).
+    (n, channels, low_size, low_size), one for each sample, or one for all. `grids` are those that
+    `grid="optimised"` takes, by solver (`fm.optimised.best_grids`).
 
     Raises: ValueUserError for samples of another shape or dtype; NumericalError as `fm.solvers.solve` does.
     """
@@ -188,13 +188,13 @@ class Flow:
         velocity = self._velocity(self._labels(y, n), self._condition(low, n))
         return torch.stack(self._solved(velocity, x_0, (0.0, end), at=at, **solver).at)
 
-    def step_errors(
-        self, n: int = 16, seed: int = 0, *, y: Tensor | None = None, low: Tensor | None = None
+    def best_grids(
+        self, n: int = 8, seed: int = 0, *, y: Tensor | None = None, low: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """What `grids` are, from n noises of their own: `replace(flow, grids=flow.step_errors())`."""
+        """What `grids` are, from n noises of their own: `replace(flow, grids=flow.best_grids())`."""
         z = draws(seed, "grid", torch.arange(n), self.shape, self.device)
         velocity = self._velocity(self._labels(y, n), self._condition(low, n))
-        return step_errors(velocity, self.path.sample_source(z), self.path)
+        return best_grids(velocity, self.path.sample_source(z), self.path)
 
     def encode(self, images: Tensor, *, y: Tensor | None = None, low: Tensor | None = None, **solver: Any) -> Tensor:
         """The noise x_0 (n, *shape) that flows to these images or points: the same ODE from t = 1 to t = 0."""
@@ -325,7 +325,7 @@ class Flow:
         chosen = {**solver, "method": method}
         if solver.get("grid") == OPTIMISED:
             if method not in self.grids:
-                mend = f"`fm evaluate RUN --solvers {method} --nfe 8 --grids optimised` measures what it is chosen from"
+                mend = f"`fm evaluate RUN --solvers {method} --nfe 8 --grids optimised` does"
                 raise SettingsError(f"no grid has been optimised for {method}", "grid", mend)
             chosen["grid"] = grid_of(self.grids[method])
         return chosen

@@ -42,7 +42,7 @@ from fm.reference import HELDOUT, TRAINING, Pairs, label_law, measure_reference,
 from fm.results import Row, write_row
 from fm.runs import pulled
 
-GRID_NOISES = 16  # that a grid is chosen for
+GRID_NOISES = 8  # that a grid is chosen for
 
 
 @dataclass(frozen=True)
@@ -165,12 +165,12 @@ def _on_grids(flow: Flow, job: Job) -> Flow:
     return replace(flow, grids=job.grids) if job.grids else flow
 
 
-def step_errors(job: Job) -> Found:
-    """What optimised grids for a job's weights are chosen from."""
+def best_grids(job: Job) -> Found:
+    """Grids chosen for a job's weights, by solver."""
     flow, labels = _flow(job.run, job.weights, job.device), label_law(_images(job.run, HELDOUT), job.settings)
     given = _pairs(flow, job.run, HELDOUT, 0, GRID_NOISES)
     y = labels_of(flow, job.cell.seed, torch.arange(GRID_NOISES), labels)
-    return flow.step_errors(GRID_NOISES, job.cell.seed, y=y, low=given and given.low)
+    return flow.best_grids(GRID_NOISES, job.cell.seed, y=y, low=given and given.low)
 
 
 def _pairs(flow: Flow, run: str, split: str, start: int, stop: int) -> Pairs | None:

@@ -12,7 +12,7 @@ from fm.errors import DataError, SettingsError
 from fm.flow import Flow
 from fm.models import MLP
 from fm.objectives import FlowMatching
-from fm.optimised import FINE, fewest_errors, grid_of, grids_file, kept_grids, laid_out, step_errors
+from fm.optimised import FINE, MOST, best_grids, fewest_errors, grid_of, grids_file, kept_grids, laid_out
 from fm.paths import OTPath, Path, VPPath
 from fm.solvers import solve
 from tests.problems import PATHS, by_kind, correlated_gaussian, randn
@@ -20,21 +20,34 @@ from tests.problems import PATHS, by_kind, correlated_gaussian, randn
 every_path = pytest.mark.parametrize("path", PATHS, ids=by_kind)
 
 
-@every_path
-def test_the_errors_are_those_of_single_steps(path: Path) -> None:
-    data = correlated_gaussian(path)
-    x_0 = path.sample_source(randn(6, 3))
-    errors = step_errors(data.velocity, x_0, path)
-    assert set(errors) == set(laid_out()) == {"euler", "midpoint", "heun", "rk4", "dpm2m"}
+def test_a_followed_grid_is_the_best_of_all_where_each_step_stands_alone() -> None:
+    """Of two steps all grids can be tried; that of least error among them is found."""
+    path = OTPath()
+    data = correlated_gaussian(path, scale=0.1)
+    x_0 = path.sample_source(randn(8, 3))
+    exact = data.transport(x_0, 0.0, path.t_max)
+    grids = best_grids(data.velocity, x_0, path)
+    assert set(grids) == set(laid_out()) == {"euler", "midpoint", "heun", "rk4", "dpm2m"}
     for name in ("euler", "dpm2m"):
-        for i, j in ((20, 21), (16, 40), (40, 60)):
-            t, s = (path.t_max * place / FINE for place in (i, j))
-            start, end = (data.transport(x_0, 0.0, time) for time in (t, s))
-            made = solve(data.velocity, start, name, nfe=1, t_span=(t, s), grid="uniform", path=path).x
-            due = (made - end).square().mean(1).sqrt().mean()
-            # The fine solve's own error is below 1e-4 of a state as large as the source.
-            torch.testing.assert_close(float(errors[name][i, j]), float(due), rtol=0.02, atol=2e-3 * path.source_std)
-        assert errors[name].isinf().tril().sum() == (FINE + 1) * (FINE + 2) / 2
+
+        def error(middle: int, name: str = name) -> float:
+            def grid(path: object, start: float, end: float, count: int) -> list[float]:
+                return [start, *[middle / FINE] * (count - 1), end]
+
+            made = solve(data.velocity, x_0, name, nfe=2, grid=grid, path=path).x
+            return float((made - exact).square().mean(1).sqrt().mean())
+
+        least = min(range(1, FINE), key=error)
+        assert error(int(grids[name][2, 1])) == pytest.approx(error(least), rel=1e-3)
+
+
+@every_path
+def test_grids_lead_from_end_to_end_in_so_many_steps(path: Path) -> None:
+    data = correlated_gaussian(path)
+    for chosen in best_grids(data.velocity, path.sample_source(randn(4, 3)), path).values():
+        for steps in range(1, MOST + 1):
+            places = chosen[steps, : steps + 1].tolist()
+            assert places[0] == 0 and places[-1] == FINE and all(a < b for a, b in pairwise(places))
 
 
 def test_the_least_sum_is_found() -> None:
@@ -49,13 +62,14 @@ def test_the_least_sum_is_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "budgets"), [("euler", (4, 8)), ("midpoint", (4, 8)), ("heun", (8, 16)), ("rk4", (8, 16))]
+    ("name", "budgets"),
+    [("euler", (4, 8)), ("dpm2m", (4, 8)), ("midpoint", (4, 8)), ("heun", (8, 16)), ("rk4", (8, 16))],
 )
 def test_few_steps_err_less_on_the_chosen_grid(name: str, budgets: tuple[int, ...]) -> None:
     """Narrow data: the velocity turns steep towards their end."""
     path = OTPath()
     data = correlated_gaussian(path, scale=0.1)
-    errors = step_errors(data.velocity, path.sample_source(randn(16, 3)), path)[name]
+    chosen = best_grids(data.velocity, path.sample_source(randn(16, 3)), path)[name]
     x_0 = path.sample_source(randn(50, 3, seed=8))
     exact = data.transport(x_0, 0.0, path.t_max)
 
@@ -63,16 +77,18 @@ def test_few_steps_err_less_on_the_chosen_grid(name: str, budgets: tuple[int, ..
         return float((solve(data.velocity, x_0, name, nfe=nfe, grid=grid, path=path).x - exact).norm(dim=1).mean())  # type: ignore[arg-type]
 
     for nfe, most in zip(budgets, (0.8, 1.05), strict=True):
-        assert error(grid_of(errors), nfe) < most * min(error("uniform", nfe), error("edm", nfe))
+        assert error(grid_of(chosen), nfe) < most * min(error("uniform", nfe), error("edm", nfe))
 
 
 def test_a_grid_leads_back_the_same_way_and_many_steps_are_even() -> None:
     path = VPPath()
-    grid = grid_of(torch.rand(FINE + 1, FINE + 1, generator=torch.Generator().manual_seed(0)))
+    places = torch.full((MOST + 1, MOST + 1), -1)
+    places[5, :6] = torch.tensor([0, 3, 20, 40, 63, FINE])
+    grid = grid_of(places)
     there, back = grid(path, 0.0, path.t_max, 5), grid(path, path.t_max, 0.0, 5)
     assert there == back[::-1] and there[0] == 0 and there[-1] == path.t_max
-    assert grid(path, 0.0, path.t_max, FINE) == [path.t_max * i / FINE for i in range(FINE)] + [path.t_max]
-    assert len(grid(path, 0.0, path.t_max, 200)) == 201
+    assert there[1] == path.t_max * 3 / FINE
+    assert grid(path, 0.0, path.t_max, 32) == [path.t_max * i / 32 for i in range(32)] + [path.t_max]
     with pytest.raises(SettingsError, match="leads from noise to data or back"):
         grid(path, 0.1, 0.5, 5)
 
@@ -82,7 +98,7 @@ def test_a_flow_chooses_from_what_was_measured_of_it() -> None:
     flow = Flow(MLP(2, 16, 2), FlowMatching(OTPath()), (2,))
     with pytest.raises(SettingsError, match=r"no grid has been optimised for euler; `fm evaluate RUN"):
         flow.sample(4, method="euler", nfe=4, grid="optimised")
-    own = replace(flow, grids=flow.step_errors())
+    own = replace(flow, grids=flow.best_grids())
     even, chosen = (own.sample(4, method="euler", nfe=4, grid=grid) for grid in ("uniform", "optimised"))
     assert chosen.shape == (4, 2) and not torch.equal(even, chosen)
     assert own.encode(chosen, method="heun", nfe=8, grid="optimised").shape == (4, 2)

@@ -62,7 +62,7 @@ def stream_of(
     def blocks(start: int) -> Any:
         return stream(blocks_set, settings.block_images, start=start)
 
-    return paired(shares, blocks, settings, conditional, device, len(dataset))
+    return paired(shares, blocks, settings, conditional, device, sum(dataset.sizes))
 
 
 @dataclass(frozen=True)

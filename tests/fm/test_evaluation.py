@@ -237,6 +237,7 @@ def test_key_follows_what_the_numbers_depend_on(features, reference):
     other |= {"solver": "rk4", "tolerance": 0.5, "distances": ("kid",), "nll_k": 2, "nll_probe": "both"}
     other |= {
         "control": "per_sample",
+        "grid": "edm",
         "sampling_precision": "tf32",
         "nonfinite": "drop",
         "nll_training_images": 3,

@@ -18,7 +18,6 @@ from fm.objectives import (
     Regression,
     ScoreFlow,
     ScoreMatching,
-    Shortcut,
     drop_labels,
 )
 from fm.paths import OTPath, Path, PathSample, VPPath
@@ -333,22 +332,6 @@ def test_the_derivative_is_that_of_the_whole_network_through_its_attention() -> 
     slope = (there - back) / (2 * eps)
     torch.testing.assert_close(target, u + (s - t).view(2, 1, 1, 1) * slope, rtol=0, atol=1e-8)
     assert slope.abs().max() > 0.01
-
-
-def test_jumps_are_refused_where_the_network_has_none() -> None:
-    x = randn(2, 2)
-    with pytest.raises(SettingsError, match=r"predicts no mean velocity to jump by.*mean_flow"):
-        solve(FlowMatching(OTPath()).velocity(network), x, "jump", nfe=1)
-    with pytest.raises(SettingsError, match="no mean to jump by"):
-        solve(lambda x, t: x, x, "jump", nfe=1)
-    velocity = Shortcut(OTPath()).velocity(Exact(correlated_gaussian(OTPath(), 2)))
-    with pytest.raises(SettingsError, match="only carry a state from noise to data"):
-        solve(velocity, x, "jump", nfe=1, t_span=(1.0, 0.0))
-    with pytest.raises(SettingsError, match="no states between them"):
-        solve(velocity, x, "jump", nfe=1, at=(0.5,))
-    guided = Shortcut(OTPath()).velocity(network, y=torch.tensor([0, 1]), guidance=1.0)
-    with pytest.raises(SettingsError, match="not guided"):
-        guided.jump(x, torch.zeros(2), torch.ones(2))
 
 
 @pytest.mark.parametrize("name", JUMPING)

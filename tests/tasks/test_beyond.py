@@ -24,6 +24,7 @@ CHANGES = (
     "evaluation.nll_images=0",
     "evaluation.features=random_conv",
     "data.holdout=0.5",
+    "data.size=16",
 )
 
 
@@ -74,7 +75,7 @@ def test_jumps_and_chosen_grids_are_measured_and_drawn(tmp_path: Path, monkeypat
     assert all(row.get("bits_per_dim") is None for row in jumping.rows)
     pictures = beyond._pictures(made["found"])
     shapes = {tuple(images.shape) for images in pictures.values()}
-    assert shapes == {(3, 3, 3, 32, 32)} and len(pictures) == 7
+    assert shapes == {(3, 3, 3, 16, 16)} and len(pictures) == 7
     one_step = [images[0] for line, images in pictures.items() if line.key == "fm-ot" and line.solver == "euler"]
     assert all(torch.equal(images, one_step[0]) for images in one_step)
     assert {line[0] for line in table(made["found"])} >= {"FM w/ OT, optimised grid", "MeanFlow, jumps"}

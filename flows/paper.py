@@ -1,13 +1,16 @@
-"""The paper's comparison: every method trained and measured alike -> its table, its claims, its figures."""
+"""The paper's comparison: every method trained and measured alike -> its table, its claims, its figures; or what came
+after it, in one table."""
 
 from typing import Annotated, Literal
 
 from prefect import flow
 from pydantic import Field
 
+from fm.beyond.plan import planned as planned_beyond
 from fm.paper.estimating import check_room
 from fm.paper.plan import planned
 from tasks import cluster, failing, watching
+from tasks.beyond import shown as shown_beyond
 from tasks.evaluate import ready
 from tasks.paper import all_shown, measured, pictures, shown, together
 from tasks.place import Pictures, Place
@@ -24,6 +27,7 @@ def paper(
     methods: tuple[str, ...] = (),
     changes: tuple[str, ...] = (),
     allow_different_data: bool = False,
+    beyond: bool = False,
     place: Place = Place(),  # noqa: B008
 ) -> str:
     """Trains and measures every method of the paper's Table 1 alike, and says which of its claims show.
@@ -37,15 +41,17 @@ def paper(
         methods: Keys of methods, such as fm-ot; empty for all.
         changes: Settings changed in every recipe, as key=value.
         allow_different_data: Take other data than the published ones, and mark the table so.
+        beyond: What came after the paper beside FM w/ OT, in one table, instead.
         place: Where it runs. Changes no number beyond rounding.
     """
-    plan = planned(dataset, scale, seeds, methods, changes)
-    plan.recipe.check(place.workers, place.fewest)
+    plan = (planned_beyond if beyond else planned)(dataset, scale, seeds, methods, changes)
+    for member in plan.members:
+        member.recipe.check(place.workers, place.fewest)
     ready(plan.recipe.evaluation.features, place)
     with together(out, plan) as parent, cluster.session(place, parent.joined, watching.flow_run_url()):
         given = pictures(source, plan, parent.run, allow_different_data)
         check_room(plan, parent.run, 0 if place.address else place.workers)
         found = measured(plan, given, parent.run, parent)
-        page = shown(plan, given, parent.run, found, parent)
+        page = (shown_beyond if beyond else shown)(plan, given, parent.run, found, parent)
         all_shown(out, found)
         return str(page)

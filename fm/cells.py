@@ -3,15 +3,17 @@
 A cell is complete: with the weights, the data and the code it decides every digit of its Row.
 """
 
+import json
 from typing import Any, Literal
 
 from pydantic import Field
 
 from fm.errors import SettingsError, member
 from fm.metrics import DISTANCES, FEATURES
-from fm.results import guidance_text
+from fm.optimised import OPTIMISED, laid_out
+from fm.results import Row, grid_text, guidance_text
 from fm.settings import Settings
-from fm.solvers import steps
+from fm.solvers import GRIDS, steps
 from fm.tableaux import SOLVERS, tableau
 
 SEEDS = 100  # at most
@@ -39,6 +41,13 @@ class Budget(Settings):
         default=None,
         title="Step control",
         description="Of an adaptive solver. joint, or none: a batch shares its steps, as in the paper; per_sample: no.",
+    )
+    grid: str | None = Field(
+        default=None,
+        title="Time grid",
+        description=f"Where fixed steps lie: {', '.join(sorted([*GRIDS, OPTIMISED]))}; none: the solver's own. "
+        "optimised: where they err least, chosen for the network.",
+        json_schema_extra={"enum": [*sorted([*GRIDS, OPTIMISED])]},
     )
     guidance: float | None = Field(
         default=None,
@@ -163,6 +172,7 @@ class Cell(Settings):
     nfe: int | None = None
     tolerance: float | None = None
     control: str = "joint"
+    grid: str = ""  # the solver's own
     guidance: float = 0.0
     interval: tuple[float, float] = (0.0, 1.0)
     guide: str = ""  # SHA-256 of the weights that it leads away from; empty: the network without label
@@ -183,14 +193,18 @@ class Cell(Settings):
     def options(self, finer: bool = False) -> dict[str, Any]:
         """The solver's arguments, or those of the finer solution it is compared with."""
         if self.tolerance is None:
-            return {"method": self.solver, "nfe": self.nfe and self.nfe * (2 if finer else 1)}
+            return {
+                "method": self.solver,
+                "nfe": self.nfe and self.nfe * (2 if finer else 1),
+                "grid": self.grid or None,
+            }
         tolerance = self.tolerance / 10 if finer else self.tolerance
         return {"method": self.solver, "rtol": tolerance, "atol": tolerance, "control": self.control}
 
     def __str__(self) -> str:
         guided = guidance_text(self.guidance, self.interval, self.guide)
         if self.tolerance is None:
-            return f"{self.solver} {self.nfe}{guided}"
+            return f"{self.solver} {self.nfe}{grid_text(self.grid)}{guided}"
         return f"{self.solver} {self.tolerance:g}" + (" per sample" if self.control == "per_sample" else "") + guided
 
 
@@ -228,6 +242,16 @@ def check_guidance(settings: Evaluation, class_conditional: bool, label_drop: fl
         raise SettingsError(what, "evaluation.grid", "train with training.label_drop=0.1, or set evaluation.guide=RUN")
 
 
+def check_jumps(settings: Evaluation, jumps: bool) -> None:
+    """Raises: SettingsError for points of the solver `jump` where the network predicts no mean velocities."""
+    jumping = [budget for budget in (*settings.grid, *filter(None, [settings.along])) if budget.solver == "jump"]
+    if jumping and not jumps:
+        mend = "train with objective=mean_flow or objective=shortcut, or choose another solver"
+        raise SettingsError("jump takes a network that predicts mean velocities", "evaluation.grid", mend)
+    if any(budget.guidance for budget in jumping):
+        raise SettingsError("a jump is not guided", "evaluation.grid", "leave guidance out, or choose another solver")
+
+
 def along(settings: Evaluation) -> Cell | None:
     """The cell that is measured on every kept checkpoint, its distances alone; none if there is no such point."""
     if settings.along is None:
@@ -248,8 +272,12 @@ def _cell(budget: Budget, settings: Evaluation, where: str) -> Cell:
         raise SettingsError(f"{budget.solver} takes {due}", where=where)
     if not adaptive:
         _check_steps(budget, where)
+        if budget.grid:
+            _check_grid(budget, where)
         if budget.control:
             raise SettingsError(f"{budget.solver} has fixed steps and no control of them", where=f"{where}.control")
+    elif budget.grid:
+        raise SettingsError(f"{budget.solver} chooses its own steps", f"{where}.grid", "leave grid out")
     if budget.interval and not budget.guidance:
         raise SettingsError("there is no guidance in this interval", f"{where}.interval", "set guidance too")
     if budget.interval and not 0 <= budget.interval[0] < budget.interval[1] <= 1:
@@ -262,6 +290,7 @@ def _cell(budget: Budget, settings: Evaluation, where: str) -> Cell:
         nfe=budget.nfe,
         tolerance=budget.tolerance,
         control=budget.control or "joint",
+        grid=budget.grid or "",
         guidance=budget.guidance or 0.0,
         interval=budget.interval or (0.0, 1.0),
         error_images=0 if guided else settings.error_images,
@@ -270,6 +299,17 @@ def _cell(budget: Budget, settings: Evaluation, where: str) -> Cell:
         nll_training_images=settings.nll_training_images if scored else 0,
         **{name: getattr(settings, name) for name in SHARED},
     )
+
+
+def _check_grid(budget: Budget, where: str) -> None:
+    """Raises: SettingsError for an unknown grid, or one that cannot be chosen for the solver or with guidance."""
+    member(str(budget.grid), dict.fromkeys([*GRIDS, OPTIMISED]), "time grid", where=f"{where}.grid")
+    if budget.grid != OPTIMISED:
+        return
+    if budget.solver not in laid_out():
+        raise SettingsError(f"is not chosen for {budget.solver}", f"{where}.grid", f"known: {', '.join(laid_out())}")
+    if budget.guidance:
+        raise SettingsError("is chosen for the network without guidance", f"{where}.grid", "choose uniform")
 
 
 def _check_steps(budget: Budget, where: str) -> None:
@@ -283,3 +323,8 @@ def tightest(settings: Evaluation) -> Cell:
     """dopri5 at the finest tolerance of the grid, or at 1e-3: what is drawn with while a network is trained."""
     tolerances = [budget.tolerance for budget in settings.grid if budget.tolerance is not None]
     return Cell(solver="dopri5", tolerance=min(tolerances, default=1e-3))
+
+
+def cell_of(row: Row) -> Cell:
+    """The cell that a row was measured by."""
+    return Cell(**json.loads(row["cell"]))

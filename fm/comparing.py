@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from fm.errors import UserError, ValueUserError, several
 from fm.jackknife import GROUPS, STUDENT, variance
 from fm.lineage import code_digest
-from fm.results import SIMILARITIES, Row, distances, guidance_text, number
+from fm.results import SIMILARITIES, Row, distances, grid_text, guidance_text, number
 
 BITS, GAP = "bits_per_dim", "generalisation_gap"  # of the same images in every seed
 ALIKE = "not distinguishable at this sample size"
@@ -51,6 +51,7 @@ class Cell(NamedTuple):
     control: str | None = None
     precision: str = "fp32"
     guidance: str = ""  # in words
+    grid: str = ""
     low_size: int | None = None  # of super-resolution
 
     @property
@@ -59,7 +60,7 @@ class Cell(NamedTuple):
 
     def __str__(self) -> str:
         if self.tolerance is None:
-            return f"{self.solver} {self.nfe}{self.guidance}"
+            return f"{self.solver} {self.nfe}{grid_text(self.grid)}{self.guidance}"
         return f"{self.solver} at {self.tolerance:g}" + " per sample" * (self.control == "per_sample") + self.guidance
 
 
@@ -70,7 +71,7 @@ def cell_of(row: Row) -> Cell:
     }
     shared |= {"precision": row.get("precision", "fp32"), "reference_split": row.get("reference_split", "heldout")}
     guided = row.get("guidance") or 0.0, row.get("guidance_interval", (0.0, 1.0)), row.get("guide", "")
-    shared |= {"guidance": guidance_text(*guided), "low_size": row.get("low_size")}
+    shared |= {"guidance": guidance_text(*guided), "low_size": row.get("low_size"), "grid": row.get("chosen_grid", "")}
     if row.get("tolerance") is None:
         return Cell(row["solver"], row.get("nfe"), None, **shared)
     return Cell(row["solver"], None, row["tolerance"], **shared, batch=row.get("batch"), control=row.get("control"))

@@ -57,7 +57,13 @@ def _checked(z: Tensor, x_1: Tensor, y: Tensor | None) -> None:
         raise ValueUserError(f"labels of shape {tuple(y.shape)} given for {len(z)} images")
 
 
-COUPLINGS: dict[str, Coupling] = {"independent": independent, "minibatch_ot": minibatch_ot}
+# The persistent one is the exact assignment too, of noises that stay with their images: `persistent.py`.
+COUPLINGS: dict[str, Coupling] = {
+    "independent": independent,
+    "minibatch_ot": minibatch_ot,
+    "persistent_ot": minibatch_ot,
+}
+PERSISTENT = ("persistent_ot",)
 
 
 def coupling(name: str) -> Coupling:

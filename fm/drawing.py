@@ -15,16 +15,26 @@ from fm.objectives import Objective, drop_labels
 from fm.pixels import to_unit
 from fm.times import stratified
 
-Inputs = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
+Inputs = tuple[Tensor, dict[str, Any]]
 
 
 def drawn(batch: Any, part: slice, model: nn.Module, objective: Objective, settings: Any) -> Inputs:
-    """x_1, t, z, y, cond of a part of the batch, as `draw`, on the model's device."""
+    """x_1 of a part of the batch, and by name what the objective's loss takes beside it, on the model's device: t, z, y
+    and cond, and where the objective jumps the times s to jump to."""
     positions, noises = batch.positions[part], noises_of(batch, settings)[part]
     images, labels = batch.images[part], batch.labels[part] if is_conditional(model) else None
     like, low = next(model.parameters()), getattr(batch, "low", None)
     cond = None if low is None else condition_at(low[part], positions, images.shape[-1], settings, like)
-    return *draw(images, labels, positions, noises, objective, settings, like), cond
+    x_1, t, z, y = draw(images, labels, positions, noises, objective, settings, like)
+    told = {"t": t, "z": z, "y": y, "cond": cond}
+    return x_1, told | (jump(t, positions, objective, settings) if objective.jumps else {})
+
+
+def jump(t: Tensor, positions: Tensor, objective: Any, settings: Any) -> dict[str, Tensor]:
+    """t and s: of the objective's share two times of one law in their order, of the others s = t."""
+    other = settings.times.at(noise.uniforms(settings.seed, "s", positions, ()), objective.path.t_max)
+    other = torch.where(noise.uniforms(settings.seed, "jump", positions, ()) < objective.share, other, t)
+    return {"t": torch.minimum(t, other), "s": torch.maximum(t, other)}
 
 
 def is_conditional(model: nn.Module) -> bool:

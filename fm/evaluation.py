@@ -6,7 +6,6 @@ again, is not decided here.
 """
 
 import hashlib
-import json
 import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -35,10 +34,12 @@ from fm.flow import NOISE, Drawn, Flow
 from fm.lineage import code_digest, digest
 from fm.metrics import Features, class_probabilities, psnr, ssim
 from fm.noise import draws, uniforms
+from fm.optimised import OPTIMISED, grid_of
 from fm.pixels import to_pixels
 from fm.plugins import named
 from fm.reference import HELDOUT, TRAINING, Pairs, Reference
 from fm.results import FIDELITIES, Row
+from fm.solvers import steps
 from fm.tableaux import tableau
 from fm.ways import TIMES, described
 
@@ -142,7 +143,7 @@ def sample(
     `psnr`, `ssim` (to the image) and `low_psnr` (its means to the small picture), each (n,), are found too.
     """
     start, positions = time.perf_counter(), torch.arange(part.start, part.stop)
-    y = _labels(flow, cell.seed, positions, labels)
+    y = labels_of(flow, cell.seed, positions, labels)
     with as_asked(flow.device, tf32=cell.sampling_precision == "tf32"):
         drawn, finite = _drawn(flow, cell, part, y, pairs.low if pairs else None, guide)
     seconds, images = time.perf_counter() - start, to_pixels(drawn.x).cpu()
@@ -178,7 +179,7 @@ def _values(x: Tensor) -> Found:
     return {"mean": flat.mean(1), "square": flat.square().mean(1), "outside": outside.mean(1)}
 
 
-def _labels(flow: Flow, seed: int, positions: Tensor, law: Tensor) -> Tensor | None:
+def labels_of(flow: Flow, seed: int, positions: Tensor, law: Tensor) -> Tensor | None:
     """The labels of samples, as frequent as in `law`; None for a network without."""
     if flow.classes is None:
         return None
@@ -225,7 +226,7 @@ def converge(flow: Flow, seed: int, start: int, stop: int, labels: Tensor, pairs
     """The states (n, *shape) at t = 1 of these samples with next to no numerical error (dopri5 at 1e-6, each with its
     own steps), and how they came there, as `fm.ways.described` says."""
     cell = Cell(solver="dopri5", tolerance=CONVERGED_TOLERANCE, control="per_sample")
-    y = _labels(flow, seed, torch.arange(start, stop), labels)
+    y = labels_of(flow, seed, torch.arange(start, stop), labels)
     with as_asked(flow.device, tf32=False):
         low = pairs.low if pairs else None
         states = flow.trajectory(stop - start, TIMES, seed, y=y, low=low, start=start, **cell.options()).cpu()
@@ -298,7 +299,8 @@ def row_of(
         "reference_images": len(sets[0]),
         "reference_split": cell.reference_split,
         "batch": cell.batch,
-        "grid": tableau(cell.solver).grid if cell.tolerance is None else ADAPTIVE[cell.control],
+        "grid": ADAPTIVE[cell.control] if cell.tolerance is not None else cell.grid or tableau(cell.solver).grid,
+        **({"grid_times": _optimised(flow, cell)} if cell.grid == OPTIMISED else {}),
         "noise": "sample i: position i of stream 'sample'",
         "noise_digest": hashlib.sha256(samples["noise"].numpy().tobytes()).hexdigest()[:16],
         "labels": "none" if flow.classes is None else "as frequent as in the held-out images",
@@ -317,6 +319,11 @@ def row_of(
 KINDS = (SAMPLES, BITS, TRAINING_BITS)
 
 
+def _optimised(flow: Flow, cell: Cell) -> list[float]:
+    """The times that were chosen for a cell."""
+    return grid_of(flow.grids[cell.solver])(flow.path, 0.0, flow.path.t_max, steps(cell.solver, cell.nfe))
+
+
 def head(flow: Flow, cell: Cell) -> Row:
     """What a row is found by."""
     return {
@@ -329,6 +336,7 @@ def head(flow: Flow, cell: Cell) -> Row:
         "control": cell.control if cell.tolerance is not None else None,
         "samples": cell.samples,
         "seed": cell.seed,
+        **({"chosen_grid": cell.grid} if cell.grid else {}),
         **guidance_columns(cell),
     }
 
@@ -386,8 +394,3 @@ def _finite_samples(finite: Tensor, cell: Cell) -> Tensor:
             mend="more steps or a finer tolerance; evaluation.nonfinite=drop leaves them out and counts them",
         )
     return finite
-
-
-def cell_of(row: Row) -> Cell:
-    """The cell that a row was measured by."""
-    return Cell(**json.loads(row["cell"]))

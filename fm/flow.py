@@ -1,7 +1,7 @@
 """A trained flow ready for use: draw, encode, decode, interpolate, likelihood. It knows no recipe and no files."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from fm.enlarging import enlarged
 from fm.errors import NumericalError, SettingsError, ValueUserError, member
-from fm.likelihood import Likelihood, bits_of_density, bits_per_dim
+from fm.likelihood import Likelihood, bits_of_density, bits_per_dim, joined
 from fm.noise import draws
 from fm.objectives import Objective, Velocity
+from fm.optimised import OPTIMISED, best_grids, grid_of
 from fm.paths import Path
 from fm.pixels import to_pixels, to_unit
 from fm.solvers import Solution, solve
@@ -22,10 +23,12 @@ from fm.solvers import Solution, solve
 NOISE = "sample"  # the stream of initial noise: sample i of any solver, batch size or worker starts from position i
 METHODS = {
     "FlowMatching": "FM w/ {path}",
+    "MeanFlow": "MeanFlow w/ {path}",
     "NoiseMatching": "DDPM",
     "Regression": "Regression",
     "ScoreMatching": "Score Matching",
     "ScoreFlow": "ScoreFlow",
+    "Shortcut": "Shortcut w/ {path}",
 }
 PATHS = {"ot": "OT", "vp": "Diffusion", "ve": "VE"}
 
@@ -76,7 +79,8 @@ class Flow:
     network's without label, or that of `guide`, the Flow of a weaker network (`Objective.velocity`).
 
     Of a super-resolution network `low_size` is the side of its small pictures: each method wants them as `low`, uint8
-    (n, channels, low_size, low_size), one for each sample, or one for all.
+    (n, channels, low_size, low_size), one for each sample, or one for all. `grids` are those that
+    `grid="optimised"` takes, by solver (`fm.optimised.best_grids`).
 
     Raises: ValueUserError for samples of another shape or dtype; NumericalError as `fm.solvers.solve` does.
     """
@@ -87,6 +91,7 @@ class Flow:
     classes: tuple[str, ...] | None = None
     lineage: dict[str, Any] = field(default_factory=dict)
     low_size: int | None = None
+    grids: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.model.eval().requires_grad_(False)
@@ -159,7 +164,7 @@ class Flow:
             z = draws(seed, NOISE, torch.arange(start + part.start, start + part.stop), self.shape, self.device)
             velocity = self._velocity(y, cond, guidance, interval, guide).rows(part)
             with _numbered_from(part.start):
-                found.append(_solved(velocity, self.path.sample_source(z), (0.0, self.path.t_max), **solver))
+                found.append(self._solved(velocity, self.path.sample_source(z), (0.0, self.path.t_max), **solver))
         return Drawn(torch.cat([s.x for s in found]), torch.cat([s.nfe_per_sample for s in found]))
 
     def trajectory(
@@ -181,7 +186,15 @@ class Flow:
         end = self.path.t_max
         at = [min(t, end) if t <= 1 else t for t in times]
         velocity = self._velocity(self._labels(y, n), self._condition(low, n))
-        return torch.stack(_solved(velocity, x_0, (0.0, end), at=at, **solver).at)
+        return torch.stack(self._solved(velocity, x_0, (0.0, end), at=at, **solver).at)
+
+    def best_grids(
+        self, n: int = 8, seed: int = 0, *, y: Tensor | None = None, low: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """What `grids` are, from n noises of their own: `replace(flow, grids=flow.best_grids())`."""
+        z = draws(seed, "grid", torch.arange(n), self.shape, self.device)
+        velocity = self._velocity(self._labels(y, n), self._condition(low, n))
+        return best_grids(velocity, self.path.sample_source(z), self.path)
 
     def encode(self, images: Tensor, *, y: Tensor | None = None, low: Tensor | None = None, **solver: Any) -> Tensor:
         """The noise x_0 (n, *shape) that flows to these images or points: the same ODE from t = 1 to t = 0."""
@@ -210,7 +223,7 @@ class Flow:
         there, n = self._encoded(images, y, low, solver), len(images)
         back = self._decoded(there.x, self._velocity(self._labels(y, n), self._condition(low, n)), solver)
         error = (self._outside(back.x).cpu().double() - images.cpu().double()).abs()
-        unit, method = "grey levels" if self.of_images else "units", _chosen(solver)["method"]
+        unit, method = "grey levels" if self.of_images else "units", self._chosen(solver)["method"]
         return RoundTrip(float(error.max()), float(error.mean()), unit, method, (there.nfe, back.nfe))
 
     def interpolate(
@@ -259,7 +272,7 @@ class Flow:
             positions = torch.arange(start + part.start, start + part.stop)
             with _numbered_from(part.start):
                 found.append(
-                    measure(velocity, x[part], path=self.path, seed=seed, positions=positions, **_chosen(options))
+                    measure(velocity, x[part], path=self.path, seed=seed, positions=positions, **self._chosen(options))
                 )
         return joined(found)
 
@@ -294,10 +307,28 @@ class Flow:
         x = self._fitting(images).to(self.device)
         x_1 = to_unit(x) if self.of_images else x
         velocity = self._velocity(self._labels(y, len(x)), self._condition(low, len(x)))
-        return _solved(velocity, x_1, (self.path.t_max, 0.0), **solver)
+        return self._solved(velocity, x_1, (self.path.t_max, 0.0), **solver)
 
     def _decoded(self, x_0: Tensor, velocity: Velocity, solver: dict[str, Any]) -> Solution:
-        return _solved(velocity, self._fitting(x_0).to(self.device), (0.0, self.path.t_max), **solver)
+        return self._solved(velocity, self._fitting(x_0).to(self.device), (0.0, self.path.t_max), **solver)
+
+    def _solved(self, velocity: Velocity, x: Tensor, span: tuple[float, float], **solver: Any) -> Solution:
+        with torch.no_grad():
+            solution = solve(velocity, x, t_span=span, **self._chosen(solver))
+        if solution.stopped:
+            raise NumericalError(solution.stopped, "sampling", "loosen rtol and atol, or give a larger max_nfe")
+        return solution
+
+    def _chosen(self, solver: dict[str, Any]) -> dict[str, Any]:
+        """The solver's arguments with a method, midpoint where `nfe` is given, else dopri5; and an optimised grid."""
+        method = solver.get("method") or ("midpoint" if solver.get("nfe") is not None else "dopri5")
+        chosen = {**solver, "method": method}
+        if solver.get("grid") == OPTIMISED:
+            if method not in self.grids:
+                mend = f"`fm evaluate RUN --solvers {method} --nfe 8 --grids optimised` does"
+                raise SettingsError(f"no grid has been optimised for {method}", "grid", mend)
+            chosen["grid"] = grid_of(self.grids[method])
+        return chosen
 
     def _outside(self, x: Tensor) -> Tensor:
         """States at t = 1 as the user sees them."""
@@ -344,26 +375,6 @@ class Flow:
         if not len(x):
             raise ValueUserError(f"0 {what} given", mend="give 1 or more")
         return x
-
-
-def joined(parts: Sequence[Likelihood]) -> Likelihood:
-    """The likelihoods of several batches as one; nfe is the mean over images."""
-    bpd, bpd_k1, gain = (torch.cat([getattr(p, name) for p in parts]) for name in ("bpd", "bpd_k1", "probe_gain"))
-    stderr = float(bpd.double().std() / len(bpd) ** 0.5) if len(bpd) > 1 else math.nan
-    return Likelihood(bpd, stderr, sum(p.nfe * len(p.bpd) for p in parts) / len(bpd), parts[0].k, bpd_k1, gain)
-
-
-def _solved(velocity: Velocity, x: Tensor, span: tuple[float, float], **solver: Any) -> Solution:
-    with torch.no_grad():
-        solution = solve(velocity, x, t_span=span, **_chosen(solver))
-    if solution.stopped:
-        raise NumericalError(solution.stopped, "sampling", "loosen rtol and atol, or give a larger max_nfe")
-    return solution
-
-
-def _chosen(solver: dict[str, Any]) -> dict[str, Any]:
-    """The solver's arguments with a method: midpoint where `nfe` is given, else dopri5."""
-    return {**solver, "method": solver.get("method") or ("midpoint" if solver.get("nfe") is not None else "dopri5")}
 
 
 @contextmanager

@@ -4,7 +4,7 @@ Probes and dequantisation follow the image's position (`fm.noise`), so they do n
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from fm.paths import Path
 from fm.pixels import BITS_OFFSET, to_unit
 from fm.solvers import Solution, Velocity, solve
 from fm.solvers.field import calls_at
+from fm.solvers.grids import Grid
 from fm.tableaux import tableau
 
 PROBES = ("per_image", "per_draw")
@@ -78,7 +79,7 @@ def bits_per_dim(
     method: str = "dopri5",
     nfe: int | None = None,
     control: str = "joint",
-    grid: str | None = None,
+    grid: str | Grid | None = None,
     max_nfe: int = 10_000,
     positions: Tensor | None = None,
 ) -> Likelihood:
@@ -98,7 +99,7 @@ def bits_per_dim(
         raise SettingsError(f"{k} dequantisation draws", where="k", mend="give 1 or more")
     keep_freed()
     at = _positions(images, positions)
-    solver = {"method": method, "nfe": nfe, "rtol": rtol, "atol": atol, "control": control}
+    solver: dict[str, Any] = {"method": method, "nfe": nfe, "rtol": rtol, "atol": atol, "control": control}
     solver |= {"grid": grid, "max_nfe": max_nfe}
     shared, fresh, counts = [], [], []
     with torch.no_grad(), full_precision(images.device):
@@ -172,6 +173,13 @@ def _log_probs(
         raise NumericalError(solution.stopped, where="likelihood", mend="loosen rtol and atol or raise max_nfe")
     x_0, *integrals = solution.x
     return [path.log_source(x_0) + integral for integral in integrals], solution
+
+
+def joined(parts: Sequence[Likelihood]) -> Likelihood:
+    """The likelihoods of several batches as one; nfe is the mean over images."""
+    bpd, bpd_k1, gain = (torch.cat([getattr(p, name) for p in parts]) for name in ("bpd", "bpd_k1", "probe_gain"))
+    stderr = float(bpd.double().std() / len(bpd) ** 0.5) if len(bpd) > 1 else math.nan
+    return Likelihood(bpd, stderr, sum(p.nfe * len(p.bpd) for p in parts) / len(bpd), parts[0].k, bpd_k1, gain)
 
 
 def _positions(x: Tensor, positions: Tensor | None) -> Tensor:

@@ -57,10 +57,10 @@ def versions() -> dict[str, str]:
 def code_digest(*plugins: str) -> str:
     """Digest of the source files of `fm`, and of those of plug-ins: the code that computed a number, without git.
 
-    `fm/paper` and `fm/superres` read numbers and make none, so they do not count.
+    `fm/paper`, `fm/superres` and `fm/beyond` read numbers and make none, so they do not count.
     """
     root = Path(__file__).parent
-    readers = root / "paper", root / "superres"
+    readers = root / "paper", root / "superres", root / "beyond"
     files = [(f.relative_to(root).as_posix(), f) for f in sorted(root.rglob("*.py")) if f.parent not in readers]
     files += [(f"{name} {f.name}", f) for name in plugins for f in sources(name)]
     return digest(*[(name, hashlib.sha256(f.read_bytes()).hexdigest()) for name, f in files])

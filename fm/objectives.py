@@ -1,16 +1,20 @@
 """What the network predicts: loss per sample, and the velocity a prediction stands for. Randomness is handed in.
 
-The network is any callable model(x, t, y=None) with t (batch,) and labels y (batch,), where -1 means "no label".
+The network is any callable model(x, t, y=None) with t (batch,) and labels y (batch,), where -1 means "no label"; of an
+objective that jumps it is told h = s - t (batch,) too, the time to where the step ends: model(x, t, y=None, h=None).
 """
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fm import plugins
 from fm.errors import SettingsError, ValueUserError
@@ -25,6 +29,8 @@ class Objective(ABC):
     """A prediction target on a path; the loss is the mean over dimensions of its squared residual."""
 
     path: Path
+    jumps: ClassVar[bool] = False  # whether the network predicts mean velocities, and is told how far ahead
+    passes: ClassVar[float] = 3.0  # what a training step costs, in forward passes: the backward pass takes two
 
     @abstractmethod
     def residual(self, out: Tensor, sample: PathSample) -> Tensor:
@@ -104,6 +110,18 @@ class Velocity:
         """The velocity of some samples of the batch (an index, a mask or a slice)."""
         y, cond = (None if part is None else part[index] for part in (self.y, self.cond))
         return replace(self, y=y, cond=cond)
+
+    def jump(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """The mean velocity on the way from x at t to a later time s: x + (s - t) of it is the state there.
+
+        Raises: SettingsError where the network predicts none, and for guidance.
+        """
+        if not self.objective.jumps:
+            mend = "train with objective=mean_flow or objective=shortcut, or choose another solver"
+            raise SettingsError("this network predicts no mean velocity to jump by", "method", mend)
+        if self.guidance:
+            raise SettingsError("a jump is not guided", "guidance", "leave it out, or choose another solver")
+        return _call(self.model, x, t, self.y, self.cond, s - t)
 
     def _guided(self, t: Tensor) -> Tensor:
         return (t >= self.interval[0]) & (t <= self.interval[1])
@@ -201,18 +219,108 @@ class Regression(Objective):
         return self.path.velocity_from_data(out, x, t)
 
 
+@dataclass(frozen=True)
+class Shortcut(FlowMatching):
+    """The network predicts u(x_t, t, s), the mean velocity on the way from t to a later time s (Frans et al. 2025).
+
+    A jump is learned as the two halves of it, one after the other, without gradient: equations (4) and (5) there, with
+    jumps of any length (Guo et al. 2025, equation (9), at its middle) in place of powers of two. For s = t it is
+    FlowMatching, which anchors the rest.
+    """
+
+    jumps: ClassVar[bool] = True
+    passes: ClassVar[float] = 3.5
+    share: ClassVar[float] = 0.25  # of the samples, that learn a jump
+
+    def loss(
+        self,
+        model: Model,
+        x_1: Tensor,
+        *,
+        t: Tensor,
+        z: Tensor,
+        y: Tensor | None = None,
+        cond: Tensor | None = None,
+        s: Tensor | None = None,
+    ) -> Tensor:
+        """As of each objective; samples with s > t, s (batch,), learn the jump to s, the others the velocity."""
+        if s is None:
+            return self.weighted(super().loss(model, x_1, t=t, z=z, y=y, cond=cond))
+        sample = self.path.sample(z, x_1, t)
+        t = t.to(x_1.device, non_blocking=True)
+        s = s.to(x_1.device, non_blocking=True)
+        out = _call(model, sample.x_t, t, y, cond, s - t)
+        rows, target = (s > t).nonzero().squeeze(1), sample.u_t
+        if len(rows):
+            own_y, own_cond = None if y is None else y[rows], None if cond is None else cond[rows]
+            ahead = partial(_ahead, model, own_y, own_cond)
+            with torch.no_grad():
+                found = self.target(ahead, sample.x_t[rows], t[rows], s[rows], target[rows])
+            target = target.index_copy(0, rows, found.to(target.dtype))
+        return self.weighted((out - target).square().flatten(1).mean(1))
+
+    def target(self, ahead: "Ahead", x: Tensor, t: Tensor, s: Tensor, u: Tensor) -> Tensor:
+        """What the mean velocity from t to s > t is taken for, like x; u is the conditional velocity at x."""
+        middle = (t + s) / 2
+        first = ahead(x, t, middle - t)
+        return (first + ahead(x + _column(middle - t, x) * first, middle, s - middle)) / 2
+
+    def weighted(self, loss: Tensor) -> Tensor:
+        """The loss (batch,) as it is."""
+        return loss
+
+
+@dataclass(frozen=True)
+class MeanFlow(Shortcut):
+    """The network predicts the mean velocity u(x_t, t, s), learned from its own derivative (Geng et al. 2025).
+
+    u = v + (s - t) du/dt along the way, equation (6) there with time from noise to data; the derivative by forward-mode
+    differentiation, without gradient. The gradient of each sample's loss is divided by the root of the loss, equation
+    (22) with p = 1/2 (table 1e; with p = 1 the answer leans so far from the mean towards what is frequent that in few
+    dimensions it is no velocity any more); the value stays what it is.
+    """
+
+    def target(self, ahead: "Ahead", x: Tensor, t: Tensor, s: Tensor, u: Tensor) -> Tensor:
+        # The fused attention kernels have no forward-mode derivative; torch's formulas for others warn of torch's own.
+        with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            moving = forward_ad.make_dual(x, u.to(x.dtype))
+            time = forward_ad.make_dual(t, torch.ones_like(t))
+            left = forward_ad.make_dual(s - t, -torch.ones_like(t))
+            slope = forward_ad.unpack_dual(ahead(moving, time, left)).tangent
+        return u + _column(s - t, x) * slope
+
+    def weighted(self, loss: Tensor) -> Tensor:
+        """The loss (batch,), whose gradient is that of twice its root where it is not small."""
+        even = loss / (loss.detach() + SMALL_LOSS).sqrt()
+        return even + (loss - even).detach()
+
+
+SMALL_LOSS = 1e-3  # mean square of a dimension: below it, MeanFlow's weight grows no further
+Ahead = Callable[[Tensor, Tensor, Tensor], Tensor]  # x, t and the time left of the jump -> mean velocity
+
+
+def _ahead(model: Model, y: Tensor | None, cond: Tensor | None, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
+    return _call(model, x, t, y, cond, h)
+
+
+def _column(value: Tensor, like: Tensor) -> Tensor:
+    return value.to(like.dtype).reshape(-1, *[1] * (like.ndim - 1))
+
+
 def drop_labels(y: Tensor, u: Tensor, rate: float) -> Tensor:
     """Labels, those of a share `rate` removed by u (batch,) uniform on (0, 1): classifier-free training."""
     return torch.where(u.to(y.device) < rate, NO_LABEL, y)
 
 
-def _call(model: Model, x: Tensor, t: Tensor, y: Tensor | None, cond: Tensor | None) -> Tensor:
+def _call(model: Model, x: Tensor, t: Tensor, y: Tensor | None, cond: Tensor | None, h: Tensor | None = None) -> Tensor:
     for what, part in (("labels", y), ("conditions", cond)):
         if part is not None and len(part) != len(x):
             raise ValueUserError(f"{len(part)} {what} given for {len(x)} samples")
     given = x if cond is None else torch.cat([x, cond], dim=1)
     t = t.expand(len(x))
-    out = model(given, t) if y is None else model(given, t, y)
+    told = {} if h is None else {"h": h.expand(len(x))}
+    out = model(given, t, **told) if y is None else model(given, t, y, **told)
     if out.shape != x.shape:
         raise ValueUserError(f"the network answers shape {tuple(out.shape)} to {tuple(x.shape)}")
     return out
@@ -220,12 +328,14 @@ def _call(model: Model, x: Tensor, t: Tensor, y: Tensor | None, cond: Tensor | N
 
 OBJECTIVES: dict[str, Callable[[AnyPath], Objective]] = {
     "flow_matching": FlowMatching,
+    "mean_flow": MeanFlow,
     "noise_matching": NoiseMatching,
     "regression": Regression,
     "score_matching_raw": partial(ScoreMatching, output="raw"),
     "score_matching_scaled": partial(ScoreMatching, output="scaled"),
     "score_flow_raw": partial(ScoreFlow, output="raw"),
     "score_flow_scaled": partial(ScoreFlow, output="scaled"),
+    "shortcut": Shortcut,
 }
 
 

@@ -6,6 +6,7 @@ images and the same noise, so the pairs do not depend on ranks, micro-batches, o
 
 from collections.abc import Callable, Iterator
 from copy import copy
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -13,11 +14,12 @@ import torch
 from torch import Tensor
 
 from fm import noise
-from fm.couplings import coupling
+from fm.couplings import PERSISTENT, coupling
 from fm.data import batches
 from fm.drawing import data_at
 from fm.errors import SettingsError
 from fm.parallel import World
+from fm.persistent import Persistent
 from fm.training import Training
 
 AHEAD = 2  # batches made while the network works
@@ -60,7 +62,21 @@ def stream_of(
     def blocks(start: int) -> Any:
         return stream(blocks_set, settings.block_images, start=start)
 
-    return paired(shares, blocks, settings, conditional, device)
+    return paired(shares, blocks, settings, conditional, device, sum(dataset.sizes))
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Batches with the noises that their images keep; `kept` is what a checkpoint holds of them."""
+
+    batches_from: Stream
+    kept: Persistent
+
+    def __call__(self, start: int) -> Iterator[Paired]:
+        self.kept.begin(start)
+        for batch in self.batches_from(start):
+            noises = self.kept.noises_of(batch.positions)
+            yield Paired(batch.images, batch.labels, batch.indices, batch.positions, noises)
 
 
 def paired(
@@ -69,16 +85,22 @@ def paired(
     settings: Training,
     conditional: bool = False,
     device: str | torch.device = "cpu",
+    images: int = 0,
 ) -> Stream:
     """`batches_from` for `fm.training.train`, whose batches say which noise goes with each image.
 
     `blocks_from(start)` yields all images of the next `settings.block_images` stream positions, on every rank. For a
     `conditional` network noises stay within the data's labels, whatever labels training drops. The independent coupling
-    leaves `batches_from` as it is.
+    leaves `batches_from` as it is, the persistent one
+    needs the number of `images`.
     """
     if settings.coupling == "independent":
         return batches_from
     match = coupling(settings.coupling)
+    if settings.coupling in PERSISTENT:
+        if not images:
+            raise SettingsError("keeps noises of images that come again, and these do not", "training.coupling")
+        return Keeping(batches_from, Persistent(blocks_from, match, settings, images, device))
 
     @lru_cache(maxsize=1)  # a block larger than the batch serves several batches in a row
     def noises_of_block(start: int) -> Tensor:

@@ -8,6 +8,7 @@ code.
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +17,7 @@ from pydantic import Field
 from torch import nn
 
 from fm import plugins, presets
-from fm.cells import Evaluation, cells, check_guidance
+from fm.cells import Evaluation, cells, check_guidance, check_jumps
 from fm.data import Manifest, Preparation, settled
 from fm.data.plane import Points
 from fm.enlarging import check_pairs
@@ -26,6 +27,7 @@ from fm.flow import Flow
 from fm.lineage import differences, digest
 from fm.models import AnyModel
 from fm.objectives import OBJECTIVES, Objective, objective
+from fm.optimised import kept_grids
 from fm.parallel import World
 from fm.parsing import fields, pair, parse
 from fm.paths import AnyPath
@@ -35,6 +37,7 @@ from fm.settings import Settings, listed
 from fm.training import Training
 from fm.training import check as check_training
 
+LATER = {"initial_weights", "coupling_noises"}  # settings of a training that older ones did not have
 KEPT_AND_TOLD = {"keep", "keep_every_images", "report_images", "save_images"}  # of a training: they change no number
 
 
@@ -135,10 +138,11 @@ class Recipe(Settings):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.training.seed)
             labels, told = classes if self.class_conditional else None, shape[0] if self.super_resolution else 0
-            model: nn.Module = self.model.build(shape, labels, told)
+            target = objective(self.objective)(self.path)
+            model: nn.Module = self.model.build(shape, labels, told, target.jumps)
         if self.peer:
             model = self.peer.adapt(model, self.path, self.objective)
-        return model, objective(self.objective)(self.path)
+        return model, target
 
     def check(self, workers: int = 1, fewest_workers: int = 0) -> None:
         """The rules across fields and for that many workers, or down to the fewest; each flow's first line.
@@ -147,17 +151,21 @@ class Recipe(Settings):
 
         Raises: SettingsError, one sentence.
         """
-        objective(self.objective)
+        target = objective(self.objective)(self.path)
         check_pairs(self.super_resolution, self.data.low_size, self.objective, self.training.coupling)
         for size in range(fewest_workers or workers, workers + 1):
-            check_training(self.training, World(size=size))
+            check_training(self.training, World(size=size), target.jumps, self.class_conditional)
         cells(self.evaluation)
         check_guidance(self.evaluation, self.class_conditional, self.training.label_drop)
+        check_jumps(self.evaluation, target.jumps)
+        if target.jumps and getattr(self.model, "dropout", False):
+            mend = "set it to 0"
+            raise SettingsError("a jump's target would be of another network than its answer", "model.dropout", mend)
         with torch.device("meta"):
             self.build(self.data.shape, classes=2)
         start = torch.zeros(1, 2)
         try:
-            objective(self.objective)(self.path).to_velocity(start, start, torch.zeros(1))
+            target.to_velocity(start, start, torch.zeros(1))
         except NumericalError as error:
             what = f"{self.objective} has no velocity to sample with ({error.what})"
             raise SettingsError(what, "objective", "take path=vp or path=ve, or flow_matching") from error
@@ -165,7 +173,7 @@ class Recipe(Settings):
 
 def _told(values: dict[str, Any]) -> dict[str, Any]:
     """Without what says nothing: fresh weights have the digests that they had when there were no others."""
-    training = {k: v for k, v in values["training"].items() if k != "initial_weights" or v is not None}
+    training = {k: v for k, v in values["training"].items() if k not in LATER or v is not None}
     told = {k: v for k, v in values.items() if k != "super_resolution" or v}
     return told | {"training": training}
 
@@ -198,7 +206,8 @@ def load(run: str | Path, device: str = "cpu", weights: str = "ema") -> Flow:
     model, objective = recipe.build(tuple(data["shape"]), len(data["classes"]) or None)
     state, info = load_weights(run, weights)
     model.load_state_dict(state)
-    return _flow(recipe, model.to(device), objective, data, info)
+    flow = _flow(recipe, model.to(device), objective, data, info)
+    return replace(flow, grids=kept_grids(run, info["weights"]))
 
 
 def untrained(run: str | Path, device: str = "cpu") -> Flow:

@@ -76,6 +76,7 @@ def in_order(rows: Iterable[Row]) -> list[Row]:
             row["path"],
             adaptive,
             row["solver"],
+            row.get("chosen_grid", ""),
             row.get("guidance") or 0.0,
             row["nfe"] or 0,
             -(row["tolerance"] or 0),
@@ -99,7 +100,7 @@ def pooled(rows: Iterable[Row]) -> list[Row]:
     return [_pooled([row for row in group if "failed" not in row] or group[:1]) for group in cells.values()]
 
 
-GUIDED = ("guidance", "guidance_interval", "guide")
+GUIDED = ("guidance", "guidance_interval", "guide", "chosen_grid")
 SAME = ("method", "path", "weights", "solver", "tolerance", "control", "samples", "data", "features", "batch")
 OF_BITS = (
     *("bits_per_dim", "bits_per_dim_stderr", "bits_per_dim_k1", "bits_per_dim_per_draw", "bits_per_dim_train"),
@@ -160,11 +161,16 @@ def guidance_text(guidance: float, interval: Sequence[float] = (0.0, 1.0), guide
     return f", guidance {guidance:g}{between}" + (f", by {guide[:8]}" if guide else "")
 
 
+def grid_text(grid: str) -> str:
+    """`, edm grid`; empty for the solver's own."""
+    return f", {grid} grid" if grid else ""
+
+
 def label(row: Row) -> str:
-    """`euler`, `dopri5 at 0.001`, `dopri5 at 0.001 per sample`; and how it is guided."""
+    """`euler`, `euler, edm grid`, `dopri5 at 0.001`, `dopri5 at 0.001 per sample`; and how it is guided."""
     guided = guidance_text(row.get("guidance") or 0.0, row.get("guidance_interval", (0.0, 1.0)), row.get("guide", ""))
     if row["tolerance"] is None:
-        return row["solver"] + guided
+        return row["solver"] + grid_text(row.get("chosen_grid", "")) + guided
     own = " per sample" if row.get("control") == "per_sample" else ""
     return f"{row['solver']} at {row['tolerance']:g}{own}{guided}"
 

@@ -17,6 +17,12 @@ from fm.sharding import fill, is_sharded, whole
 Files = dict[str, dict[str, Tensor]]  # tensors by file and name
 
 
+class Kept(Protocol):
+    """What a coupling remembers of the stream so far."""
+
+    def at(self, images_seen: int) -> Tensor: ...
+
+
 class Snapshot(Protocol):
     """What can be kept as a checkpoint: tensors by file and name, the one called "ema" among them, and numbers."""
 
@@ -44,13 +50,15 @@ class State:
     tally: dict[str, Any] = field(default_factory=dict)  # sums since the last report
     micro_batch_images: int | None = None  # most that fitted into a worker's memory; None = its whole share
     gathered: Files | None = None  # of a sharded state its whole tensors
+    kept: Kept | None = None
 
     def tensors(self) -> Files:
         """The live tensors, by file and name; restoring copies into them."""
         if self.gathered is not None:
             return self.gathered
         averages = {name: ema.weights for name, ema in self.averages.items()}
-        return {"model": self.model.state_dict(), **averages, "optimizer": self.optimizer.tensors()}
+        kept = {"coupling": {"noises": self.kept.at(self.images_seen)}} if self.kept else {}
+        return {"model": self.model.state_dict(), **averages, "optimizer": self.optimizer.tensors(), **kept}
 
     def whole(self, first: bool) -> "State":
         """The state to save or restore: itself, or if it is sharded a copy of whole tensors on the CPU (collective).

@@ -1,4 +1,4 @@
-"""Solvers as data: exact Butcher tableaux (and the one multistep method's order), and nothing that runs them.
+"""Solvers as data: exact Butcher tableaux (and what is known of the others), and nothing that runs them.
 
 dopri5 is Dormand & Prince 1980, its embedded method and its middle are Shampine 1986.
 """
@@ -58,6 +58,21 @@ class Multistep:
     one_way: bool = True
 
 
+@dataclass(frozen=True)
+class Jumps:
+    """Steps by the mean velocity that a network predicts for them (MeanFlow, Shortcut): one evaluation each, and no
+    error that smaller steps would mend."""
+
+    order: int = 1
+    stages: int = 1
+    error: Row = ()
+    grid: str = "uniform"
+    one_way: bool = True
+
+
+Solver = Tableau | Multistep | Jumps
+
+
 def _row(*numbers: str | int) -> Row:
     return tuple(Fraction(n) for n in numbers)
 
@@ -99,17 +114,18 @@ DOPRI5 = Tableau(
     ),
 )
 
-SOLVERS: dict[str, Tableau | Multistep] = {
+SOLVERS: dict[str, Solver] = {
     "euler": EULER,
     "midpoint": MIDPOINT,
     "heun": HEUN,
     "rk4": RK4,
     "dopri5": DOPRI5,
     "dpm2m": Multistep(order=2),
+    "jump": Jumps(),
 }
 
 
-def tableau(name: str, where: str = "method") -> Tableau | Multistep:
+def tableau(name: str, where: str = "method") -> Solver:
     """The solver of that name, or at that import path.
 
     Raises: SettingsError that names the nearest.

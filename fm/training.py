@@ -16,7 +16,7 @@ from torch import nn
 
 from fm.arithmetic import as_asked, backward
 from fm.checkpoints import Saved, Store
-from fm.couplings import COUPLINGS, coupling
+from fm.couplings import COUPLINGS, PERSISTENT, coupling
 from fm.data import Order, order_of
 from fm.drawing import Inputs, drawn
 from fm.ema import averages, in_words
@@ -129,6 +129,13 @@ class Training(Settings):
         title="Coupling block",
         description="images of the stream among which noises are matched, 1 to 65,536; empty = the batch",
     )
+    coupling_noises: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        title="Kept noises",
+        description="that each image has for life in the persistent coupling, 1 to 64; empty = one",
+    )
     report_images: int = Field(10_000, ge=1, title="Report every", description="images between two reports, from 1")
     save_images: int = Field(500_000, ge=1, title="Save every", description="images between two checkpoints, from 1")
     keep: int = Field(3, ge=1, le=1000, title="Keep", description="newest checkpoints kept, 1 to 1000")
@@ -191,13 +198,14 @@ def train(
     Raises: Diverged before the weights are touched, if loss or gradient is not finite or the loss a million times its
     lowest; CheckpointError; SettingsError.
     """
-    check(settings, world)
+    check(settings, world, objective.jumps)
     torch.set_num_threads(settings.threads)
     keep_freed()
     with room_for("weights, gradients, moments and averages"):
         placed(model.train(), settings, world, device)
         gradients = Gradients(model, world, signals={"losses": 2 * TENTHS, "leave": 1, "written": 1, "halved": 1})
         state = State(model, Adam(model, gradients), averages(model, settings.ema_halflife_kimg, settings.ema_ramp))
+        state.kept = getattr(batches_from, "kept", None)
         restored = state.whole(world.first)
         world.once(lambda: store.restore_newest_good(restored))
         state.share(restored, world)
@@ -217,12 +225,16 @@ def placed(model: nn.Module, settings: Training, world: World, device: str | tor
         model.compile()
 
 
-def check(settings: Training, world: World) -> None:
-    """The rules that no single field can hold."""
+def check(settings: Training, world: World, jumps: bool = False, conditional: bool = False) -> None:
+    """The rules that no single field can hold, for an objective that `jumps` and a `conditional` network too."""
     member(settings.schedule, SCHEDULES, "schedule", where="training.schedule")
     coupling(settings.coupling)
     if settings.fsdp and settings.compile:
         raise SettingsError("FSDP is not compiled", where="training.compile", mend="set one of both to false")
+    if jumps and (settings.fsdp or settings.compile):
+        name = "fsdp" if settings.fsdp else "compile"
+        what = "the targets of jumps are computed on parts of the batch, neither sharded nor compiled"
+        raise SettingsError(what, f"training.{name}", "set it to false")
     if settings.batch_images < world.size:
         raise SettingsError(
             f"a batch of {settings.batch_images} images cannot be shared by {world.size} workers",
@@ -237,6 +249,12 @@ def check(settings: Training, world: World) -> None:
         )
     if len(set(settings.ema_halflife_kimg)) < len(settings.ema_halflife_kimg):
         raise SettingsError("two half-lives are the same", where="training.ema_halflife_kimg", mend="leave one out")
+    if settings.coupling_noises and settings.coupling not in PERSISTENT:
+        what = f"noises that images keep are of the coupling {' or '.join(PERSISTENT)}"
+        raise SettingsError(what, "training.coupling_noises", "leave it empty")
+    if conditional and settings.coupling in PERSISTENT:
+        what = "noises that stay with their images would tell the labels of these"
+        raise SettingsError(what, "training.coupling", "take minibatch_ot, which stays within a label")
     block, batch = settings.block_images, settings.batch_images
     if block % batch and batch % block:
         raise SettingsError(
@@ -274,14 +292,14 @@ def steps(
         gradients.zero()
         cut = parts(len(batch.positions), images)
         for number, part in enumerate(cut):
-            x_1, t, z, y, cond = ready[number] if ready and images == micro_batch else inputs(batch, part)
+            x_1, told = ready[number] if ready and images == micro_batch else inputs(batch, part)
             with arithmetic(), dropout_at(model, settings.seed, batch.positions[part]):
                 with torch.autocast(x_1.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-                    loss = objective.loss(model, x_1, t=t, z=z, y=y, cond=cond)
+                    loss = objective.loss(model, x_1, **told)
                 if early and part == cut[-1]:
                     gradients.exchange_early()
                 backward(loss.sum() / batch_images, settings.compile)
-            gradients.signal("losses", by_tenth(loss.detach(), t))
+            gradients.signal("losses", by_tenth(loss.detach(), told["t"]))
 
     leave = world.any(leaving())
     while state.images_seen < settings.total_images and not leave:

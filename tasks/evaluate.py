@@ -14,14 +14,15 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
 from torch import Tensor
 
+from fm.cells import cell_of
 from fm.checkpoints import Saved, newest
 from fm.data import ShardedImages
 from fm.errors import CheckpointError, DataError, SettingsError, Unfinished, UserError, several
-from fm.evaluation import cell_of
 from fm.keeping import mark_best
 from fm.lineage import digest
 from fm.metrics import FEATURES, check_features
 from fm.metrics.weights import VARIABLE
+from fm.optimised import OPTIMISED
 from fm.recipe import Recipe, facts_of
 from fm.reference import HELDOUT, TRAINING, describe_real, kept_in
 from fm.results import Row, bits_text, distance_text, distances, existing_row, label, worse, write_row
@@ -141,6 +142,7 @@ def _rows(jobs: list[Job], name: str) -> list[Row]:
     _describe_real(jobs[0], gpus)
     for job in {(job.weights, job.cell.seed): job for job in jobs if job.cell.error_images}.values():
         _solve(job, gpus)
+    jobs = [_on_grid(job, gpus) for job in jobs]
     progress = Shares(sum(len(job.missing()) for job in jobs), name)
     longest_first = sorted(jobs, key=lambda job: -(job.cell.nfe or 1000))
     waiting = [measure.with_options(task_run_name=job.name).submit(job, gpus, progress) for job in longest_first]
@@ -190,6 +192,18 @@ def _solve(job: Job, gpus: float) -> None:
         items = [Solutions(job, range(start, min(start + batch, count))) for start in range(0, count, batch)]
         found = [outcome.needed() for outcome in mapped(measuring.converged, items, gpus)]
         measuring.write(file, {name: torch.cat([part[name] for part in found]) for name in found[0]})
+
+
+def _on_grid(job: Job, gpus: float) -> Job:
+    """The job with the grids that are chosen for its network, once, if its own is optimised."""
+    if job.cell.grid != OPTIMISED:
+        return job
+    file = measuring.grids_of(job)
+    if not (found := measuring.read(file)):
+        watching.say("evaluate: optimised grids are chosen, which takes as long as drawing 80 samples at NFE 256")
+        (outcome,) = mapped(measuring.best_grids, [job], gpus)
+        measuring.write(file, found := outcome.needed())
+    return replace(job, grids=found)
 
 
 def mapped(

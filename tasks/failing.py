@@ -145,6 +145,7 @@ def compared(given: Mapping[str, Any]) -> list[str]:
     if given.get("methods"):
         words += ["--methods", ",".join(given["methods"])]
     words += [word for change in given.get("changes", ()) for word in ("--set", change)]
+    words += ["--beyond"] * bool(given.get("beyond"))
     return words + ["--allow-different-data"] * bool(given.get("allow_different_data"))
 
 

@@ -4,7 +4,7 @@ Parts may be measured on any machine; what they give lies with the driver, in RU
 """
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from fm.evaluation import (
     converge,
     failed_row,
     fidelity,
+    labels_of,
     parts,
     row_of,
     sample,
@@ -35,10 +36,13 @@ from fm.evaluation import (
 from fm.files import atomic
 from fm.flow import Flow
 from fm.metrics import FEATURES, Features, identity_of, load_features
+from fm.optimised import grids_file
 from fm.recipe import facts_of, load, untrained
 from fm.reference import HELDOUT, TRAINING, Pairs, label_law, measure_reference, pairs, pictures
 from fm.results import Row, write_row
 from fm.runs import pulled
+
+GRID_NOISES = 8  # that a grid is chosen for
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Job:
     device: str = "cpu"
     reference: Path | None = None  # where the driver keeps features of real pictures
     keep: bool = True  # the row, in RUN
+    grids: dict[str, Tensor] | None = None  # of these weights, where the cell's grid is optimised
 
     @property
     def name(self) -> str:
@@ -93,7 +98,7 @@ class Share:
 
     def kept(self) -> bool:
         """Whether it was measured, and is as it was written."""
-        return self.job.file(self.part).exists() and bool(_read(self.job.file(self.part)))
+        return self.job.file(self.part).exists() and bool(read(self.job.file(self.part)))
 
     def keep(self, found: Found) -> None:
         write(self.job.file(self.part), found)
@@ -145,7 +150,7 @@ class Solutions:
 def found(share: Share) -> Found:
     """Measures one part of a cell."""
     job, part, settings = share.job, share.part, share.job.settings
-    flow = _flow(job.run, job.weights, job.device)
+    flow = _on_grids(_flow(job.run, job.weights, job.device), job)
     if part.kind == SAMPLES:
         labels = label_law(_images(job.run, HELDOUT), settings)
         given = _pairs(flow, job.run, HELDOUT, part.start, part.stop)
@@ -154,6 +159,18 @@ def found(share: Share) -> Found:
     split = TRAINING if part.kind == TRAINING_BITS else HELDOUT
     given = _pairs(flow, job.run, split, part.start, part.stop)
     return score(flow, job.cell, part, *pictures(_images(job.run, split), part.start, part.stop), given)
+
+
+def _on_grids(flow: Flow, job: Job) -> Flow:
+    return replace(flow, grids=job.grids) if job.grids else flow
+
+
+def best_grids(job: Job) -> Found:
+    """Grids chosen for a job's weights, by solver."""
+    flow, labels = _flow(job.run, job.weights, job.device), label_law(_images(job.run, HELDOUT), job.settings)
+    given = _pairs(flow, job.run, HELDOUT, 0, GRID_NOISES)
+    y = labels_of(flow, job.cell.seed, torch.arange(GRID_NOISES), labels)
+    return flow.best_grids(GRID_NOISES, job.cell.seed, y=y, low=given and given.low)
 
 
 def _pairs(flow: Flow, run: str, split: str, start: int, stop: int) -> Pairs | None:
@@ -195,15 +212,16 @@ def row(job: Job) -> Row:
 
     Raises: NumericalError for samples that are not finite, unless the cell drops them.
     """
-    flow = _flow(job.run, job.weights, "cpu")  # of a RUN at an address the folder holds the newest weights alone
+    # Of a RUN at an address the folder holds the newest weights alone.
+    flow = _on_grids(_flow(job.run, job.weights, "cpu"), job)
     features = FEATURES[job.settings.features].known(job.device)
     # The images for bits/dim were with the parts.
     settings = job.settings.model_copy(update={"nll_images": 0, "nll_training_images": 0})
     sets = _images(job.run, TRAINING), _images(job.run, HELDOUT)
     reference = measure_reference(*sets, features, settings, job.reference)
     check(flow, features, reference)
-    whole = [(part, _read(job.file(part))) for part in job.parts()]
-    exact = _read(solutions_file(job)) if job.cell.error_images else None
+    whole = [(part, read(job.file(part))) for part in job.parts()]
+    exact = read(solutions_file(job)) if job.cell.error_images else None
     if exact is not None and not exact:
         solutions_file(job).unlink(missing_ok=True)
         raise MachineError("the converged solutions cannot be read any more", str(job.folder), "start again")
@@ -222,6 +240,11 @@ def failed(job: Job, why: str) -> Row:
     return failed_row(_flow(job.run, job.weights, "cpu"), job.cell, features, facts_of(job.folder)["digest"], why)
 
 
+def grids_of(job: Job) -> Path:
+    """Where they are kept."""
+    return grids_file(job.folder if job.keep else job.scratch, job.weights)
+
+
 def solutions_file(job: Job) -> Path:
     """Where the converged solutions from a job's noise are kept; of a row measured once more they are its own."""
     name = solutions_name(job.weights, job.cell, facts_of(job.folder)["digest"])
@@ -236,7 +259,7 @@ def write(file: Path, found: Found) -> None:
         out.write(save({name: value.contiguous() for name, value in found.items()}))
 
 
-def _read(file: Path) -> Found:
+def read(file: Path) -> Found:
     """What a part gave; nothing if the file is not there or damaged."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file

@@ -11,12 +11,11 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from torch import Tensor
 
-from fm.cells import along, in_grid
+from fm.cells import along, cell_of, in_grid
 from fm.checkpoints import Saved
 from fm.data import Manifest, load_manifest
 from fm.data.addresses import is_address
 from fm.errors import Diverged, SettingsError, Unfinished, several
-from fm.evaluation import cell_of
 from fm.lineage import code_digest, digest, leaves
 from fm.paper.methods import METHODS
 from fm.paper.page import write_page

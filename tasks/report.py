@@ -9,11 +9,10 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from torch import Tensor
 
-from fm.cells import Cell
+from fm.cells import Cell, cell_of
 from fm.checkpoints import Saved
 from fm.data import ShardedImages
 from fm.data.addresses import is_address
-from fm.evaluation import cell_of
 from fm.flow import Flow
 from fm.footprint import batch_that_fits
 from fm.lineage import digest
@@ -24,7 +23,7 @@ from fm.reference import examples
 from fm.report import Pictures, kept, write_report
 from fm.results import Row, table
 from fm.runs import of
-from fm.tableaux import tableau
+from fm.tableaux import Tableau, tableau
 from tasks import standing, watching
 from tasks.retrying import PATIENTLY
 from tasks.standing import along_training
@@ -91,7 +90,8 @@ def _pictures(flow: Flow, data: str, cells: list[Cell]) -> Pictures:
     real = torch.from_numpy(dataset.gather(torch.linspace(0, len(dataset) - 1, min(SAMPLES, len(dataset))).long()))
     given = examples(flow, data, SAMPLES)
     first: dict[str, Any] = {"y": None if y is None else y[:STRIP], "low": given and given.low[:STRIP]}
-    strip = flow.trajectory(STRIP, TIMES, **first, **cell.options())
+    way = cell.options() if isinstance(tableau(cell.solver), Tableau) else {"method": "midpoint", "nfe": 32}
+    strip = flow.trajectory(STRIP, TIMES, **first, **way)  # the others have no states between their steps
     batch = batch_that_fits(flow.model, flow.shape, flow.device, SAMPLES)
     return Pictures(
         samples=flow.sample(SAMPLES, y=y, low=given and given.low, batch=batch, **cell.options()),

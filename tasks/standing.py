@@ -12,11 +12,11 @@ from typing import Any, Generic, Literal, TypeVar, get_args
 
 import torch
 
-from fm.cells import Cell, Evaluation, along, cells, in_grid
+from fm.cells import Cell, Evaluation, along, cell_of, cells, in_grid
 from fm.checkpoints import Saved, Store, kept, newest
 from fm.data import Manifest, Preparation, Source, inputs_digest, load_manifest, open_source, verify
 from fm.errors import CheckpointError, DataError, SettingsError, UserError, several
-from fm.evaluation import cell_of, row_key
+from fm.evaluation import row_key
 from fm.files import read_json
 from fm.lineage import code_digest, differences, digest
 from fm.metrics import check_features, identity_of
@@ -235,7 +235,7 @@ def _unmeasured(job: Job, rows: Sequence[Row]) -> str:
 
 
 def _point(cell: Cell) -> tuple[Any, ...]:
-    return cell.solver, cell.nfe, cell.tolerance, cell.control, cell.guidance, cell.interval, cell.seed
+    return cell.solver, cell.nfe, cell.tolerance, cell.control, cell.grid, cell.guidance, cell.interval, cell.seed
 
 
 def _changed(row: Row, job: Job) -> list[str]:

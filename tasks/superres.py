@@ -7,10 +7,10 @@ import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from fm.cells import cell_of
 from fm.columns import distance_columns, fidelity_columns
 from fm.data import ShardedImages
 from fm.enlarging import bicubic
-from fm.evaluation import cell_of
 from fm.lineage import code_digest, digest
 from fm.metrics import FEATURES
 from fm.paper.methods import OT

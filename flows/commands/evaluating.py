@@ -44,6 +44,10 @@ def evaluate(
     control: Annotated[
         str, typer.Option(help="Of adaptive ones: joint (a batch shares its steps), per_sample, or joint,per_sample.")
     ] = "joint",
+    grids: Annotated[
+        str,
+        typer.Option(help="Time grids for each with fixed steps, e.g. uniform,edm,optimised. Default: its own."),
+    ] = "",
     guidance: Annotated[
         str, typer.Option(help="Strengths of guidance for each, e.g. 0,1,2: 0 is none. Of a class-conditional network.")
     ] = "",
@@ -108,7 +112,7 @@ def evaluate(
         "error_images": error_images,
         "guide": json.dumps(guide) if guide else None,
     }
-    points = measurements(solvers, nfe, tolerances, control, guidances(guidance, interval), **wanted)
+    points = measurements(solvers, nfe, tolerances, control, guidances(guidance, interval), grids, **wanted)
     recipe = recipe_of(folder, [*(changes or []), *points])
     with services(port_base, address):
         where = place(address, workers, gpus=gpus)
@@ -190,6 +194,7 @@ def measurements(
     tolerances: str = "",
     control: str = "joint",
     guided: Sequence[str] = ("",),
+    grids: str = "",
     **values: int | str | None,
 ) -> list[str]:
     """The options of `fm evaluate` as changes of its recipe."""
@@ -199,6 +204,8 @@ def measurements(
             raise SettingsError(
                 "goes with --solvers", "--guidance", "for example --solvers euler --nfe 8 --guidance 0,1"
             )
+        if grids:
+            raise SettingsError("goes with --solvers", "--grids", "for example --solvers euler --nfe 8 --grids edm")
         if nfe or tolerances:
             raise SettingsError(
                 "go together", "--solvers and --nfe", "for example --solvers euler,midpoint --nfe 4,8,16"
@@ -208,7 +215,9 @@ def measurements(
 
     if not all(n.strip().isdecimal() for n in nfe.split(",") if nfe):
         raise SettingsError(f"{nfe!r} is not a list of whole numbers", "--nfe", "for example 4,8,16")
-    budgets = {False: [f"nfe = {int(n)}" for n in nfe.split(",") if nfe], True: _tolerances(tolerances, control)}
+    fixed = [f"nfe = {int(n)}" for n in nfe.split(",") if nfe]
+    own = [f", grid = {json.dumps(grid)}" if grid else "" for grid in grids.split(",")]
+    budgets = {False: [f"{n}{grid}" for grid in own for n in fixed], True: _tolerances(tolerances, control)}
     points = []
     for solver in solvers.split(","):
         adaptive = bool(tableau(solver, "--solvers").error)

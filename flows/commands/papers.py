@@ -45,6 +45,9 @@ def paper(
     methods: Annotated[
         str, typer.Option(help="Some methods alone, by key: fm-ot,fm-vp,ddpm,score-matching-raw, ... Default: all.")
     ] = "",
+    beyond: Annotated[
+        bool, typer.Option("--beyond", help="What came after the paper beside FM w/ OT, in one table, instead.")
+    ] = False,
     allow_different_data: DifferentData = False,
     changes: Changes = None,
     address: Address = "",
@@ -60,19 +63,23 @@ def paper(
     Started again it continues. A method that fails is said, ends the command with 1, and leaves the others be.
     """
     chosen = tuple(key.strip() for key in methods.split(",") if key.strip())
-    of = known(dataset, scale, chosen)
+    of = known(dataset, scale, () if beyond else chosen)
     source = source or of.source
     check_comparison(of, source, out)
-    from fm.paper.plan import planned
+    if beyond:
+        from fm.beyond.plan import planned
+    else:
+        from fm.paper.plan import planned
 
     plan = planned(dataset, scale, seeds, chosen, changes or ())
-    out = out or f"runs/paper-{plan.name}"
+    out = out or f"runs/{'beyond' if beyond else 'paper'}-{plan.name}"
     if estimate:
         return estimate_paper(plan, source, out, workers, as_json)
-    plan.recipe.check(workers, fewest_workers)
+    for member in plan.members:
+        member.recipe.check(workers, fewest_workers)
     look(port_base, out, "" if (Path(source) / "manifest.json").exists() else source)
     where = place(address, workers, fewest_workers=fewest_workers, gpus=gpus)
-    asked = (dataset, out, source, scale, seeds, chosen, tuple(changes or ()), allow_different_data)
+    asked = (dataset, out, source, scale, seeds, chosen, tuple(changes or ()), allow_different_data, beyond)
     with services(port_base, address):
         compared(lambda: flow("paper", "paper")(*asked, where), out, as_json)
 

@@ -38,8 +38,13 @@ def sample(
     ] = 0.0,
     interval: GuidanceInterval = "0,1",
     guide: Guide = None,
-    solver: Annotated[str, typer.Option(help="How the ODE is solved.")] = "midpoint",
-    nfe: Annotated[int | None, typer.Option(min=1, help="Network evaluations for a picture (fixed steps).")] = None,
+    solver: Annotated[str, typer.Option(help="How the ODE is solved; jump: of mean_flow and shortcut.")] = "midpoint",
+    nfe: Annotated[
+        int | None, typer.Option(min=1, help="Network evaluations for a picture (fixed steps). Default: 32, of jump 1.")
+    ] = None,
+    grid: Annotated[
+        str, typer.Option(help="Where fixed steps lie: uniform, edm, log_snr, optimised. Default: the solver's own.")
+    ] = "",
     seed: Annotated[int, typer.Option(min=0, help="Of the initial noise.")] = 0,
     weights: Annotated[
         str, typer.Option(help="ema: the first average; ema_50kimg: that of this half-life; best; model: no average.")
@@ -50,7 +55,7 @@ def sample(
     existing(run)
     if out.is_dir() or not os.access(out.resolve().parent, os.W_OK):
         raise UserError("no picture can be written here", str(out), "name a file in a folder you may write")
-    from fm.tableaux import tableau
+    from fm.tableaux import Jumps, tableau
 
     fixed, between = not tableau(solver, "--solver").error, interval_of(interval)
     if (guidance and not (class_name or guide)) or (guide and not guidance):
@@ -68,16 +73,15 @@ def sample(
     guided = {"guidance": guidance, "interval": between, "guide": weaker}
     small = _small(flow, run, low, n)
     batch = batch_that_fits(flow.model, flow.shape, where, BATCH)
-    drawn = {"y": y, "low": small, "method": solver, "nfe": nfe or (32 if fixed else None), "batch": batch}
+    nfe = nfe or (1 if isinstance(tableau(solver), Jumps) else 32 if fixed else None)
+    drawn = {"y": y, "low": small, "method": solver, "nfe": nfe, "grid": grid or None, "batch": batch}
     images = flow.sample(n, seed, **drawn, **guided)
     with atomic(out) as file:
         file.write(picture(images.cpu()))
     few = f", {several(batch, 'picture')} at once: no memory for more" if batch < min(n, BATCH) else ""
     few += ", which share their steps" if few and not fixed else ""
     what = "pictures" if flow.of_images else "points"
-    typer.echo(
-        f"{n} {what} in {out} ({solver}, {nfe or (32 if fixed else 'adaptive')} NFE, seed {seed}, on {where}{few})"
-    )
+    typer.echo(f"{n} {what} in {out} ({solver}, {nfe or 'adaptive'} NFE, seed {seed}, on {where}{few})")
 
 
 def _small(flow: "Flow", run: str, low: Path | None, n: int) -> "Tensor | None":

@@ -51,10 +51,10 @@ def count(recipe: Recipe, data: Data, workers: int) -> Counted:
     if side != own:
         pixels += f" of DATA (the preset's are {own} x {own})"
     with torch.device("meta"):
-        model, _ = recipe.build(data.shape, data.classes or None)
+        model, objective = recipe.build(data.shape, data.classes or None)
         held = activations(model, data.shape)
     counted, training = cost(model, side, data.shape[0]), recipe.training
-    flops = counted.training_flops(training.total_images)
+    flops = counted.training_flops(training.total_images, objective.passes)
     sizes = counted.parameters, training.batch_images, training.total_images
     drawn = sampling_bytes(model, data.shape), recipe.evaluation.batch
     return Counted(recipe.name, pixels, *sizes, workers, flops, held, drawn)

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from fm.cells import Cell, cells
+from fm.cells import Cell, cell_of, cells
 from fm.checkpoints import read_info
 from fm.errors import CheckpointError, UserError
-from fm.evaluation import AGAIN, KINDS, PARTS, cell_of, solutions_name
+from fm.evaluation import AGAIN, KINDS, PARTS, solutions_name
 from fm.housekeeping.plan import DAY_S, PART, Judged, Kept, Removal, entries, kept, leftover, size_of, touched, unknown
 from fm.recipe import Recipe, facts_of
 from fm.results import read_row, read_rows

@@ -15,14 +15,15 @@ STATED = f"{UTILISATION:.0%} of {H100_FLOPS / 1e12:.0f} TFLOP/s (bf16)".replace(
 
 @dataclass(frozen=True)
 class Cost:
-    """The forward pass of one image; a training step costs three times that for each image."""
+    """The forward pass of one image; a training step costs three times that for each image, or what its objective
+    says."""
 
     parameters: int
     forward_flops: int  # two for each multiply-add of a convolution or matrix product; the rest is left out
 
-    def training_flops(self, images: int) -> int:
-        """Of a training that sees so many images."""
-        return 3 * self.forward_flops * images
+    def training_flops(self, images: int, passes: float = 3.0) -> int:
+        """Of a training that sees so many images, at so many forward passes for each."""
+        return int(passes * self.forward_flops) * images
 
 
 def h100_hours(flops: float) -> float:

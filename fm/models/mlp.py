@@ -14,20 +14,25 @@ from fm.settings import Settings
 
 
 class MLP(nn.Module):
-    """Velocity of points: t joins x as one more input, a class adds its embedding to the first layer."""
+    """Velocity of points: t joins x as one more input, with `jumps` the time to a step's end too; a class adds its
+    embedding to the first layer."""
 
-    def __init__(self, features: int, width: int = 512, depth: int = 5, classes: int | None = None) -> None:
+    def __init__(
+        self, features: int, width: int = 512, depth: int = 5, classes: int | None = None, jumps: bool = False
+    ) -> None:
         super().__init__()
-        self.classes = classes
-        widths = [features + 1] + [width] * depth
+        self.classes, self.jumps = classes, jumps
+        widths = [features + 1 + jumps] + [width] * depth
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.out = nn.Linear(width, features)
         if classes is not None:
             self.label_emb = nn.Embedding(classes, width)
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """x (batch, ...), t (batch,) or scalar, y (batch,) int, -1 = no label -> like x."""
-        h = torch.cat([x.flatten(1), t.reshape(-1, 1).expand(len(x), 1).to(x.dtype)], dim=1)
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, h: Tensor | None = None) -> Tensor:
+        """x (batch, ...), t and h (batch,) or scalar, y (batch,) int, -1 = no label -> like x."""
+        left = torch.zeros_like(t) if h is None else h
+        told = [part.reshape(-1, 1).expand(len(x), 1).to(x.dtype) for part in ((t, left) if self.jumps else (t,))]
+        h = torch.cat([x.flatten(1), *told], dim=1)
         kind = x.device.type
         # bf16 rounds t > 0.998 to 1; the meta device, where networks are counted, has no autocast.
         with nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False):
@@ -46,7 +51,9 @@ class MLPSettings(Settings):
     width: int = Field(512, ge=1, le=8192, title="Width", description="units in each hidden layer, 1 to 8192")
     depth: int = Field(5, ge=1, le=64, title="Depth", description="number of hidden layers, 1 to 64")
 
-    def build(self, shape: tuple[int, ...], classes: int | None = None, condition_channels: int = 0) -> MLP:
+    def build(
+        self, shape: tuple[int, ...], classes: int | None = None, condition_channels: int = 0, jumps: bool = False
+    ) -> MLP:
         if condition_channels:
             raise SettingsError("an MLP takes no condition", where="model.kind", mend="use kind unet")
-        return MLP(prod(shape), self.width, self.depth, classes)
+        return MLP(prod(shape), self.width, self.depth, classes, jumps)

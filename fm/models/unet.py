@@ -37,7 +37,8 @@ class UNet(nn.Module):
     With `patch` p the network sees each p x p pixels as one of p^2 times the channels: levels, and the pixels of
     `attention_resolutions`, are then p times coarser than the image. With `input_skip` a multiple of the input (of
     state and condition one each, where `in_channels` holds both), learned as a function of the time, is added to the
-    output: few channels need not carry the noise through all layers.
+    output: few channels need not carry the noise through all layers. With `jumps` it is told h too, the time to where a
+    step ends; at first it does not heed it.
 
     Raises: SettingsError if image_size, channels and heads do not fit together.
     """
@@ -62,6 +63,7 @@ class UNet(nn.Module):
         new_attention_order: bool = False,
         patch: int = 1,
         input_skip: bool = False,
+        jumps: bool = False,
     ) -> None:
         super().__init__()
         check_patch(image_size, patch)
@@ -73,6 +75,8 @@ class UNet(nn.Module):
         self.time_embed = nn.Sequential(nn.Linear(channels, emb), nn.SiLU(), nn.Linear(emb, emb))
         if classes is not None:
             self.label_emb = nn.Embedding(classes, emb)
+        if jumps:
+            self.jump_embed = nn.Sequential(nn.Linear(channels, emb), nn.SiLU(), zeroed(nn.Linear(emb, emb)))
         block = partial(ResBlock, emb=emb, dropout=dropout, scale_shift=scale_shift)
         widths = [channels * multiple for multiple in multiples]
 
@@ -109,19 +113,24 @@ class UNet(nn.Module):
         self.out = nn.Sequential(GroupNorm32(width), nn.SiLU(), zeroed(last))
         self.input_skip = zeroed(nn.Linear(emb, in_channels // out_channels)) if input_skip else None
 
-    def embed(self, t: Tensor, y: Tensor | None) -> Tensor:
-        """Embedding of time and label (batch, 4 channels): float32 under autocast too; bf16 rounds t > 0.998 to 1."""
+    def embed(self, t: Tensor, y: Tensor | None, h: Tensor | None = None) -> Tensor:
+        """Embedding of time, label and jump (batch, 4 channels): float32 under autocast too; bf16 rounds t > 0.998
+        to 1."""
         kind = t.device.type
         with nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False):
             t = t.to(next(self.time_embed.parameters()).dtype)
             emb = self.time_embed(time_embedding(self.time_scale * t, self.channels))
             if y is not None and self.classes is not None:
                 emb = emb + self.label_emb(y.clamp(min=0)) * (y >= 0)[:, None]
+            if hasattr(self, "jump_embed"):
+                left = torch.zeros_like(t) if h is None else h.to(t.dtype)
+                emb = emb + self.jump_embed(time_embedding(self.time_scale * left, self.channels))
         return emb
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """x (batch, in_channels, height, width), t (batch,) or scalar, y (batch,) int, -1 = none -> out_channels."""
-        emb = self.embed(t.reshape(-1).expand(len(x)), y)
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, h: Tensor | None = None) -> Tensor:
+        """x (batch, in_channels, height, width), t (batch,) or scalar, y (batch,) int, -1 = none, h (batch,) of a
+        network that jumps -> out_channels."""
+        emb = self.embed(t.reshape(-1).expand(len(x)), y, h)
         h, skips = pixel_unshuffle(x, self.patch) if self.patch > 1 else x, []
         for stage in self.input_blocks:
             h = stage(h, emb)
@@ -250,8 +259,11 @@ class UNetSettings(Settings):
         description="adds a multiple of the input, which the time decides: few channels need not carry the noise",
     )
 
-    def build(self, shape: tuple[int, ...], classes: int | None = None, condition_channels: int = 0) -> UNet:
-        """The network for square images (channels, size, size), told so many more channels of the same size.
+    def build(
+        self, shape: tuple[int, ...], classes: int | None = None, condition_channels: int = 0, jumps: bool = False
+    ) -> UNet:
+        """The network for square images (channels, size, size), told so many more channels of the same size, and with
+        `jumps` where a step ends.
 
         Raises: SettingsError if the shape is not square or does not fit the multiples.
         """
@@ -265,5 +277,6 @@ class UNetSettings(Settings):
             in_channels=shape[0] + condition_channels,
             out_channels=shape[0],
             classes=classes,
+            jumps=jumps,
             **knobs,
         )

@@ -20,6 +20,7 @@ class Method:
     form: of a score network, what its output means (the paper does not say which it took).
     same_as: the method whose training this one would repeat bit by bit; it is not trained again.
     published: whether the paper has figures of it.
+    changes: what else is its own in the recipe.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Method:
     form: str = ""
     same_as: str = ""
     published: bool = True
+    changes: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def title(self) -> str:

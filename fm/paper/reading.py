@@ -93,7 +93,7 @@ def run(one: Trained) -> Run | None:
 
 def sampled(one: Trained) -> Cell | None:
     """The cell of Table 1: dopri5 (joint) at the finest tolerance, of the most samples."""
-    own = (cell for cell in _cells(one) if not cell.guidance)
+    own = (cell for cell in _cells(one) if not cell.guidance and not cell.grid)
     cells = [cell for cell in own if cell.solver == "dopri5" and cell.control != "per_sample"]
     return min(cells, key=lambda cell: (cell.tolerance or 0, -(cell.samples or 0)), default=None)
 
@@ -106,7 +106,7 @@ def scored(one: Trained) -> Cell | None:
 
 def swept(one: Trained, solver: str) -> list[Cell]:
     """The cells of a solver of fixed steps, by evaluations; of two of one budget that of the most samples."""
-    own = (cell for cell in _cells(one) if not cell.guidance)
+    own = (cell for cell in _cells(one) if not cell.guidance and not cell.grid)
     cells = [cell for cell in own if cell.solver == solver and cell.tolerance is None]
     most = max((cell.samples or 0 for cell in cells), default=0)
     return sorted((cell for cell in cells if cell.samples == most), key=lambda cell: cell.nfe or 0)

@@ -13,11 +13,12 @@ from fm.paths import Path
 from fm.solvers.adaptive import Adaptive
 from fm.solvers.field import Field, Solution, Velocity
 from fm.solvers.fixed import fixed, grid_for, steps
-from fm.solvers.grids import GRIDS
+from fm.solvers.grids import GRIDS, Grid
+from fm.solvers.jumping import jumping
 from fm.solvers.multistep import multistep
-from fm.tableaux import SOLVERS, Multistep, Tableau, tableau
+from fm.tableaux import SOLVERS, Jumps, Multistep, Tableau, tableau
 
-__all__ = ["CONTROLS", "GRIDS", "SOLVERS", "Multistep", "Solution", "Tableau", "Velocity", "solve", "steps"]
+__all__ = ["CONTROLS", "GRIDS", "SOLVERS", "Jumps", "Multistep", "Solution", "Tableau", "Velocity", "solve", "steps"]
 
 CONTROLS = {"joint": False, "per_sample": True}
 
@@ -33,17 +34,18 @@ def solve(
     at: Sequence[float] = (),
     control: str = "joint",
     max_nfe: int = 10_000,
-    grid: str | None = None,
+    grid: str | Grid | None = None,
     path: Path | None = None,
 ) -> Solution:
     """The state at the end of t_span (backward too), equation (1); the velocity is given t (), or (batch,) per sample.
 
     t_span is (0, 1) by default, or up to the path's t_max where the path is known, and does not leave [0, t_max] then.
-    Fixed-step methods take `nfe`, the exact number of network calls, and a `grid`, by default uniform in t; "dpm2m" and
-    the other grids need the path (a velocity of fm.objectives brings it along). dopri5 takes rtol and atol; under
-    `control` "joint" the batch shares its steps by torchdiffeq's error norm and with its NFE; under "per_sample" each
-    sample has its own and leaves the batch when done (a velocity bound to samples offers `rows(mask)`). `max_nfe` ends
-    an adaptive solve early, which `stopped` then says. `at`: times whose states are wanted too. Gradients flow through.
+    Fixed-step methods take `nfe`, the exact number of network calls, and a `grid`, a name or a function as in `grids`,
+    by default uniform in t; "dpm2m" and the other grids need the path (a velocity of fm.objectives brings it along),
+    "jump" a network that predicts mean velocities. dopri5 takes rtol and atol; under `control` "joint" the batch shares
+    its steps by torchdiffeq's error norm and with its NFE; under "per_sample" each sample has its own and leaves the
+    batch when done (a velocity bound to samples offers `rows(mask)`). `max_nfe` ends an adaptive solve early, which
+    `stopped` then says. `at`: times whose states are wanted too. Gradients flow through.
 
     Raises: SettingsError for an unknown method, a budget it cannot meet, or another method's options; ValueUserError
     for shapes and dtypes; NumericalError for NaN or infinity (which sample, which t) or a vanishing step.
@@ -55,11 +57,13 @@ def solve(
     for t in at:
         if not min(start, end) <= t <= max(start, end):
             raise SettingsError(f"time {t} is outside the span from {start} to {end}", where="at")
-    if isinstance(solver, Multistep) or not solver.error:
-        layout = member(grid or solver.grid, GRIDS, "time grid", where="grid")
+    if not isinstance(solver, Tableau) or not solver.error:
+        layout = grid if callable(grid) else member(grid or solver.grid, GRIDS, "time grid", where="grid")
         times = grid_for(method, nfe, velocity, field.time_dtype, lambda count: layout(path, start, end, count))
         if isinstance(solver, Multistep):
             return multistep(field, path, times, at)
+        if isinstance(solver, Jumps):
+            return jumping(field, times, at)
         found = fixed(field, solver, times, at)
         if found.nfe != nfe:  # a stretch of dearer times, so short that counting ahead overlooked it
             what = f"{method} made {found.nfe} network calls, not {nfe}"

@@ -51,13 +51,17 @@ class Field:
         self.nfe = torch.zeros(len(self.sample), dtype=torch.int64)
         self.seen: list[tuple[Tensor, Tensor]] = []
 
-    def __call__(self, state: State, t: Tensor) -> State:
+    def __call__(self, state: State, t: Tensor, end: Tensor | None = None) -> State:
+        """The velocity at a state and time, or with `end` its mean from there to then."""
         x, calls = (
             state[0],
             calls_at(self.velocity, t.to(self.time_dtype)),
         )  # counted where t is: no wait for the device
         t = t.to(x.device, self.time_dtype)
-        out = self.velocity(self.outer(state), t)
+        if end is None:
+            out = self.velocity(self.outer(state), t)
+        else:
+            out = self.velocity.jump(self.outer(state), t, end.to(x.device, self.time_dtype))  # type: ignore[attr-defined]
         out = (out,) if self.single else tuple(out)
         if [v.shape for v in out] != [s.shape for s in state]:
             shapes = [tuple(v.shape) for v in out], [tuple(s.shape) for s in state]

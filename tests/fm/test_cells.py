@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from fm.cells import Budget, Cell, Evaluation, along, cells, check_guidance, in_grid, tightest
 from fm.errors import SettingsError
+from fm.recipe import Recipe
 
 GRID = [{"solver": "euler", "nfe": 2}, {"solver": "dopri5", "tolerance": 1e-3, "samples": 20}]
 
@@ -39,7 +40,7 @@ def test_a_cell_holds_everything_that_is_asked_for_but_the_features() -> None:
     }
     cell = cells(settings(**values))[0]
     assert {name: getattr(cell, name) for name in values} == values
-    assert set(Evaluation.model_fields) - set(Cell.model_fields) == {"grid", "seeds", "features", "along"}
+    assert set(Evaluation.model_fields) - set(Cell.model_fields) == {"seeds", "features", "along"}
 
 
 def test_a_guided_point_has_no_likelihood_and_no_converged_solutions() -> None:
@@ -76,6 +77,22 @@ def test_an_adaptive_solver_shares_its_steps_or_not_and_fixed_ones_have_none_to_
     assert str(cell) == "dopri5 0.001 per sample" and cell.options(finer=True)["rtol"] == 1e-4
     with pytest.raises(SettingsError, match=r"grid.0.control: euler has fixed steps"):
         cells(settings(grid=[{"solver": "euler", "nfe": 2, "control": "per_sample"}]))
+
+
+def test_a_point_chooses_its_time_grid() -> None:
+    recipe = Recipe.load("tiny", ['evaluation.grid=[{solver="euler",nfe=4,grid="edm"},{solver="euler",nfe=4}]'])
+    named, plain = cells(recipe.evaluation)
+    assert named.options()["grid"] == "edm" and str(named) == "euler 4, edm grid"
+    assert plain.options()["grid"] is None and str(plain) == "euler 4"
+    wrong = {
+        '{solver="dopri5",tolerance=1e-3,grid="edm"}': "dopri5 chooses its own steps",
+        '{solver="euler",nfe=4,grid="optimized"}': "did you mean 'optimised'",
+        '{solver="jump",nfe=1,grid="optimised"}': "is not chosen for jump",
+        '{solver="euler",nfe=4,grid="optimised",guidance=1}': "without guidance",
+    }
+    for point, says in wrong.items():
+        with pytest.raises(SettingsError, match=says):
+            cells(Recipe.load("tiny", [f"evaluation.grid=[{point}]"]).evaluation)
 
 
 def test_what_is_drawn_with_meanwhile_is_the_finest_adaptive_solver_of_the_grid() -> None:

@@ -8,7 +8,7 @@ from torch import nn
 from fm.data.batches import Batch
 from fm.drawing import draw, drawn
 from fm.enlarging import enlarged
-from fm.objectives import FlowMatching
+from fm.objectives import FlowMatching, MeanFlow
 from fm.parallel import World, parts
 from fm.paths import OTPath
 from fm.training import Training
@@ -66,12 +66,26 @@ def test_small_pictures_are_mirrored_with_their_images() -> None:
     ramp = torch.arange(8, dtype=torch.uint8).expand(40, 1, 8, 8)
     at, low = torch.arange(40), ramp[..., ::2, ::2]
     batch = Batch(ramp, torch.full((40,), -1), at, at, low)
-    x_1, _, _, _, cond = drawn(batch, slice(40), nn.Linear(1, 1), FlowMatching(OTPath()), settings)
-    assert cond is not None
+    x_1, told = drawn(batch, slice(40), nn.Linear(1, 1), FlowMatching(OTPath()), settings)
+    cond = told["cond"]
     mirrored = x_1[:, 0, 0, 0] > x_1[:, 0, 0, -1]
     assert 5 < int(mirrored.sum()) < 35
     torch.testing.assert_close(
         cond, torch.where(mirrored[:, None, None, None], enlarged(low.flip(-1), 8), enlarged(low, 8))
     )
     alone = drawn(batch._replace(low=None), slice(40), nn.Linear(1, 1), FlowMatching(OTPath()), settings)
-    assert alone[4] is None and torch.equal(alone[0], x_1)
+    assert alone[1]["cond"] is None and torch.equal(alone[0], x_1)
+
+
+def test_a_share_of_the_samples_jumps_and_to_where_follows_the_position_alone() -> None:
+    settings = Training(total_images=1, batch_images=4000)
+    positions, images = torch.arange(4000), torch.zeros(4000, 1, 2, 2, dtype=torch.uint8)
+    batch, model = Batch(images, torch.zeros(4000), positions, positions), nn.Linear(1, 1)
+    _, told = drawn(batch, slice(0, 4000), model, MeanFlow(OTPath()), settings)
+    t, s = told["t"], told["s"]
+    assert (s >= t).all() and abs((s > t).float().mean() - 0.25) < 0.03
+    assert abs(t[s > t].mean() - 1 / 3) < 0.03 and abs(s[s > t].mean() - 2 / 3) < 0.03  # the order of two uniform times
+    _, part = drawn(batch, slice(100, 200), model, MeanFlow(OTPath()), settings)
+    assert torch.equal(part["t"], t[100:200]) and torch.equal(part["s"], s[100:200])
+    _, plain = drawn(batch, slice(0, 4000), model, FlowMatching(OTPath()), settings)
+    assert torch.equal(plain["t"][s == t], t[s == t]) and "s" not in plain

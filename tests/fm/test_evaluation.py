@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from fm.cells import Cell, Evaluation, cells
+from fm.cells import Cell, Evaluation, cell_of, cells
 from fm.errors import NumericalError, SettingsError, UserError
-from fm.evaluation import cell_of, converge, evaluate, failed_row, parts, row_key, row_of, sample, score
+from fm.evaluation import converge, evaluate, failed_row, parts, row_key, row_of, sample, score
 from fm.flow import NOISE, Flow
 from fm.likelihood import Likelihood
 from fm.metrics import DISTANCES, load_features
@@ -237,6 +237,7 @@ def test_key_follows_what_the_numbers_depend_on(features, reference):
     other |= {"solver": "rk4", "tolerance": 0.5, "distances": ("kid",), "nll_k": 2, "nll_probe": "both"}
     other |= {
         "control": "per_sample",
+        "grid": "edm",
         "sampling_precision": "tf32",
         "nonfinite": "drop",
         "nll_training_images": 3,

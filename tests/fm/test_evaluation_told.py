@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from fm.cells import Cell
+from fm.cells import Cell, cell_of
 from fm.enlarging import bicubic, shrunk
-from fm.evaluation import cell_of, evaluate, fidelity, parts, row_key, sample
+from fm.evaluation import evaluate, fidelity, parts, row_key, sample
 from fm.flow import Flow
 from fm.noise import draws
 from fm.objectives import FlowMatching, Regression

@@ -1,16 +1,19 @@
 """Objectives: exact minimisers give the path's velocity and the least loss; labels and guidance reach the network."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor
 
 from fm.errors import NumericalError, SettingsError, ValueUserError
+from fm.models import MLP, UNet
 from fm.objectives import (
     NO_LABEL,
     OBJECTIVES,
     FlowMatching,
+    MeanFlow,
     NoiseMatching,
     Regression,
     ScoreFlow,
@@ -23,12 +26,13 @@ from tests.problems import PATHS, FiniteData, GaussianData, by_kind, correlated_
 
 every_path = pytest.mark.parametrize("path", PATHS, ids=by_kind)
 BLIND = {"regression"}  # to states, so that it minimises something else
+JUMPING = [name for name, kind in OBJECTIVES.items() if kind(OTPath()).jumps]
 every_objective = pytest.mark.parametrize("name", [name for name in OBJECTIVES if name not in BLIND])
 
 
 def minimiser(name: str, data: GaussianData) -> Callable[[Tensor, Tensor], Tensor]:
     """The network that the objective should end at, for Gaussian data."""
-    if name == "flow_matching":
+    if name in ("flow_matching", *JUMPING):
         return data.velocity
     return data.score if name.endswith("raw") else data.noise
 
@@ -68,7 +72,7 @@ def test_the_exact_minimiser_has_the_least_mean_loss(name: str, path: Path) -> N
 
 
 @every_path
-@every_objective
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name not in {*BLIND, "mean_flow"}])  # weighted
 @pytest.mark.parametrize("time", [0.1, 0.6, 0.9])
 def test_conditional_and_marginal_gradients_are_equal(name: str, path: Path, time: float) -> None:
     """Theorem 2 exactly: at fixed (x, t), for any output, the posterior-weighted gradient is the marginal loss's."""
@@ -253,3 +257,98 @@ def test_regression_answers_with_its_one_prediction_whatever_the_noise_and_the_s
     z, t = randn(5, 3, seed=1), torch.full((5,), 0.5, dtype=torch.float64)
     loss = objective.loss(network, cond, t=t, z=z, cond=cond)
     torch.testing.assert_close(loss, cond.square().mean(1))
+
+
+@dataclass(frozen=True)
+class Exact:
+    """The mean velocity of Gaussian data as a network, (x, t, h)."""
+
+    data: GaussianData
+
+    def __call__(self, x: Tensor, t: Tensor, y: None = None, h: Tensor | None = None) -> Tensor:
+        left = torch.zeros_like(t) if h is None else h
+        if not left.any():
+            return self.data.velocity(x, t)
+        return (self.data.transport(x, t, t + left) - x) / left[:, None]
+
+
+@every_path
+@pytest.mark.parametrize("name", JUMPING)
+def test_the_exact_mean_velocity_is_its_own_target_and_jumps_in_any_number_of_steps(name: str, path: Path) -> None:
+    data = correlated_gaussian(path)
+    exact, objective = Exact(data), OBJECTIVES[name](path)
+    t = times_inside(path, 12)
+    s = t + 0.3 * (path.t_max - t)
+    x = data.marginal(t)[0] + randn(12, 3)
+    target = objective.target(exact_of(exact), x, t, s, data.velocity(x, t))
+    torch.testing.assert_close(target, exact(x, t, h=s - t), rtol=1e-8, atol=1e-8)
+
+    velocity, x_0 = objective.velocity(exact), path.sample_source(randn(6, 3))
+    for nfe in (1, 2, 4):
+        found = solve(velocity, x_0, "jump", nfe=nfe, t_span=(0.0, 0.9))
+        assert found.nfe == nfe
+        torch.testing.assert_close(found.x, data.transport(x_0, 0.0, 0.9), rtol=1e-9, atol=1e-9)
+
+
+def exact_of(exact: Exact) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    return lambda x, t, h: exact(x, t, None, h)
+
+
+@pytest.mark.parametrize("name", JUMPING)
+def test_samples_that_do_not_jump_learn_the_velocity_and_the_others_get_no_gradient_by_their_target(name: str) -> None:
+    objective, net = OBJECTIVES[name](OTPath()), MLP(2, 16, 2, jumps=True).double()
+    z, x_1 = randn(4, 2), randn(4, 2, seed=1)
+    t = torch.tensor([0.1, 0.3, 0.5, 0.7], dtype=torch.float64)
+    s = torch.tensor([0.1, 0.9, 0.5, 0.8], dtype=torch.float64)
+    loss, plain = objective.loss(net, x_1, t=t, z=z, s=s), FlowMatching(OTPath()).loss(net, x_1, t=t, z=z)
+    still = s == t
+    torch.testing.assert_close(loss[still], plain[still])
+    assert not torch.isclose(loss[~still], plain[~still]).any()
+
+    sample = OTPath().sample(z, x_1, t)
+    out = net(sample.x_t, t, h=s - t)
+    with torch.no_grad():
+        target = objective.target(lambda x, t, h: net(x, t, None, h), sample.x_t, t, s, sample.u_t)
+    assert not target.requires_grad
+    target = torch.where(still[:, None], sample.u_t, target)
+    by_hand = (out - target).square().mean(1)
+    torch.testing.assert_close(loss, by_hand)
+    if isinstance(objective, MeanFlow):
+        by_hand = by_hand / (by_hand.detach() + 1e-3).sqrt()
+    gradients = [torch.autograd.grad(one.sum(), list(net.parameters()), retain_graph=True) for one in (loss, by_hand)]
+    for mine, due in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, due)
+
+
+def test_the_derivative_is_that_of_the_whole_network_through_its_attention() -> None:
+    net = UNet(16, 32, (1, 1), 1, (8,), 16, classes=2, jumps=True).double()
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    x, u, y = randn(2, 3, 16, 16), randn(2, 3, 16, 16, seed=1), torch.tensor([0, 1])
+    t, s, eps = torch.tensor([0.2, 0.5]).double(), torch.tensor([0.9, 0.6]).double(), 1e-5
+    with torch.no_grad():
+        target = MeanFlow(OTPath()).target(lambda x, t, h: net(x, t, y, h), x, t, s, u)
+        there, back = (net(x + e * u, t + e, y, s - t - e) for e in (eps, -eps))
+    slope = (there - back) / (2 * eps)
+    torch.testing.assert_close(target, u + (s - t).view(2, 1, 1, 1) * slope, rtol=0, atol=1e-8)
+    assert slope.abs().max() > 0.01
+
+
+@pytest.mark.parametrize("name", JUMPING)
+def test_one_jump_of_a_trained_network_lands_where_one_step_of_euler_does_not(name: str) -> None:
+    """Eight points in a ring: a step of Euler leads all to their mean."""
+    torch.manual_seed(0)
+    angles = torch.arange(8) * torch.pi / 4
+    ring, net = 2 * torch.stack([angles.cos(), angles.sin()], 1), MLP(2, 64, 3, jumps=True)
+    objective = OBJECTIVES[name](OTPath())
+    optimiser = torch.optim.Adam(net.parameters(), 3e-3)
+    for _ in range(300):
+        x_1, z, u = ring[torch.randint(8, (128,))], torch.randn(128, 2), torch.rand(2, 128)
+        u[1] = torch.where(torch.rand(128) < objective.share, u[1], u[0])
+        loss = objective.loss(net, x_1, t=u.amin(0), z=z, s=u.amax(0)).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    velocity, x_0 = objective.velocity(net.requires_grad_(False)), torch.randn(1000, 2)
+    radius = {method: solve(velocity, x_0, method, nfe=1).x.norm(dim=1).median() for method in ("jump", "euler")}
+    assert abs(radius["jump"] - 2) < 0.5 and radius["euler"] < 1

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fm import noise
-from fm.couplings import COUPLINGS, minibatch_ot
+from fm.couplings import COUPLINGS, PERSISTENT, minibatch_ot
 from fm.data.batches import Batch, share
 from fm.drawing import draw, noises_of
 from fm.errors import SettingsError
@@ -22,7 +22,7 @@ from fm.parallel import World
 from fm.paths import OTPath
 from fm.training import Training, check
 
-COUPLED = [name for name in COUPLINGS if name != "independent"]
+COUPLED = [name for name in COUPLINGS if name not in ("independent", *PERSISTENT)]
 every_coupling = pytest.mark.parametrize("name", COUPLED)
 
 

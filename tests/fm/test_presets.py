@@ -43,11 +43,11 @@ def test_the_network_makes_a_step(name: str) -> None:
     model, objective = recipe.build(recipe.data.shape, None)
     torch.nn.init.normal_(model.out[2].weight, std=1e-4)  # at zero no gradient would pass
     settings = recipe.training.model_copy(update={"precision": "fp32"})  # a CPU may imitate bf16, in minutes
-    x_1, t, z, y, cond = drawn(Batch(recipe.data.size, recipe.data.low_size), slice(1), model, objective, settings)
-    loss = objective.loss(model, x_1, t=t, z=z, y=y, cond=cond)
+    x_1, told = drawn(Batch(recipe.data.size, recipe.data.low_size), slice(1), model, objective, settings)
+    loss = objective.loss(model, x_1, **told)
     loss.sum().backward()
     # Such a network answers nearly zero: the loss is that of the velocity x_1 - (1 - sigma_min) z alone.
-    assert 1.0 < float(loss.detach()) < 1.7 and 0 <= float(t) <= 1
+    assert 1.0 < float(loss.detach()) < 1.7 and 0 <= float(told["t"]) <= 1
     assert all(model.get_parameter(f"{layer}.weight").grad.any() for layer in ("out.2", "input_blocks.0.0"))
     norm = math.sqrt(sum(float(p.grad.square().sum()) for p in model.parameters() if p.grad is not None))
     assert 0 < norm < math.inf

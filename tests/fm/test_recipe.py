@@ -194,6 +194,23 @@ def test_an_objective_that_cannot_be_sampled_on_its_path_is_refused_before_the_t
         Recipe.load("tiny", ["path=ot", f"objective={objective}"]).check()
 
 
+def test_jumps_want_a_network_that_predicts_them_without_dropout_and_unguided() -> None:
+    jump, objective = 'evaluation.grid=[{solver="jump",nfe=1}]', "objective=mean_flow"
+    Recipe.load("tiny", [jump, objective]).check()
+    model, target = Recipe.load("tiny", [jump, objective]).build((3, 16, 16), None)
+    assert target.jumps and hasattr(model, "jump_embed")
+    guided = 'evaluation.grid=[{solver="jump",nfe=1,guidance=1}]'
+    wrong = {
+        "jump takes a network that predicts mean velocities; train with objective=mean_flow": [jump],
+        "model.dropout: a jump's target": [objective, "model.dropout=0.1"],
+        "training.fsdp: the targets of jumps": [objective, "training.fsdp=true"],
+        "a jump is not guided": [objective, guided, "class_conditional=true", "training.label_drop=0.1"],
+    }
+    for message, changes in wrong.items():
+        with pytest.raises(SettingsError, match=message):
+            Recipe.load("tiny", changes).check(workers=2)
+
+
 @pytest.mark.parametrize("text", ["[1]", '"x"', '{"a": 1}', "null"])
 def test_files_of_a_run_that_are_not_ours_are_one_sentence(tmp_path: Path, text: str) -> None:
     (tmp_path / "data.json").write_text(text)

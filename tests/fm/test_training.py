@@ -18,7 +18,7 @@ from fm.checkpoints import Saved, Store, load_weights
 from fm.drawing import is_conditional
 from fm.errors import Diverged, SettingsError
 from fm.models import MLP, UNet
-from fm.objectives import FlowMatching
+from fm.objectives import OBJECTIVES, FlowMatching
 from fm.pairing import paired
 from fm.parallel import ALONE, World
 from fm.paths import OTPath
@@ -42,6 +42,10 @@ TINY = {
 EXACT = Training(**{**TINY, "batch_images": 50, "total_images": 2000, "save_images": 10_000}, stratify=True)
 COUPLED = Training(**TINY, coupling="minibatch_ot", coupling_block_images=24, micro_batch_images=5)
 PARTS = Training(**TINY, micro_batch_images=3)
+JUMPING = ("mean_flow", "shortcut")
+KEEPING = Training(
+    **{**TINY, "total_images": 240}, coupling="persistent_ot", coupling_block_images=24, coupling_noises=2
+)
 
 
 class Batch(NamedTuple):
@@ -74,13 +78,21 @@ def network(kind: str = "mlp", **changes) -> torch.nn.Module:
     return UNet(SHAPE[1], classes=3, **{**options, **changes})
 
 
-def run(folder: Path, settings: Training, model=None, stop=lambda: False, world: World = ALONE, store=None):
+def run(
+    folder: Path,
+    settings: Training,
+    model=None,
+    stop=lambda: False,
+    world: World = ALONE,
+    store=None,
+    name="flow_matching",
+):
     """All events of one training, to its end."""
     model = network() if model is None else model
     store = store or Store(folder, "recipe", "data", settings.keep)
-    objective = FlowMatching(OTPath())
+    objective = OBJECTIVES[name](OTPath())
     blocks = stream(settings.model_copy(update={"batch_images": settings.block_images}))
-    batches_from = paired(stream(settings, world), blocks, settings, is_conditional(model))
+    batches_from = paired(stream(settings, world), blocks, settings, is_conditional(model), images=40)
     return list(train(model, objective, settings, batches_from, store, world, stop))
 
 
@@ -283,11 +295,13 @@ def test_unknown_names_and_small_batches_are_refused(tmp_path: Path) -> None:
         run(tmp_path, Training(**{**TINY, "coupling": "minibatch-ot"}))
     with pytest.raises(SettingsError, match="cannot be shared by 20 workers"):
         run(tmp_path, Training(**TINY), world=World(0, 20))
+    with pytest.raises(SettingsError, match=r"training\.compile: the targets of jumps .* set it to false"):
+        run(tmp_path, Training(**TINY, compile=True), network(jumps=True), name="shortcut")
 
 
 def worker(rank: int, size: int, folder: str) -> None:
     """Whole, interrupted (one rank alone is told), resumed, so too where rank 1 gets short of memory on the way; and in
-    float64, with coupled noises and with dropout too."""
+    float64, with coupled noises, with dropout and with jumps too."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet-{size}", rank=rank, world_size=size)
     world, place = World.current(), Path(folder) / str(size)
     settings = Training(**TINY)
@@ -301,6 +315,11 @@ def worker(rank: int, size: int, folder: str) -> None:
     run(place / "moved", EXACT, network().double(), world=world, stop=stop_after(17))
     run(place / "coupled", COUPLED, network().double(), world=world)
     run(place / "dropout", PARTS, network("unet", dropout=0.3).double(), world=world)
+    alone = network(classes=None).double()
+    run(place / "kept", KEEPING, alone, world=world, stop=stop_after(9))
+    run(place / "kept", KEEPING, alone, world=world)
+    for name in JUMPING:
+        run(place / name, PARTS, network("unet", jumps=True).double(), world=world, name=name)
     run(place / "short", settings, narrow(2, Later) if rank == 1 else network(), world=world)
     run(place / "short-cut", settings, narrow(2, Later) if rank == 1 else network(), world=world, stop=stop_after(5))
     (again, *_) = run(place / "short-cut", settings, world=world)
@@ -314,12 +333,15 @@ def test_two_and_three_processes_resume_to_the_bit_and_equal_one(tmp_path: Path)
     for kind, settings in kinds.items():
         model = network("unet", dropout=0.3) if kind == "dropout" else network()
         run(tmp_path / "1" / kind, settings, model.double())
+    run(tmp_path / "1" / "kept", KEEPING, network(classes=None).double())
+    for name in JUMPING:
+        run(tmp_path / "1" / name, Training(**TINY), network("unet", jumps=True).double(), name=name)
     for size in (2, 3):
         mp.start_processes(worker, args=(size, str(tmp_path)), nprocs=size, start_method="fork")
         for place in ("whole", "cut"), ("short", "short-cut"):
             assert len({fingerprint(tmp_path / str(size) / name) for name in place}) == 1
         assert run(tmp_path / str(size) / "moved", EXACT, network().double())[0].images_seen == 17 * 50
-        for kind in kinds:
+        for kind in (*kinds, "kept", *JUMPING):
             one, many = (load_weights(tmp_path / str(n) / kind)[0] for n in (1, size))
             for name in one:
                 torch.testing.assert_close(one[name], many[name], rtol=0, atol=1e-9)

@@ -74,3 +74,12 @@ def test_strengths_of_guidance_are_points_of_the_grid():
         guidances("", "0,1")
     with pytest.raises(SettingsError, match="--guidance: goes with --solvers"):
         measurements("", "", guided=guided)
+
+
+def test_each_fixed_budget_is_measured_on_each_grid() -> None:
+    changes = measurements("euler,dopri5", "4,8", "1e-3", grids="uniform,optimised")
+    grid = Recipe.load("tiny", changes).evaluation.grid
+    due = [("uniform", 4), ("uniform", 8), ("optimised", 4), ("optimised", 8), (None, None)]
+    assert [(point.grid, point.nfe) for point in grid] == due
+    with pytest.raises(SettingsError, match="--grids: goes with --solvers"):
+        measurements("", "", grids="edm")

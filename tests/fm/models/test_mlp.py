@@ -14,6 +14,13 @@ def test_shapes_and_times() -> None:
     assert MLPSettings(width=8).build((1, 3, 3))(pictures, torch.rand(4)).shape == pictures.shape
 
 
+def test_a_network_that_jumps_takes_the_time_to_the_steps_end_too() -> None:
+    net, x, t = MLPSettings(width=8).build((2,), jumps=True), torch.randn(3, 2), torch.rand(3)
+    assert torch.equal(net(x, t), net(x, t, h=torch.zeros(3))) and not torch.equal(
+        net(x, t), net(x, t, h=torch.ones(3))
+    )
+
+
 def test_paper_network_has_five_hidden_layers_of_512() -> None:
     widths = [layer.weight.shape for layer in MLPSettings().build((2,)).hidden]
     assert widths == [(512, 3)] + [(512, 512)] * 4

@@ -252,6 +252,19 @@ def test_state_and_condition_have_a_skip_each() -> None:
     assert net.in_channels == 6 and out.shape == x.shape
 
 
+def test_a_network_that_jumps_is_told_where_to_and_does_not_heed_it_at_first() -> None:
+    net = UNetSettings(**SMALL).build((3, 16, 16), classes=4, jumps=True)
+    x, t, y, h = torch.randn(2, 3, 16, 16), torch.tensor([0.2, 0.7]), torch.tensor([1, -1]), torch.tensor([0.5, 0.0])
+    for parameter in set(net.parameters()) - set(net.jump_embed[2].parameters()):
+        torch.nn.init.normal_(parameter, std=0.1)
+    assert torch.equal(net(x, t, y, h=h), net(x, t, y))
+    torch.nn.init.normal_(net.jump_embed[2].weight)
+    far, still = net(x, t, y, h=h), net(x, t, y)
+    assert not torch.isclose(far[0], still[0]).all() and torch.equal(far[1], still[1])
+    plain = UNetSettings(**SMALL).build((3, 16, 16))
+    assert not [name for name in plain.state_dict() if name.startswith("jump")]
+
+
 def test_settings_build_for_the_data_at_hand() -> None:
     net = UNetSettings(**SMALL).build((1, 16, 16), classes=4)
     assert net(torch.randn(2, 1, 16, 16), torch.rand(2), torch.tensor([0, 3])).shape == (2, 1, 16, 16)

@@ -1,0 +1,89 @@
+"""What is trained beyond the paper, and which of its measurements make a line of the table."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from fm.errors import SettingsError, member
+from fm.optimised import OPTIMISED
+from fm.paper.methods import OT, DataSet, Method, known
+from fm.paper.plan import Member, Plan
+from fm.paper.plan import planned as of_the_paper
+from fm.parsing import pair
+from fm.recipe import Recipe
+
+BUDGETS = (1, 2, 4, 8, 16, 50)
+SHOWN_BUDGETS = (1, 2, 4)  # of pictures
+FM = ("flow_matching", "ot")
+METHODS = {
+    method.key: method
+    for method in (
+        Method(OT, "fm-ot", *FM),
+        Method("Minibatch OT", "minibatch-ot", *FM, changes={"training.coupling": "minibatch_ot"}),
+        Method("Persistent coupling", "persistent-ot", *FM, changes={"training.coupling": "persistent_ot"}),
+        Method("Logit-normal times", "logit-normal", *FM, changes={"training.times": "logit_normal"}),
+        Method("Skewed times", "skewed", *FM, changes={"training.times": "skewed"}),
+        Method("Stratified times", "stratified", *FM, changes={"training.stratify": True}),
+        Method("MeanFlow", "mean-flow", "mean_flow", "ot"),
+        Method("Shortcut", "shortcut", "shortcut", "ot"),
+    )
+}
+
+
+class Line(NamedTuple):
+    """A line of the table: a training, and how it is solved at each budget."""
+
+    title: str
+    key: str
+    solver: str = "euler"
+    grid: str = ""
+
+
+LINES = (
+    Line(OT, "fm-ot"),
+    Line(f"{OT}, EDM's grid", "fm-ot", grid="edm"),
+    Line(f"{OT}, optimised grid", "fm-ot", grid=OPTIMISED),
+    Line(f"{OT}, multistep", "fm-ot", "dpm2m"),
+    Line(f"{OT}, multistep, optimised grid", "fm-ot", "dpm2m", OPTIMISED),
+    *(Line(one.name, one.key) for one in METHODS.values() if one.objective == "flow_matching" and one.name != OT),
+    *(Line(f"{METHODS[key].name}, jumps", key, "jump") for key in ("mean-flow", "shortcut")),
+    *(Line(f"{METHODS[key].name}, Euler", key) for key in ("mean-flow", "shortcut")),
+)
+
+
+def planned(
+    dataset: str, scale: str = "mini", seeds: int = 2, methods: Sequence[str] = (), changes: Iterable[str] = ()
+) -> Plan:
+    """The trainings of the table, all of the first seed before the second; `changes` are of every recipe.
+
+    Raises: SettingsError that names the nearest data set, scale or method, or the setting that is wrong.
+    """
+    of, made = known(dataset, scale, ()), tuple(changes)
+    chosen = [member(key, METHODS, "method", where="--methods") for key in dict.fromkeys(methods or METHODS)]
+    for key in dict(pair(change) for change in made):
+        if key in ("evaluation.grid", *(own for one in METHODS.values() for own in one.changes)):
+            raise SettingsError("is what the table compares", f"--set {key}", "choose by --methods")
+    base = of_the_paper(dataset, scale, seeds, ("fm-ot",), made).recipe
+    if base.class_conditional:
+        raise SettingsError("some of these methods know no classes", "class_conditional", "leave it false")
+    members = [Member(one, seed, _recipe(base, of, one, seed)) for seed in range(seeds) for one in chosen]
+    return Plan(of, scale, seeds, tuple(chosen), tuple(members), made)
+
+
+def _recipe(base: Recipe, of: DataSet, method: Method, seed: int) -> Recipe:
+    adaptive = [point for point in base.model_dump(mode="json")["evaluation"]["grid"] if point["tolerance"] is not None]
+    own: dict[str, Any] = {"objective": method.objective, "path": method.path, "training.seed": seed}
+    own |= method.changes | {"evaluation.grid": [*_points(method.key), *adaptive]}
+    # The table asks for samples and bits/dim alone.
+    own |= {"evaluation.error_images": 0, "evaluation.nll_training_images": 0, "evaluation.along": None}
+    return Recipe.changed(base.model_dump(mode="json"), {"name": f"{of.key}-beyond"} | own, of.key)
+
+
+def _points(key: str) -> list[dict[str, Any]]:
+    """Each budget of each of a training's lines; of one step every grid is the same."""
+    lines = [line for line in LINES if line.key == key]
+    return [
+        {"solver": line.solver, "nfe": nfe} | ({"grid": line.grid} if line.grid else {})
+        for line in lines
+        for nfe in BUDGETS
+        if nfe > 1 or not line.grid
+    ]

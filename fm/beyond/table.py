@@ -1,0 +1,120 @@
+"""The table beyond the paper: a line for each way to train and solve, a column for each budget, each figure told from
+that of FM w/ OT by Euler with as many evaluations. Rows are read, none is made.
+"""
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import NamedTuple
+
+from fm.beyond.plan import BUDGETS, LINES, Line
+from fm.comparing import Run, cell_of, paired
+from fm.paper.methods import OT
+from fm.paper.reading import distance_name, mean_of, rows_of, sampled, scored
+from fm.paper.trained import Trained
+from fm.results import Row, bits_text, number
+
+BETTER, WORSE = "better", "worse"
+NOTE = (
+    "Means over training seeds of the distance to held-out images, lower is better; the columns are evaluations (NFE)."
+    f" Beside a figure stands better or worse where, in each training seed, it differs from that of {OT} by Euler with"
+    " as many evaluations (of dopri5: by dopri5) by more than the 95 % interval of the difference, paired by noise; one"
+    " that is not told apart stands alone. Jumps are no flow: what they draw has no likelihood, and the bits/dim of"
+    " such a network are those of its velocity, by dopri5. Seconds are of the training, by the clock."
+)
+
+
+class Figure(NamedTuple):
+    """A cell of the table: mean over seeds, and whether it is better or worse than the baseline in each of them."""
+
+    value: float | None
+    verdict: str = ""
+
+    def __str__(self) -> str:
+        return "" if self.value is None else f"{number(self.value)}{f' ({self.verdict})' if self.verdict else ''}"
+
+
+def at_budget(trained: Sequence[Trained], line: Line, nfe: int) -> dict[int, Row]:
+    """The row of each training seed at a budget; of one step those of the solver's own grid, for all are the same."""
+    grid = line.grid if nfe > 1 else ""
+    found: dict[int, Row] = {}
+    for one in (one for one in trained if one.method.key == line.key):
+        for row in one.rows:
+            same = (row["solver"], row.get("chosen_grid", ""), row["nfe"]) == (line.solver, grid, nfe)
+            if same and row["tolerance"] is None and "failed" not in row and not row.get("guidance"):
+                found.setdefault(one.seed, row)
+    return found
+
+
+def adaptive(trained: Sequence[Trained], key: str) -> dict[int, Row]:
+    """The row of each training seed by dopri5 at the finest tolerance."""
+    of = [one for one in trained if one.method.key == key]
+    return {one.seed: rows[0] for one in of if (rows := rows_of(one, sampled(one)))}
+
+
+def figure(rows: dict[int, Row], baseline: dict[int, Row], name: str) -> Figure:
+    """The figure of some rows by training seed beside the baseline's."""
+    values = [row[name] for row in rows.values() if row.get(name) is not None]
+    if not values or len(values) < len(rows):
+        return Figure(None)
+    told = [_told(baseline[seed], row, name) for seed, row in rows.items() if seed in baseline]
+    same = set(told) if len(told) == len(rows) else {""}
+    return Figure(fmean(values), same.pop() if len(same) == 1 else "")
+
+
+def _told(baseline: Row, row: Row, name: str) -> str:
+    """Whether a row is better or worse than the baseline's, of the same noise whatever the solver; empty if neither."""
+    if row is baseline or row["key"] == baseline["key"]:
+        return ""
+    cell = cell_of(baseline)
+    found = paired(name, cell, *(Run(side, side, {cell: [one]}) for side, one in ((WORSE, baseline), (BETTER, row))))
+    return found.better
+
+
+def figures(trained: Sequence[Trained]) -> dict[Line, dict[str, Figure]]:
+    """Of each line that was measured its figures by column: each budget, and dopri5."""
+    name, base = distance_name(trained), LINES[0]
+    found: dict[Line, dict[str, Figure]] = {}
+    for line in LINES:
+        own = {nfe: at_budget(trained, line, nfe) for nfe in BUDGETS}
+        if not any(own.values()):
+            continue
+        found[line] = {str(n): figure(rows, at_budget(trained, base, n), name) for n, rows in own.items()}
+        if line.solver == "euler" and not line.grid:
+            found[line]["dopri5"] = figure(adaptive(trained, line.key), adaptive(trained, base.key), name)
+    return found
+
+
+def table(trained: Sequence[Trained]) -> list[list[str]]:
+    """The table as text, headings first, the floor below them."""
+    name, found = distance_name(trained), figures(trained)
+    columns = [*map(str, BUDGETS), "dopri5"]
+    head = ["method", "seeds", *columns, "NFE of dopri5", "bits/dim", "images seen", "seconds"]
+    floors = [row[f"{name}_floor"] for one in trained for row in one.rows if row.get(f"{name}_floor") is not None]
+    floor = number(max(floors)) if floors else ""
+    lines = [["real training images (the floor)", "", *[floor] * len(columns), *[""] * 4]]
+    for line, own in found.items():
+        of = [one for one in trained if one.method.key == line.key and one.rows]
+        whole = [*_whole(of), *_cost(of)] if line.solver == "euler" and not line.grid else [""] * 4
+        lines.append([line.title, str(len(of)), *(str(own.get(key, Figure(None))) for key in columns), *whole])
+    return [head, *lines]
+
+
+def _whole(of: Sequence[Trained]) -> list[str]:
+    """NFE of dopri5 and bits/dim, means over seeds."""
+    rows = [rows_of(one, sampled(one))[:1] for one in of]
+    nfe = mean_of([row for own in rows for row in own], "nfe_mean")
+    bits = [found[0] for one in of if (found := rows_of(one, scored(one)))]
+    text = bits_text(bits[0]) if len(bits) == 1 else _bits(bits)
+    return [number(nfe) if nfe else "", text]
+
+
+def _bits(rows: Sequence[Row]) -> str:
+    mean = mean_of(rows, "bits_per_dim")
+    return "" if not rows else "not converged" if mean is None else f"{mean:.3f}"
+
+
+def _cost(of: Sequence[Trained]) -> list[str]:
+    """Images seen and seconds of the training, means over seeds."""
+    last = [one.records[-1] for one in of if one.records]
+    seen, seconds = mean_of(last, "images_seen"), mean_of(last, "seconds")
+    return [f"{seen:,.0f}" if seen else "", f"{seconds:,.0f}" if seconds else ""]

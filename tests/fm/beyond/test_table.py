@@ -1,0 +1,38 @@
+from dataclasses import replace
+
+from fm.beyond.table import adaptive, at_budget, figure, figures, table
+
+
+def test_a_figure_is_better_or_worse_only_if_each_seed_says_so(trained, line):
+    found = figures(trained)
+    jumps, euler = found[line["MeanFlow, jumps"]], found[line["MeanFlow, Euler"]]
+    assert str(jumps["1"]) == "150 (better)" and str(jumps["50"]) == "150 (worse)" and "dopri5" not in jumps
+    assert euler["1"].verdict == "" and str(euler["dopri5"]) == "90"
+    assert {one.verdict for one in found[line["FM w/ OT"]].values()} == {""}
+    bad = {"fd_random_conv": 900.0, "fd_random_conv_without": [900.0] * 10}
+    swapped = [
+        replace(one, rows=tuple(row | bad for row in one.rows))
+        if (one.method.key, one.seed) == ("mean-flow", 1)
+        else one
+        for one in trained
+    ]
+    assert figures(swapped)[line["MeanFlow, jumps"]]["1"].verdict == ""
+
+
+def test_of_one_step_every_grid_is_the_same(trained, line):
+    optimised, plain = line["FM w/ OT, optimised grid"], line["FM w/ OT"]
+    assert at_budget(trained, optimised, 1) == at_budget(trained, plain, 1)
+    assert at_budget(trained, optimised, 4)[0]["chosen_grid"] == "optimised"
+    assert figure(at_budget(trained, optimised, 4), at_budget(trained, plain, 4), "fd_random_conv").value == 200.5
+    assert figure({}, {}, "fd_random_conv").value is None and set(adaptive(trained, "fm-ot")) == {0, 1}
+
+
+def test_the_table_has_the_floor_a_line_for_each_and_what_it_cost(trained):
+    head, floor, *lines = table(trained)
+    by_title = {line[0]: dict(zip(head, line, strict=True)) for line in lines}
+    assert floor[2] == "19" and all(len(line) == len(head) for line in lines)
+    plain = by_title["FM w/ OT"]
+    assert plain["4"] == "200" and plain["dopri5"] == "90" and plain["NFE of dopri5"] == "80"
+    assert plain["bits/dim"] == "4.050" and plain["images seen"] == "12,800" and plain["seconds"] == "60"
+    assert by_title["MeanFlow, jumps"]["bits/dim"] == "" and by_title["Shortcut, Euler"]["bits/dim"] == "4.050"
+    assert table([])[1][2] == "" and len(table([])) == 2

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from fm.errors import SettingsError, member
-from fm.optimised import OPTIMISED
+from fm.optimised import MOST, OPTIMISED
 from fm.paper.methods import OT, DataSet, Method, known
 from fm.paper.plan import Member, Plan
 from fm.paper.plan import planned as of_the_paper
@@ -79,11 +79,11 @@ def _recipe(base: Recipe, of: DataSet, method: Method, seed: int) -> Recipe:
 
 
 def _points(key: str) -> list[dict[str, Any]]:
-    """Each budget of each of a training's lines; of one step every grid is the same."""
+    """Each budget of each of a training's lines; of one step every grid is the same, and none is chosen for many."""
     lines = [line for line in LINES if line.key == key]
     return [
         {"solver": line.solver, "nfe": nfe} | ({"grid": line.grid} if line.grid else {})
         for line in lines
         for nfe in BUDGETS
-        if nfe > 1 or not line.grid
+        if not line.grid or 1 < nfe <= MOST
     ]

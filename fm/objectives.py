@@ -223,9 +223,9 @@ class Regression(Objective):
 class Shortcut(FlowMatching):
     """The network predicts u(x_t, t, s), the mean velocity on the way from t to a later time s (Frans et al. 2025).
 
-    A jump is learned as the two halves of it, one after the other, without gradient: equations (4) and (5) there, with
-    jumps of any length (Guo et al. 2025, equation (9), at its middle) in place of powers of two. For s = t it is
-    FlowMatching, which anchors the rest.
+    A jump is learned as the mean of its two halves, one after the other, without gradient: their self-consistency, with
+    jumps of any length (as Guo et al. 2025 split them) in place of powers of two. For s = t it is FlowMatching, which
+    anchors the rest.
     """
 
     jumps: ClassVar[bool] = True
@@ -274,9 +274,9 @@ class Shortcut(FlowMatching):
 class MeanFlow(Shortcut):
     """The network predicts the mean velocity u(x_t, t, s), learned from its own derivative (Geng et al. 2025).
 
-    u = v + (s - t) du/dt along the way, equation (6) there with time from noise to data; the derivative by forward-mode
-    differentiation, without gradient. The gradient of each sample's loss is divided by the root of the loss, equation
-    (22) with p = 1/2 (table 1e; with p = 1 the answer leans so far from the mean towards what is frequent that in few
+    u = v + (s - t) du/dt along the way, their identity with time from noise to data; the derivative by forward-mode
+    differentiation, without gradient. The gradient of each sample's loss is divided by the root of the loss, their
+    adaptive weight with p = 1/2 (with p = 1 the answer leans so far from the mean towards what is frequent that in few
     dimensions it is no velocity any more); the value stays what it is.
     """
 

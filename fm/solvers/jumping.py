@@ -10,7 +10,7 @@ from fm.solvers.field import Field, Solution
 
 
 def jumping(field: Field, grid: list[float], at: Sequence[float]) -> Solution:
-    """x_s = x_t + (s - t) u(x_t, t, s) from noise to data (Geng et al. 2025, equation (12)).
+    """x_s = x_t + (s - t) u(x_t, t, s) from noise to data (Geng et al. 2025).
 
     Raises: SettingsError for a velocity without `jump`, the way back, and states between the steps.
     """

@@ -10,6 +10,7 @@ import secrets
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -159,7 +160,8 @@ def ray_map(
 
     An item whose worker died, or was failed by its machine (MachineError, OSError, MemoryError), is tried again
     `retries` times, on another machine where there is one, and `lost(item, why)` hears of it. One that computes
-    nothing any more after the place's `silent_s` is ended, and tried again once. What else `fn` raises is the item's
+    nothing any more after the place's `silent_s` is ended, and tried again once; one that no worker begins though a
+    slot should be free is asked for again, its worker ended, as often as it takes. What else `fn` raises is the item's
     outcome. `tell` hears each line that a worker prints. `here`: on this machine alone, whose folders the others do
     not see.
     """
@@ -177,7 +179,8 @@ def ray_map(
 
     def submit(this: Try) -> None:
         node = nodes.choose(this.failed_on)
-        under_way[remote.options(scheduling_strategy=_on(node)).remote(this.item)] = replace(this, node=node)
+        stream = remote.options(scheduling_strategy=_on(node)).remote(this.item)
+        under_way[stream] = Try(this.place, this.item, node, this.failed_on)
 
     for place in itertools.count():
         while place not in ended:
@@ -186,24 +189,30 @@ def ray_map(
                 submit(Try(number, item))
             if not under_way:
                 return
+            begun = Counter(this.node for this in under_way.values() if this.word)
             for stream, this in [*under_way.items()]:
-                if this.hangs(longest_s) and not this.told:
-                    hung = _end(ray, this)
-                    under_way[stream] = replace(this, told=hung, began=this.began if hung else time.monotonic())
+                if not this.word and begun[this.node] >= nodes.room.get(this.node, 1):
+                    under_way[stream] = replace(this, since=time.monotonic())  # it waits for those
+                elif this.hangs(longest_s) and not this.told:
+                    hung = _end(ray, stream, this)
+                    under_way[stream] = replace(this, told=hung, since=this.since if hung else time.monotonic())
                 elif this.hangs(longest_s + ENDING_S):  # nothing is heard of its end, nor of it
                     ray.cancel(stream, force=True)
             for stream in _speaking(ray, under_way):
                 this = under_way.pop(stream)
                 said, failed = heard(ray, stream, this, longest_s)
                 if isinstance(said, Word):
-                    under_way[stream] = replace(this, word=said, began=this.began or time.monotonic())
+                    under_way[stream] = replace(this, word=said, since=this.since if this.word else time.monotonic())
                     for line in said.lines:
                         tell(f"{this.name}: {line}" if this.name else line)
                     continue
                 nodes.ended(this.node, bool(failed))
-                if failed and len(this.failed_on) < (min(retries, 1) if this.hangs(longest_s) else retries):
+                if said is None:
                     lost(this.item, failed)
-                    submit(replace(this, failed_on=(*this.failed_on, this.node), began=None, told=False))
+                    submit(this)
+                elif failed and len(this.failed_on) < (min(retries, 1) if this.hangs(longest_s) else retries):
+                    lost(this.item, failed)
+                    submit(replace(this, failed_on=(*this.failed_on, this.node)))
                 else:
                     ended[this.place] = said
         yield ended.pop(place)
@@ -227,10 +236,11 @@ def _on(node: str) -> Any:
     return NodeAffinitySchedulingStrategy(node, soft=True) if node else "SPREAD"
 
 
-def _end(ray: Any, this: Try) -> bool:
+def _end(ray: Any, stream: Any, this: Try) -> bool:
     """Kills the worker that an item hangs in, from a process beside it, for Ray's own way asks the worker itself;
-    whether it hung, as far as its machine answers."""
+    whether it hung, as far as its machine answers. Which worker has not begun, if any has the item, Ray alone knows."""
     if not this.word:
+        ray.cancel(stream, force=True)
         return True
     killer = ray.remote(num_cpus=0, max_retries=0)(end).options(scheduling_strategy=_on(this.node))
     try:

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 import psutil
@@ -47,17 +47,20 @@ class Word:
     lines: tuple[str, ...] = ()
 
 
+BEGIN_S = 60.0  # in which a worker starts and imports what its item needs, on a busy machine
+
+
 @dataclass(frozen=True)
 class Try:
-    """An item under way: its place among all, the machine it is on, those that failed it before; once it runs, what its
-    worker said last and since when; and whether that was told to end."""
+    """An item under way: its place among all, the machine it is on, those that failed it before; what its worker said
+    last; since when it has run, or been asked for while no worker has said a word; and whether it was told to end."""
 
     place: int
     item: Any
     node: str = ""
     failed_on: tuple[str, ...] = ()
     word: Word | None = None
-    began: float | None = None
+    since: float = field(default_factory=time.monotonic)
     told: bool = False
 
     @property
@@ -65,8 +68,8 @@ class Try:
         return getattr(self.item, "name", "")
 
     def hangs(self, longest_s: float) -> bool:
-        """Whether it has run for longer than this; 0: it may for ever."""
-        return self.began is not None and 0 < longest_s < time.monotonic() - self.began
+        """Whether it has run for longer than this, or not begun long after it; 0: it may for ever."""
+        return 0 < longest_s < time.monotonic() - self.since - (0 if self.word else BEGIN_S)
 
 
 def telling(fn: Callable[[Any], Any]) -> Callable[[Any], Iterator[Any]]:
@@ -126,8 +129,9 @@ def end(host: str, process: int) -> bool:
     return True
 
 
-def heard(ray: Any, stream: Any, this: Try, longest_s: float) -> tuple[Word | Outcome, str]:
-    """The next that an item's worker says, a Word or the end; of one that its machine failed also how."""
+def heard(ray: Any, stream: Any, this: Try, longest_s: float) -> tuple[Word | Outcome | None, str]:
+    """The next that an item's worker says, a Word or the end; of one that its machine failed also how. None: it was
+    told to end before it began; whether its worker hung or it waited for slots that others hold, Ray does not say."""
     try:
         said = ray.get(next(stream))
         return (said if isinstance(said, Word) else Outcome(this.item, said)), ""
@@ -138,6 +142,8 @@ def heard(ray: Any, stream: Any, this: Try, longest_s: float) -> tuple[Word | Ou
         why = str(own) if isinstance(own, UserError) else f"{type(own).__name__}: {own}"
         return Outcome(this.item, error=own), why
     except ray.exceptions.RayError as error:
+        if not this.word and isinstance(error, ray.exceptions.TaskCancelledError):
+            return None, f"no worker had begun it after more than {longest_s + BEGIN_S:,.0f} s"
         failed, mend = _died_of(ray, error), "a machine short of memory wants fewer slots"
         if this.hangs(longest_s):
             failed = f"it did nothing after more than {longest_s:,.0f} s and was ended"

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from fm.errors import DataError, MachineError, SettingsError, UserError
-from tasks import cluster
+from tasks import cluster, items
 from tasks.place import Place
 
 
@@ -138,6 +138,41 @@ def test_an_item_that_hangs_is_ended_and_tried_once_more(services: Any, tmp_path
         assert [outcome.value for outcome in cluster.ray_map(takes_a_while, range(slots + 1))] == [*range(slots + 1)]
 
 
+class Imports(str):
+    """A folder; who unpickles an item of it, its worker alone, is stopped the first time, before it can say a word."""
+
+    name = "shard 8"
+
+    def __reduce__(self) -> Any:
+        return imported, (str(self),)
+
+
+def imported(folder: str) -> Imports:
+    if not (Path(folder) / "imported").exists():
+        (Path(folder) / "imported").touch()
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return Imports(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_an_item_whose_worker_hangs_before_it_begins_is_asked_for_again(
+    services: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(items, "BEGIN_S", 20)
+    said: list[tuple[str, str]] = []
+    with cluster.session(Place(silent_s=2)):
+        slots = int(cluster._connect().cluster_resources()["CPU"])
+        work = [Imports(tmp_path), *map(str, range(2 * slots - 1))]
+        got = cluster.ray_map(named, work, cpus=slots, lost=lambda item, why: said.append((item, why)))
+        assert [outcome.value for outcome in got] == work
+    assert (work[0], "no worker had begun it after more than 22 s") in said  # who waited behind it is asked for too
+
+
+def named(item: str) -> str:
+    return str(item)
+
+
 def computes(seconds: float) -> str:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -255,7 +290,7 @@ def test_slots_that_other_work_holds_are_waited_for_aloud(ray: None, tmp_path: P
 LOGICAL_GPUS = """
 import json, os, sys
 from pathlib import Path
-from tasks import cluster
+from tasks import cluster, items
 from tasks.place import Place
 
 run = Path(sys.argv[1])

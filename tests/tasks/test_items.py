@@ -6,12 +6,13 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tasks.forwarding import LINES
-from tasks.items import Try, Word, end, telling
+from tasks.items import BEGIN_S, Outcome, Try, Word, end, heard, telling
 
 
 def loud(item: Any) -> Any:
@@ -46,10 +47,33 @@ def test_a_flood_is_told_in_its_first_lines() -> None:
     assert len(said.lines) == LINES + 1 and said.lines[-1].endswith(" lines more, in Ray's log of the worker")
 
 
-def test_an_item_hangs_that_has_run_for_longer_and_waiting_is_not_running() -> None:
-    now = time.monotonic()
-    assert Try(0, "any", began=now - 10).hangs(9) and not Try(0, "any", began=now - 10).hangs(60)
-    assert not Try(0, "any").hangs(9) and not Try(0, "any", began=now - 10).hangs(0)
+def test_an_item_hangs_that_has_run_for_longer() -> None:
+    ago, word = time.monotonic() - 10, Word("here", 1)
+    assert Try(0, "any", word=word, since=ago).hangs(9) and not Try(0, "any", word=word, since=ago).hangs(60)
+    assert not Try(0, "any", word=word, since=ago).hangs(0)
+
+
+def test_one_that_has_not_begun_has_time_to_start_a_worker_and_then_hangs_too() -> None:
+    assert not Try(0, "any", since=time.monotonic() - 10).hangs(9)
+    assert Try(0, "any", since=time.monotonic() - 10 - BEGIN_S).hangs(9)
+    assert not Try(0, "any", since=time.monotonic() - 10 - BEGIN_S).hangs(0)
+
+
+def test_what_becomes_of_one_told_to_end_before_it_began() -> None:
+    ray = pytest.importorskip("ray")
+    silent = Try(0, "any", since=time.monotonic() - 10 - BEGIN_S)
+    assert heard(ray, ended(ray.exceptions.TaskCancelledError()), silent, 9) == (
+        None,
+        f"no worker had begun it after more than {9 + BEGIN_S:.0f} s",
+    )
+    said, failed = heard(ray, ended(ray.exceptions.WorkerCrashedError()), silent, 9)
+    assert failed == "it did nothing after more than 9 s and was ended"
+    assert isinstance(said, Outcome) and str(said.error).startswith(f"{failed}, 1 times in a row")
+
+
+def ended(error: Exception) -> Iterator[Any]:
+    yield from ()
+    raise error
 
 
 def test_a_process_is_ended_on_its_own_machine_alone() -> None:

@@ -1,24 +1,39 @@
-"""The app that `prefect server start` serves, with transactions that wait for each other over SQLite.
+"""The app that `prefect server start` serves, whose database may be busy or away: nobody who asks loses by it.
 
-Prefect's transactions read before they write. In SQLite such a one is refused at once ("database is locked") if
-another has written meanwhile, however long it would wait, and Prefect answers 503: its clients send again, its pages
+SQLite: Prefect's transactions read before they write. In SQLite such a one is refused at once ("database is locked")
+if another has written meanwhile, however long it would wait, and Prefect answers 503: its clients send again, its pages
 lose the run that somebody submitted (50 of 60 did, sent by four at a time). A transaction that takes the write lock
 as it begins waits for its turn.
+
+PostgreSQL that starts again: a connection refused is an OSError, at which Prefect answers 500, and a flow that is to
+set a state then crashes. At 503 its client sends again. What the server itself has still to write of task runs it
+keeps longer than Prefect's 25 s, or they would say "Running" for ever.
 """
 
 from contextlib import AbstractAsyncContextManager
+from functools import partialmethod
 from typing import Any
 
+from prefect.server.api import server
 from prefect.server.api.server import create_app
 from prefect.server.database.configurations import AioSqliteConfiguration
+from prefect.server.services.task_run_recorder import TaskRunRecorder
 
 __all__ = ["create_app"]
 
+KEPT = 3600  # tries, one or more a second
 begin_transaction = AioSqliteConfiguration.begin_transaction
+is_client_retryable = server.is_client_retryable_exception
 
 
 def begin_immediate(self: Any, session: Any, with_for_update: bool = False) -> AbstractAsyncContextManager[Any]:
     return begin_transaction(self, session, with_for_update=True)
 
 
+def is_retryable(error: Exception) -> bool:
+    return isinstance(error, OSError) or is_client_retryable(error)
+
+
 AioSqliteConfiguration.begin_transaction = begin_immediate  # type: ignore[assignment,method-assign]
+server.is_client_retryable_exception = is_retryable
+TaskRunRecorder.start = partialmethod(TaskRunRecorder.start, max_persist_retries=KEPT)  # type: ignore[assignment,method-assign]

@@ -67,7 +67,7 @@ class Services:
             "FM_STATE": str(self.state),
             "PREFECT_API_URL": self.prefect_api,
             "PREFECT_HOME": str(self.state / "prefect"),
-            "PREFECT_CLIENT_MAX_RETRIES": "5",  # waits out about a minute without the server
+            "PREFECT_CLIENT_MAX_RETRIES": "6",  # waits out about two minutes without the server
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # dead flow runs are found by their missing heartbeat
             "MLFLOW_TRACKING_URI": self.mlflow,
@@ -125,6 +125,9 @@ def prefect_server(here: Services, ports: Ports) -> Service:
             "PREFECT_SERVER_API_PORT": str(ports.prefect),
             # On disk, for a slot whose lease a server forgot would be taken for ever.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+            # A database that is away for long costs no event (an hour of tries), and what waited is soon written.
+            "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_MAX_FLUSH_RETRIES": "720",
+            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
             "PREFECT__SERVER_FINAL": "1",  # as `prefect server start --background` does: this app is the only one
             **({"PREFECT_SERVER_DATABASE_CONNECTION_URL": database} if database else {}),
         },

@@ -17,18 +17,20 @@ from fm.records import read
 from infra import local
 from infra.services import ask
 from infra.state import Ports, Record
+from tests import postgresql as postgres
 from tests.drills.disks import frozen, own_disk
-from tests.drills.table import Result
+from tests.drills.table import Result, Skipped
 
 PORT_BASE = 29100
 PORTS = ["--port-base", str(PORT_BASE)]
 AWAY_S, FROZEN_S, LONGER_IMAGES = 60, 30, 19_200  # longer than that, on the slowest machine that this ran on
+FM = [sys.executable, "-m", "flows.cli"]
 ROOT = Path(__file__).parent.parent.parent
 TRAINING = ["--preset", "tiny", "--set", "training.save_images=640", "--set", "training.total_images=6400"]
 
 
 def start(run: Path, data: Path, *options: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "flows.cli", "train", str(data), str(run), *TRAINING, *PORTS, *options]
+    command = [*FM, "train", str(data), str(run), *TRAINING, *PORTS, *options]
     log = open(run.parent / f"{run.name}.log", "ab")  # noqa: SIM115 - the process holds it
     return subprocess.Popen(command, cwd=run.parent, stdout=log, stderr=log, start_new_session=True)
 
@@ -186,6 +188,16 @@ def locked(database: Path) -> Iterator[None]:
         holder.close()
 
 
+@contextmanager
+def stopped(cluster: postgres.Postgres) -> Iterator[None]:
+    """As after a power cut: it has to recover when it starts."""
+    cluster.stop()
+    try:
+        yield
+    finally:
+        cluster.start()
+
+
 def check_mirrored(run: Path, with_times: bool = False) -> None:
     """Raises: SystemExit unless MLflow has each row of the records once; `with_times`: at its own time.
 
@@ -223,6 +235,20 @@ def database(run: Path, data: Path, undisturbed: str) -> Result:
     return through("prefect's database locked", locked(run.parent / "state" / "prefect" / "prefect.db"), run, data)
 
 
+def postgresql(run: Path, data: Path, undisturbed: str) -> Result:
+    """The PostgreSQL of both Prefect and MLflow is away for a minute."""
+    if not postgres.PROGRAMS:
+        raise Skipped("no PostgreSQL on this machine")
+    with postgres.running(PORT_BASE - 10) as cluster:
+        os.environ["FM_PREFECT_DATABASE"] = cluster.address("prefect", "+asyncpg")
+        os.environ["FM_MLFLOW_BACKEND"] = cluster.address("mlflow")
+        try:
+            return through("both databases away (PostgreSQL)", stopped(cluster), run, data)
+        finally:
+            subprocess.run([*FM, "down"], cwd=run.parent, check=True, capture_output=True)
+            del os.environ["FM_PREFECT_DATABASE"], os.environ["FM_MLFLOW_BACKEND"]
+
+
 DRILLS = {
     "worker": worker,
     "driver": driver,
@@ -232,15 +258,15 @@ DRILLS = {
     "mlflow": mlflow,
     "prefect": prefect,
     "database": database,
+    "postgresql": postgresql,
 }
 
 
 def drills(names: list[str], base: Path) -> Iterator[Result]:
     base.mkdir()
-    fm = [sys.executable, "-m", "flows.cli"]
     os.environ["FM_STATE"] = str(base / "state")
     os.environ["PYTHONPATH"] = str(ROOT)
-    prepare = [*fm, "prepare", "photos:?tiles=60", str(base / "data"), "--size", "16", *PORTS]
+    prepare = [*FM, "prepare", "photos:?tiles=60", str(base / "data"), "--size", "16", *PORTS]
     subprocess.run(prepare, cwd=base, check=True, capture_output=True)
     try:
         undisturbed = finish(start(base / "undisturbed", base / "data"), base / "undisturbed")
@@ -249,5 +275,7 @@ def drills(names: list[str], base: Path) -> Iterator[Result]:
                 yield DRILLS[name](base / name, base / "data", undisturbed)
             except PermissionError as refused:
                 print(f"{name:<52}skipped: a disk of its own needs the right to mount one ({refused})")
+            except Skipped as why:
+                print(f"{name:<52}skipped: {why}")
     finally:
-        subprocess.run([*fm, "down"], cwd=base, check=True, capture_output=True)
+        subprocess.run([*FM, "down"], cwd=base, check=True, capture_output=True)

@@ -4,6 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 
+class Skipped(Exception):
+    """This machine has not what the drill needs."""
+
+
 @dataclass(frozen=True)
 class Result:
     """What a disturbed run came to; images lost are those trained or prepared twice, recovery ends with the first new

@@ -1,14 +1,12 @@
 """Prefect and MLflow over a real PostgreSQL (Debian's), with MLflow's artifacts in a real S3 server (moto's)."""
 
 import os
-import shutil
 import subprocess
-import tempfile
+import sys
 import time
 import urllib.error
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,70 +14,22 @@ import pytest
 
 from fm.errors import UserError
 from infra import local, processes
-from infra.services import ask
+from infra.services import Services, ask
 from infra.state import Ports
+from tests.postgresql import PASSWORD, PROGRAMS, SPOKEN, Postgres, running
 
-PROGRAMS = [folder for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin")) if (folder / "initdb").exists()]
-PASSWORD = "planted%27-secret"  # as it stands in an address
-SPOKEN = "planted'-secret"
-
-
-@dataclass(frozen=True)
-class Postgres:
-    """A cluster of databases in a folder; root may not run it, so another user does."""
-
-    folder: Path
-    port: int
-
-    def call(self, program: str, *arguments: str) -> None:
-        user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
-        command = [*user, str(PROGRAMS[-1] / program), *arguments]
-        environment = os.environ | {"PGPASSWORD": SPOKEN}
-        done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    def start(self) -> None:
-        options = f"-p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-        self.call("pg_ctl", "-D", f"{self.folder}/data", "-l", f"{self.folder}/log", "-w", "-o", options, "start")
-
-    def stop(self) -> None:
-        self.call("pg_ctl", "-D", f"{self.folder}/data", "-m", "immediate", "-w", "stop")
-
-    def address(self, name: str, driver: str = "", password: str = PASSWORD) -> str:
-        return f"postgresql{driver}://fm:{password}@127.0.0.1:{self.port}/{name}"
-
-
-@contextmanager
-def running(folder: Path, port: int) -> Iterator[Postgres]:
-    (folder / "password").write_text(SPOKEN)
-    if os.getuid() == 0:
-        for path in (folder, folder / "password"):
-            shutil.chown(path, "postgres")
-    cluster = Postgres(folder, port)
-    login = ("-U", "fm", "-A", "scram-sha-256", "--pwfile", str(folder / "password"))
-    cluster.call("initdb", "-D", str(folder / "data"), *login, "--no-sync")
-    cluster.start()
-    try:
-        for name in ("prefect", "mlflow"):
-            cluster.call("createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "fm", name)
-        yield cluster
-    finally:
-        cluster.stop()
+AWAY_S = 60
 
 
 @pytest.fixture
 def postgres() -> Iterator[Postgres]:
     if not PROGRAMS:
         pytest.skip("no PostgreSQL on this machine (Debian: apt-get install postgresql)")
-    folder = Path(tempfile.mkdtemp(prefix="fm-postgres-"))  # not below pytest's, where its user may not go
     base = 30000 + os.getpid() % 2000
     while processes.port_in_use(base):
         base += 1
-    try:
-        with running(folder, base) as cluster:
-            yield cluster
-    finally:
-        shutil.rmtree(folder)
+    with running(base) as cluster:
+        yield cluster
 
 
 @pytest.fixture
@@ -110,15 +60,8 @@ def test_prefect_and_mlflow_keep_all_in_postgresql_and_s3(
         assert rows(postgres, "mlflow", "runs") == 1
         assert list(state.rglob("*.db")) == []
 
-        postgres.stop()  # for a moment: the server answers that it cannot, and is the same one afterwards
         before = [one.pid for one in local.status(state)]
-        with pytest.raises(urllib.error.HTTPError):
-            ask(f"{services.prefect_api}/deployments/{deployment}", timeout_s=60)
-        postgres.start()
-        deadline = time.monotonic() + 120
-        while not answers(f"{services.prefect_api}/deployments/{deployment}"):
-            assert time.monotonic() < deadline
-            time.sleep(1)
+        run_through_a_minute_without(postgres, services, deployment, tmp_path / "flow")
         assert [one.pid for one in local.status(state)] == before
         assert not any(secret in str(local.status(state)) for secret in (PASSWORD, SPOKEN))
     finally:
@@ -138,6 +81,55 @@ def test_a_wrong_password_is_said_without_it(
     assert not any(secret in str(raised.value) for secret in (PASSWORD, SPOKEN))
     assert processes.belonging(tmp_path / "state", marked=True) == []
     check_unsaid(tmp_path / "state")
+
+
+@contextmanager
+def away(postgres: Postgres, url: str) -> Iterator[None]:
+    """For the length of the block the server answers that it cannot; after it it can, in the same process."""
+    postgres.stop()
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        ask(url, timeout_s=60)
+    assert refused.value.code == 503  # at which clients send again
+    try:
+        yield
+    finally:
+        postgres.start()
+    until(lambda: answers(url), 120)
+
+
+def run_through_a_minute_without(postgres: Postgres, services: Services, deployment: str, folder: Path) -> None:
+    """A flow one of whose tasks ends while the database is away, and another begins and ends: nothing is lost."""
+    folder.mkdir()
+    code = "import sys; from tests.tasks.small import two_tasks; two_tasks(sys.argv[1])"
+    environment = os.environ | services.environment()
+    flow = subprocess.Popen([sys.executable, "-c", code, str(folder)], env=environment)
+    try:
+        until(lambda: (folder / "begun").exists(), 120)
+        time.sleep(5)  # the first task's state is written
+        with away(postgres, f"{services.prefect_api}/deployments/{deployment}"):
+            (folder / "first").touch()
+            time.sleep(5)
+            (folder / "second").touch()
+            time.sleep(AWAY_S - 5)
+        assert flow.wait(240) == 0
+    finally:
+        flow.kill()
+    (run,) = ask(f"{services.prefect_api}/flow_runs/filter", {"flows": {"name": {"any_": ["two-tasks"]}}}, timeout_s=60)
+    assert run["state"]["type"] == "COMPLETED"
+    tasks = {"flow_runs": {"id": {"any_": [run["id"]]}}}
+    ended = [("first", "COMPLETED", 1), ("second", "COMPLETED", 1)]
+    until(lambda: brief(ask(f"{services.prefect_api}/task_runs/filter", tasks, timeout_s=60)) == ended, 60)
+
+
+def brief(task_runs: list[dict[str, Any]]) -> list[tuple[str, str, int]]:
+    return sorted((one["name"], one["state"]["type"], one["run_count"]) for one in task_runs)
+
+
+def until(true: Callable[[], bool], limit_s: float) -> None:
+    deadline = time.monotonic() + limit_s
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
 
 
 def deploy(api: str) -> str:

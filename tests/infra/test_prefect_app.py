@@ -1,4 +1,4 @@
-"""Prefect's server over SQLite, asked by several at once."""
+"""Prefect's server over SQLite, asked by several at once; what it makes of a database away: test_postgresql.py too."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,3 +15,15 @@ def test_runs_submitted_at_once_are_all_taken(services: Any) -> None:
 
     with ThreadPoolExecutor(4) as threads:
         assert len(set(threads.map(submit, range(24)))) == 24
+
+
+def test_a_database_that_refuses_connections_is_waited_for() -> None:
+    """That Prefect looks its rules up where they were changed: 503 for whoever asks, and task runs that are kept."""
+    from prefect.server.api import server
+    from prefect.server.services.task_run_recorder import TaskRunRecorder
+
+    from infra import prefect_app
+
+    assert server.is_client_retryable_exception(ConnectionRefusedError())
+    assert not server.is_client_retryable_exception(ValueError())
+    assert TaskRunRecorder().start.keywords == {"max_persist_retries": prefect_app.KEPT}  # type: ignore[attr-defined]

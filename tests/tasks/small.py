@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from prefect import flow
+from prefect import flow, task
 
 from tasks import scheduling, slots, watching
 
@@ -24,3 +24,17 @@ def hold(note: str, until: str) -> None:
         while not Path(until).exists():
             time.sleep(0.1)
         Path(f"{note}.ended").write_text(f"{time.time()}")
+
+
+@task
+def wait(until: str) -> None:
+    while not Path(until).exists():
+        time.sleep(0.1)
+
+
+@flow(name="two-tasks")
+def two_tasks(folder: str) -> None:
+    """Each lasts until there is a file of its name in the folder."""
+    Path(folder, "begun").touch()
+    for name in ("first", "second"):
+        wait.with_options(name=name, task_run_name=name)(str(Path(folder, name)))

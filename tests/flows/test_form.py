@@ -48,6 +48,34 @@ def test_a_run_is_started_from_the_form(deployed: Any, browser: Any, tmp_path: P
     page.close()
 
 
+@pytest.mark.timeout(300)
+def test_prefects_second_pages_show_the_form_too_and_are_not_where_one_begins(deployed: Any, browser: Any) -> None:
+    """At /v2: the same texts and values, and ranges that the browser itself holds. They ask their maker's servers."""
+    site, deployment = deployed.api.removesuffix("/api"), deployed.deployments["pipeline-tiny"]["id"]
+    page, asked = browser.new_page(viewport={"width": 1300, "height": 1600}), []
+    page.on("request", lambda one: asked.append(one.url))
+    page.goto(f"{site}/")
+    page.get_by_text("Deployments").first.wait_for(timeout=60_000)
+    assert "/v2" not in page.url
+    assert [url for url in asked if not url.startswith((site, "data:"))] == []
+
+    page.goto(f"{site}/v2/deployments/deployment/{deployment}/run")
+    page.get_by_text("OTPath").wait_for(timeout=60_000)
+    shown = page.inner_text("body")
+    for words in ("Side of the images in pixels, 4 to 1024", "images in one step", "UNetSettings", "VPPath", "dopri5"):
+        assert words in shown, f"the form does not show {words!r}"
+    values = page.eval_on_selector_all("input, textarea", "all => all.map(one => one.value)")
+    recipe = Recipe.load("tiny")
+    for value in ("photos:", "runs/tiny", recipe.data.size, recipe.training.batch_images, recipe.training.total_images):
+        assert str(value) in values, f"the form does not hold the preset's {value}"
+    batch = page.locator("input, textarea").nth(values.index(str(recipe.training.batch_images)))
+    batch.fill("0")
+    page.get_by_role("button", name="Submit").click()
+    assert "greater than or equal to 1" in batch.evaluate("one => one.validationMessage")
+    assert page.url.endswith("/run")
+    page.close()
+
+
 def test_a_value_out_of_range_is_refused_before_a_run_exists(deployed: Any) -> None:
     from urllib.error import HTTPError
 

@@ -252,8 +252,11 @@ def _end(ray: Any, stream: Any, this: Try) -> bool:
 def _speaking(ray: Any, streams: Iterable[Any]) -> list[Any]:
     """Those whose workers say something now or within a moment; none too: a long wait would not hear a signal."""
     asked = list(streams)
-    ray.wait(asked, timeout=0.5)
-    return ray.wait(asked, num_returns=len(asked), timeout=0)[0]
+    try:
+        ray.wait(asked, timeout=0.5)
+        return ray.wait(asked, num_returns=len(asked), timeout=0)[0]
+    except SystemError as error:  # a signal was heard inside Ray's compiled code, which hides what the handler raised
+        raise (error.__cause__ or error) from None
 
 
 def fit(

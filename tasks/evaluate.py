@@ -200,7 +200,7 @@ def _on_grid(job: Job, gpus: float) -> Job:
         return job
     file = measuring.grids_of(job)
     if not (found := measuring.read(file)):
-        watching.say("evaluate: optimised grids are chosen, which takes as long as drawing 80 samples at NFE 256")
+        watching.say("evaluate: optimised grids are chosen, which takes as long as drawing 40 samples at NFE 256")
         (outcome,) = mapped(measuring.best_grids, [job], gpus)
         measuring.write(file, found := outcome.needed())
     return replace(job, grids=found)

@@ -211,6 +211,15 @@ def test_lines_of_workers_are_told(ray: None) -> None:
     assert sorted(told) == ["0 looks odd", "1 looks odd", "2 looks odd"]
 
 
+def test_a_signal_inside_rays_compiled_code_is_what_its_handler_raised() -> None:
+    class Compiled:
+        def wait(self, *_: Any, **__: Any) -> None:
+            raise SystemError("returned a result with an exception set") from KeyboardInterrupt()
+
+    with pytest.raises(KeyboardInterrupt):
+        cluster._speaking(Compiled(), [object()])
+
+
 def test_a_slow_item_holds_nobody_up_and_few_outcomes_wait_for_it(ray: None, tmp_path: Path) -> None:
     taken: list[tuple[Path, int]] = []
 

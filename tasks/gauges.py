@@ -46,7 +46,8 @@ def _gpus() -> dict[str, float]:
 
 
 class Speed:
-    """Images a second as the network's FLOP a second: three forward passes an image, whatever is computed twice.
+    """Images a second as the network's FLOP a second: the forward passes that the objective's step takes for an image,
+    whatever is computed twice.
 
     The forward pass is counted on a thread, because that loads torch's compiler (4 s); until then there are no values.
     """
@@ -56,8 +57,8 @@ class Speed:
 
         def count() -> int:
             with torch.device("meta"):
-                model, _ = recipe.build(shape, classes)
-            return cost(model, shape[1], shape[0]).training_flops(images=1)
+                model, objective = recipe.build(shape, classes)
+            return cost(model, shape[1], shape[0]).training_flops(images=1, passes=objective.passes)
 
         self._counting = ThreadPoolExecutor(1, "flops").submit(count)
 

@@ -21,6 +21,7 @@ from fm.estimating.parts import Part, cell_parts, checkpoints, makespan, referen
 from fm.estimating.units import aligned, in_bytes, in_time, short
 from fm.footprint import activations, check_fits, checkpoint_bytes, size
 from fm.models.cost import STATED, h100_hours
+from fm.objectives import objective
 from fm.paper.plan import Member, Plan
 from fm.recipe import Recipe
 
@@ -162,7 +163,7 @@ def estimate_paper(
     Raises: SettingsError before anything is measured if a training does not suit this machine, with what would.
     """
     found = measured(plan.recipe, data, known, say)
-    costs = tuple(_cost(member, found, known.workers) for member in plan.members)
+    costs = tuple(_cost(plan, member, found, known.workers) for member in plan.members)
     settings = plan.recipe.training
     one, kept = checkpoint_bytes(known.parameters, settings), len(_final(plan.recipe))
     words = f"{several(len(costs), 'training')} x {several(kept, 'checkpoint')} of {in_bytes(one)}"
@@ -177,9 +178,10 @@ def estimate_paper(
     )
 
 
-def _cost(member: Member, found: Measured, workers: int) -> Cost:
+def _cost(plan: Plan, member: Member, found: Measured, workers: int) -> Cost:
     name = member.method.name
-    trained, images = training(member.recipe, found, workers, found.step_s, name)
+    own, shared = (objective(recipe.objective)(recipe.path).passes for recipe in (member.recipe, plan.recipe))
+    trained, images = training(member.recipe, found, workers, found.step_s * own / shared, name)
     parts = tuple(cell_parts(member.recipe, found, name, images))
     return Cost(member, trained, parts, makespan((part.seconds for part in parts), slots(found)))
 

@@ -14,6 +14,7 @@ from fm.checkpoints import INITIAL, Store, load_weights, newest
 from fm.errors import CheckpointError, UserError
 from fm.files import atomic, sha256, sync_folder, write_json, write_text
 from fm.keeping import NAMED, named
+from fm.optimised import grids_file
 from fm.recipe import Recipe, facts_of, on_import
 from fm.results import Row, bits_text, distance_text, distances, floor_text, label
 from fm.state import Weights
@@ -43,6 +44,9 @@ def publish(run: Path, weights: str, into: Path, name: str, rows: Sequence[Row])
         saved = Store(part, recipe.training_values()).save(Weights(tensors, info["images_seen"]))
         if saved.weights != weights:
             raise CheckpointError(f"came out as {saved.weights[:16]}, not {weights[:16]}", str(run))
+        if (grids := grids_file(run, weights)).exists():
+            grids_file(part, weights).parent.mkdir()
+            shutil.copyfile(grids, grids_file(part, weights))
         write_text(part / CARD, card(name, recipe, known, data["shape"], rows))
         os.rename(part, into)
         sync_folder(into.parent)

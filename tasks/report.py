@@ -71,11 +71,11 @@ def finest(cells: list[Cell]) -> Cell:
 
 
 def budgets(cells: list[Cell]) -> list[Cell]:
-    """The fixed budgets of one solver, that with the most of them, of several the one of the highest order; none of a
-    single budget."""
+    """The fixed budgets of one solver on its own grid, that with the most of them, of several the one of the highest
+    order; none of a single budget."""
     fixed: dict[str, dict[int, Cell]] = {}
     for cell in cells:
-        if cell.nfe is not None:
+        if cell.nfe is not None and not cell.grid:
             fixed.setdefault(cell.solver, {})[cell.nfe] = cell
     most = max(fixed.items(), key=lambda item: (len(item[1]), tableau(item[0]).order), default=("", {}))[1]
     return [most[nfe] for nfe in sorted(most)] if len(most) > 1 else []

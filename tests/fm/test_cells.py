@@ -1,11 +1,13 @@
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
 
 from fm.cells import Budget, Cell, Evaluation, along, cells, check_guidance, in_grid, tightest
 from fm.errors import SettingsError
+from fm.optimised import OPTIMISED
 from fm.recipe import Recipe
+from fm.solvers import GRIDS
 
 GRID = [{"solver": "euler", "nfe": 2}, {"solver": "dopri5", "tolerance": 1e-3, "samples": 20}]
 
@@ -83,10 +85,12 @@ def test_a_point_chooses_its_time_grid() -> None:
     recipe = Recipe.load("tiny", ['evaluation.grid=[{solver="euler",nfe=4,grid="edm"},{solver="euler",nfe=4}]'])
     named, plain = cells(recipe.evaluation)
     assert named.options()["grid"] == "edm" and str(named) == "euler 4, edm grid"
+    choices = set(get_args(get_args(Budget.model_fields["grid"].annotation)[0]))
+    assert choices == {*GRIDS, OPTIMISED}
     assert plain.options()["grid"] is None and str(plain) == "euler 4"
     wrong = {
         '{solver="dopri5",tolerance=1e-3,grid="edm"}': "dopri5 chooses its own steps",
-        '{solver="euler",nfe=4,grid="optimized"}': "did you mean 'optimised'",
+        '{solver="euler",nfe=4,grid="optimized"}': "or 'optimised'",
         '{solver="jump",nfe=1,grid="optimised"}': "is not chosen for jump",
         '{solver="euler",nfe=4,grid="optimised",guidance=1}': "without guidance",
     }

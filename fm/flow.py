@@ -18,7 +18,7 @@ from fm.objectives import Objective, Velocity
 from fm.optimised import OPTIMISED, best_grids, grid_of
 from fm.paths import Path
 from fm.pixels import to_pixels, to_unit
-from fm.solvers import Solution, solve
+from fm.solvers import GRIDS, Solution, solve
 
 NOISE = "sample"  # the stream of initial noise: sample i of any solver, batch size or worker starts from position i
 METHODS = {
@@ -323,6 +323,8 @@ class Flow:
         """The solver's arguments with a method, midpoint where `nfe` is given, else dopri5; and an optimised grid."""
         method = solver.get("method") or ("midpoint" if solver.get("nfe") is not None else "dopri5")
         chosen = {**solver, "method": method}
+        if isinstance(solver.get("grid"), str):
+            member(solver["grid"], dict.fromkeys([*GRIDS, OPTIMISED]), "time grid", where="grid")
         if solver.get("grid") == OPTIMISED:
             if method not in self.grids:
                 mend = f"`fm evaluate RUN --solvers {method} --nfe 8 --grids optimised` does"

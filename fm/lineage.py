@@ -53,17 +53,25 @@ def versions() -> dict[str, str]:
     return {"Python": platform.python_version(), **packages, "fm": code_digest()}
 
 
+READERS = ("beyond", "paper", "superres")  # packages that read numbers and make none: pages of comparisons
+
+
 @cache
 def code_digest(*plugins: str) -> str:
     """Digest of the source files of `fm`, and of those of plug-ins: the code that computed a number, without git.
 
-    `fm/paper`, `fm/superres` and `fm/beyond` read numbers and make none, so they do not count.
+    Those of `READERS` do not count.
     """
     root = Path(__file__).parent
-    readers = root / "paper", root / "superres", root / "beyond"
-    files = [(f.relative_to(root).as_posix(), f) for f in sorted(root.rglob("*.py")) if f.parent not in readers]
+    files = [(f.relative_to(root).as_posix(), f) for f in sorted(root.rglob("*.py")) if f.parent.name not in READERS]
     files += [(f"{name} {f.name}", f) for name in plugins for f in sources(name)]
     return digest(*[(name, hashlib.sha256(f.read_bytes()).hexdigest()) for name, f in files])
+
+
+def page_digest() -> str:
+    """Digest of the source files of `READERS`: the code that made a page."""
+    root = Path(__file__).parent
+    return digest([file.read_text() for name in READERS for file in sorted((root / name).glob("*.py"))])
 
 
 def sources(name: str) -> list[Path]:

@@ -35,7 +35,7 @@ def laid_out() -> list[str]:
 def best_grids(velocity: Velocity, x_0: Tensor, path: Path) -> dict[str, Tensor]:
     """The grids of each solver for noises x_0 (n, ...): `Grids`.
 
-    Takes a dopri5 solve at `TOLERANCE`, and 2 (FINE + 1 + MOST FINE) network calls of each sample.
+    Takes a dopri5 solve at `TOLERANCE`, and at most 2 (FINE + 1 + MOST FINE) network calls of each sample.
     """
     count = 2 * FINE  # twice as many as times to choose from: a step's middle is a time too
     times = torch.arange(count + 1, dtype=torch.float64) * path.t_max / count

@@ -22,7 +22,7 @@ from fm.keeping import mark_best
 from fm.lineage import digest
 from fm.metrics import FEATURES, check_features
 from fm.metrics.weights import VARIABLE
-from fm.optimised import OPTIMISED
+from fm.optimised import OPTIMISED, grids_file
 from fm.recipe import Recipe, facts_of
 from fm.reference import HELDOUT, TRAINING, describe_real, kept_in
 from fm.results import Row, bits_text, distance_text, distances, existing_row, label, worse, write_row
@@ -142,7 +142,9 @@ def _rows(jobs: list[Job], name: str) -> list[Row]:
     _describe_real(jobs[0], gpus)
     for job in {(job.weights, job.cell.seed): job for job in jobs if job.cell.error_images}.values():
         _solve(job, gpus)
-    jobs = [_on_grid(job, gpus) for job in jobs]
+    chosen = {job.weights: job for job in jobs if job.cell.grid == OPTIMISED}
+    grids = {weights: _grids(job, gpus) for weights, job in chosen.items()}
+    jobs = [replace(job, grids=grids.get(job.weights)) for job in jobs]
     progress = Shares(sum(len(job.missing()) for job in jobs), name)
     longest_first = sorted(jobs, key=lambda job: -(job.cell.nfe or 1000))
     waiting = [measure.with_options(task_run_name=job.name).submit(job, gpus, progress) for job in longest_first]
@@ -194,16 +196,14 @@ def _solve(job: Job, gpus: float) -> None:
         measuring.write(file, {name: torch.cat([part[name] for part in found]) for name in found[0]})
 
 
-def _on_grid(job: Job, gpus: float) -> Job:
-    """The job with the grids that are chosen for its network, once, if its own is optimised."""
-    if job.cell.grid != OPTIMISED:
-        return job
-    file = measuring.grids_of(job)
-    if not (found := measuring.read(file)):
-        watching.say("evaluate: optimised grids are chosen, which takes as long as drawing 40 samples at NFE 256")
-        (outcome,) = mapped(measuring.best_grids, [job], gpus)
-        measuring.write(file, found := outcome.needed())
-    return replace(job, grids=found)
+def _grids(job: Job, gpus: float) -> measuring.Found:
+    """The grids of a network, chosen anew: those in RUN may be of other code, and are for who draws."""
+    watching.say("evaluate: optimised grids are chosen, which takes as long as drawing 40 samples at NFE 256")
+    (outcome,) = mapped(measuring.best_grids, [job], gpus)
+    found = outcome.needed()
+    if job.keep:
+        measuring.write(grids_file(job.folder, job.weights), found)
+    return found
 
 
 def mapped(

@@ -36,7 +36,6 @@ from fm.evaluation import (
 from fm.files import atomic
 from fm.flow import Flow
 from fm.metrics import FEATURES, Features, identity_of, load_features
-from fm.optimised import grids_file
 from fm.recipe import facts_of, load, untrained
 from fm.reference import HELDOUT, TRAINING, Pairs, label_law, measure_reference, pairs, pictures
 from fm.results import Row, write_row
@@ -98,7 +97,7 @@ class Share:
 
     def kept(self) -> bool:
         """Whether it was measured, and is as it was written."""
-        return self.job.file(self.part).exists() and bool(read(self.job.file(self.part)))
+        return self.job.file(self.part).exists() and bool(_read(self.job.file(self.part)))
 
     def keep(self, found: Found) -> None:
         write(self.job.file(self.part), found)
@@ -166,11 +165,11 @@ def _on_grids(flow: Flow, job: Job) -> Flow:
 
 
 def best_grids(job: Job) -> Found:
-    """Grids chosen for a job's weights, by solver."""
+    """Grids chosen for a job's weights, by solver: the same in cells of every seed."""
     flow, labels = _flow(job.run, job.weights, job.device), label_law(_images(job.run, HELDOUT), job.settings)
     given = _pairs(flow, job.run, HELDOUT, 0, GRID_NOISES)
-    y = labels_of(flow, job.cell.seed, torch.arange(GRID_NOISES), labels)
-    return flow.best_grids(GRID_NOISES, job.cell.seed, y=y, low=given and given.low)
+    y = labels_of(flow, 0, torch.arange(GRID_NOISES), labels)
+    return flow.best_grids(GRID_NOISES, y=y, low=given and given.low)
 
 
 def _pairs(flow: Flow, run: str, split: str, start: int, stop: int) -> Pairs | None:
@@ -220,8 +219,8 @@ def row(job: Job) -> Row:
     sets = _images(job.run, TRAINING), _images(job.run, HELDOUT)
     reference = measure_reference(*sets, features, settings, job.reference)
     check(flow, features, reference)
-    whole = [(part, read(job.file(part))) for part in job.parts()]
-    exact = read(solutions_file(job)) if job.cell.error_images else None
+    whole = [(part, _read(job.file(part))) for part in job.parts()]
+    exact = _read(solutions_file(job)) if job.cell.error_images else None
     if exact is not None and not exact:
         solutions_file(job).unlink(missing_ok=True)
         raise MachineError("the converged solutions cannot be read any more", str(job.folder), "start again")
@@ -240,11 +239,6 @@ def failed(job: Job, why: str) -> Row:
     return failed_row(_flow(job.run, job.weights, "cpu"), job.cell, features, facts_of(job.folder)["digest"], why)
 
 
-def grids_of(job: Job) -> Path:
-    """Where they are kept."""
-    return grids_file(job.folder if job.keep else job.scratch, job.weights)
-
-
 def solutions_file(job: Job) -> Path:
     """Where the converged solutions from a job's noise are kept; of a row measured once more they are its own."""
     name = solutions_name(job.weights, job.cell, facts_of(job.folder)["digest"])
@@ -259,7 +253,7 @@ def write(file: Path, found: Found) -> None:
         out.write(save({name: value.contiguous() for name, value in found.items()}))
 
 
-def read(file: Path) -> Found:
+def _read(file: Path) -> Found:
     """What a part gave; nothing if the file is not there or damaged."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file

@@ -1,11 +1,11 @@
 """The paper's comparison: its pictures, one member after another, and what they show together."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -16,7 +16,7 @@ from fm.checkpoints import Saved
 from fm.data import Manifest, load_manifest
 from fm.data.addresses import is_address
 from fm.errors import Diverged, SettingsError, Unfinished, several
-from fm.lineage import code_digest, digest, leaves
+from fm.lineage import code_digest, digest, leaves, page_digest
 from fm.paper.methods import METHODS
 from fm.paper.page import write_page
 from fm.paper.plan import Member, Plan, check_data
@@ -136,29 +136,41 @@ def _trained_by(run: Path) -> tuple[str, ...]:
 
 @task(name="report", cache_policy=NO_CACHE)
 def shown(plan: Plan, given: Pictures, out: Path, found: list[Trained], parent: Tracking) -> Path:
-    """OUT/report.html: the table, the claims and their figures, from all members' rows and records."""
-    import fm.paper
+    """OUT/report.html: the table, the claims and their figures."""
 
+    def write(links: dict[str, str], commands: list[str]) -> list[Path]:
+        return write_page(out, plan, found, _strips(found), links, commands, given.marked, TIMES)
+
+    return page_of(plan, given, out, found, parent, write, ["paper", *options(plan, given, METHODS, scale=plan.scale)])
+
+
+def page_of(
+    plan: Plan,
+    given: Pictures,
+    out: Path,
+    found: list[Trained],
+    parent: Tracking,
+    write: Callable[[dict[str, str], list[str]], list[Path]],
+    asked: list[str],
+) -> Path:
+    """OUT/report.html from all members' rows and records, unless it stands as it would be made.
+
+    `write(links, commands)` makes it and gives its files; `asked`: the command of the comparison with its options.
+    """
     page = out / "report.html"
     keys = [(one.method.key, one.seed, one.failed, [row["key"] for row in one.rows + one.along]) for one in found]
     told = [(one.records, one.solving, one.trained_by) for one in found]
-    inputs = digest(keys, told, given.marked, plan.recipe, plan.seeds, code_digest(), page_code(fm.paper))
+    inputs = digest(keys, told, given.marked, plan.recipe, plan.seeds, code_digest(), page_digest())
     with parent.stage("report"):
         if kept.stands(out, inputs):
             watching.say(f"report: unchanged (same rows and records; {page} verified by hash)")
         else:
             links = {"MLflow": parent.url, "Prefect flow run": watching.flow_run_url()}
-            commands = _commands(plan, given, out, found)
-            files = write_page(out, plan, found, _strips(found), links, commands, given.marked, TIMES)
+            files = write(links, _commands(out, found, asked))
             kept.keep(out, inputs, files)
             watching.say(f"report: {page} and {len(files) - 1} files beside it")
         parent.figures(page, *sorted((out / "report").glob("*.png")), *sorted((out / "report").glob("*.csv")))
     return page
-
-
-def page_code(package: ModuleType) -> str:
-    """Of a package that makes pages, and does not count as the code of a number."""
-    return digest([file.read_text() for file in sorted(Path(package.__path__[0]).glob("*.py"))])
 
 
 def _strips(found: list[Trained]) -> dict[str, Tensor]:
@@ -171,14 +183,18 @@ def _strips(found: list[Trained]) -> dict[str, Tensor]:
     return strips
 
 
-def _commands(plan: Plan, given: Pictures, out: Path, found: list[Trained]) -> list[str]:
+def options(plan: Plan, given: Pictures, every: Collection[str], **more: Any) -> list[str]:
+    """The options of the command that repeats a comparison; `every`: the methods that it takes by itself."""
+    asked = {"dataset": plan.dataset.key, "seeds": plan.seeds, "source": str(given.data), "changes": plan.changes}
+    asked |= {"methods": [m.key for m in plan.methods] if len(plan.methods) < len(every) else []}
+    return failing.compared(asked | {"allow_different_data": bool(given.marked)} | more)
+
+
+def _commands(out: Path, found: list[Trained], asked: list[str]) -> list[str]:
     """What repeats the comparison, and one of its rows."""
-    asked = {"dataset": plan.dataset.key, "scale": plan.scale, "seeds": plan.seeds, "source": str(given.data)}
-    asked |= {"methods": [m.key for m in plan.methods] if len(plan.methods) < len(METHODS) else []}
-    asked |= {"changes": plan.changes, "allow_different_data": bool(given.marked)}
     rows = [row_file(Path(one.where), row["key"]) for one in found for row in one.rows]
     again = [shlex.join(["fm", "evaluate", "--rerun", str(row)]) for row in rows[:1]]
-    return [shlex.join(["fm", "paper", str(out), *failing.compared(asked)]), *again]
+    return [shlex.join(["fm", asked[0], str(out), *asked[1:]]), *again]
 
 
 def all_shown(out: str, found: list[Trained]) -> None:

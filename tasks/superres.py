@@ -11,21 +11,20 @@ from fm.cells import cell_of
 from fm.columns import distance_columns, fidelity_columns
 from fm.data import ShardedImages
 from fm.enlarging import bicubic
-from fm.lineage import code_digest, digest
+from fm.lineage import code_digest
 from fm.metrics import FEATURES
 from fm.paper.methods import OT
 from fm.paper.plan import Plan
 from fm.paper.trained import Trained
 from fm.reference import HELDOUT, TRAINING, kept_in, measure_reference, pairs
-from fm.report import kept
-from fm.results import Row, row_file
+from fm.results import Row
 from fm.superres.page import write_page
 from fm.superres.plan import BICUBIC, METHODS
 from fm.superres.reading import Answers, final
-from tasks import cluster, failing, measuring, watching
+from tasks import cluster, measuring, watching
 from tasks.evaluate import mapped
 from tasks.measuring import Answering, Real
-from tasks.paper import Pictures, page_code
+from tasks.paper import Pictures, options, page_of
 from tasks.tracking import Tracking
 
 SHOWN, SEEDS = 16, 4  # pictures, and noises of each
@@ -34,25 +33,14 @@ PART = 256  # pictures enlarged at a time
 
 @task(name="report", cache_policy=NO_CACHE)
 def shown(plan: Plan, given: Pictures, out: Path, found: list[Trained], parent: Tracking) -> Path:
-    """OUT/report.html: the panels, the table and the claims, from all members' rows."""
-    import fm.superres
+    """OUT/report.html: the panels, the table and the claims."""
 
-    page = out / "report.html"
-    keys = [(one.method.key, one.seed, one.failed, [row["key"] for row in one.rows]) for one in found]
-    code = page_code(fm.superres)
-    inputs = digest(keys, [one.trained_by for one in found], given.marked, plan.recipe, plan.seeds, code_digest(), code)
-    with parent.stage("report"):
-        if kept.stands(out, inputs):
-            watching.say(f"report: unchanged (same rows; {page} verified by hash)")
-        else:
-            watching.say("report: the bicubic baseline, and pictures of every method")
-            links = {"MLflow": parent.url, "Prefect flow run": watching.flow_run_url()}
-            made = _bicubic(plan, given, found), _answers(found, given.data)
-            files = write_page(out, plan, found, *made, links, _commands(plan, given, out, found), given.marked)
-            kept.keep(out, inputs, files)
-            watching.say(f"report: {page} and {len(files) - 1} files beside it")
-        parent.figures(page, *sorted((out / "report").glob("*.png")), out / "report" / "table.csv")
-    return page
+    def write(links: dict[str, str], commands: list[str]) -> list[Path]:
+        watching.say("report: the bicubic baseline, and pictures of every method")
+        made = _bicubic(plan, given, found), _answers(found, given.data)
+        return write_page(out, plan, found, *made, links, [*commands, *_use(found)], given.marked)
+
+    return page_of(plan, given, out, found, parent, write, ["superres", *options(plan, given, METHODS)])
 
 
 def _bicubic(plan: Plan, given: Pictures, found: list[Trained]) -> Row:
@@ -105,13 +93,7 @@ def _answering(one: Trained, row: Row, seed: int, device: str) -> Answering:
     return Answering(one.where, row["weights"], device, cell_of(row), seed, SHOWN)
 
 
-def _commands(plan: Plan, given: Pictures, out: Path, found: list[Trained]) -> list[str]:
-    """What repeats the comparison, one of its rows, and what uses it."""
-    asked = {"dataset": plan.dataset.key, "seeds": plan.seeds, "source": str(given.data), "changes": plan.changes}
-    asked |= {"methods": [m.key for m in plan.methods] if len(plan.methods) < len(METHODS) else []}
-    asked |= {"allow_different_data": bool(given.marked)}
-    rows = [row_file(Path(one.where), row["key"]) for one in found for row in one.rows]
-    again = [shlex.join(["fm", "evaluate", "--rerun", str(row)]) for row in rows[:1]]
+def _use(found: list[Trained]) -> list[str]:
+    """What enlarges a picture by the network that was trained."""
     made = [one.where for one in found if one.rows and one.method.name == OT][:1]
-    use = [shlex.join(["fm", "sample", where, "--low", "SMALL_PICTURE", "--n", "4"]) for where in made]
-    return [shlex.join(["fm", "superres", str(out), *failing.compared(asked)]), *again, *use]
+    return [shlex.join(["fm", "sample", where, "--low", "SMALL_PICTURE", "--n", "4"]) for where in made]

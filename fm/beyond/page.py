@@ -13,9 +13,9 @@ from torch import Tensor
 from fm.beyond.plan import BUDGETS, SHOWN_BUDGETS, Line
 from fm.beyond.table import NOTE, figures, table
 from fm.errors import several
-from fm.files import atomic, write_json, write_text
 from fm.paper.claim import ONE_SEED
-from fm.paper.page import codes, repeating
+from fm.paper.figures import Shown
+from fm.paper.page import codes, repeating, written
 from fm.paper.plan import Plan
 from fm.paper.reading import distance_name
 from fm.paper.table import rows_csv
@@ -44,18 +44,16 @@ def write_page(
     pictures: of each line uint8 (budgets, n, c, h, w) from the same noises. links: name -> address. commands: what
     repeats it. marked: in what the data are not the published ones.
     """
-    shown = {"curves": curves(trained)} if figures(trained) else {}
-    shown |= {"pictures": drawn(pictures)} if pictures else {}
-    folder = out / "report"
-    for name, png in shown.items():
-        with atomic(folder / f"{name}.png") as file:
-            file.write(png)
+    shown: Shown = {}
+    if figures(trained):
+        shown["curves"] = curves(trained), "Distance by evaluations a sample; jumps dashed."
+    if pictures:
+        words = "The same noises in each row and block; the first ones, not the best ones."
+        shown["pictures"] = drawn(pictures), words
     lines = table(trained)
-    write_text(folder / "table.csv", rows_csv(trained))
     told = {"data_set": plan.dataset.key, "seeds": plan.seeds, "about": _what(plan, trained), "note": NOTE}
-    write_json(folder / "table.json", told | {"table": lines})
-    write_text(out / "report.html", _page(plan, trained, lines, shown, links, commands, marked))
-    return [out / "report.html", *(folder / name for name in ("table.csv", "table.json", *(f"{n}.png" for n in shown)))]
+    document = _page(plan, trained, lines, shown, links, commands, marked)
+    return written(out, document, shown, {"table.csv": rows_csv(trained), "table.json": told | {"table": lines}})
 
 
 def curves(trained: Sequence[Trained]) -> bytes:
@@ -101,7 +99,7 @@ def _page(
     plan: Plan,
     trained: Sequence[Trained],
     lines: Sequence[Sequence[str]],
-    shown: Mapping[str, bytes],
+    shown: Shown,
     links: Mapping[str, str],
     commands: Sequence[str],
     marked: str,
@@ -110,17 +108,13 @@ def _page(
     cautions = [LIMIT] * (plan.scale == "mini") + [f"These are NOT the published data: {marked}."] * bool(marked)
     cautions += [f"There is one training seed, and {ONE_SEED}."] * (plan.seeds == 1)
     cautions += [f"{one.method.title}, seed {one.seed}: {one.failed}." for one in trained if one.failed]
-    words = {
-        "curves": "Distance by evaluations a sample; jumps dashed.",
-        "pictures": "The same noises in each row and block; the first ones, not the best ones.",
-    }
     body = [
         f"<h1>{escape(title)}</h1>",
         *(f"<p class=soft>{escape(said)}</p>" for said in [_what(plan, trained), *cautions]),
         "<h2>The table</h2>",
         page.html_table(lines),
         f"<p class=soft>{escape(NOTE)}</p>",
-        *(page.figure((png, name), words[name]) for name, png in shown.items()),
+        *(page.figure((png, name), words) for name, (png, words) in shown.items()),
         *repeating(commands, links),
         "<h2>How it was made</h2>",
         page.details("Code that measured and trained", codes(trained)),

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 from fm.errors import SettingsError, member
 from fm.optimised import MOST, OPTIMISED
 from fm.paper.methods import OT, DataSet, Method, known
-from fm.paper.plan import Member, Plan
+from fm.paper.plan import Member, Plan, given_beside
 from fm.paper.plan import planned as of_the_paper
-from fm.parsing import pair
 from fm.recipe import Recipe
 
+# The table asks for samples and bits/dim alone.
+ASKED = {"evaluation.error_images": 0, "evaluation.nll_training_images": 0, "evaluation.along": None}
 BUDGETS = (1, 2, 4, 8, 16, 50)
 SHOWN_BUDGETS = (1, 2, 4)  # of pictures
 FM = ("flow_matching", "ot")
@@ -59,9 +60,7 @@ def planned(
     """
     of, made = known(dataset, scale, ()), tuple(changes)
     chosen = [member(key, METHODS, "method", where="--methods") for key in dict.fromkeys(methods or METHODS)]
-    for key in dict(pair(change) for change in made):
-        if key in ("evaluation.grid", *(own for one in METHODS.values() for own in one.changes)):
-            raise SettingsError("is what the table compares", f"--set {key}", "choose by --methods")
+    given_beside(made, (*ASKED, "evaluation.grid", *(own for one in METHODS.values() for own in one.changes)))
     base = of_the_paper(dataset, scale, seeds, ("fm-ot",), made).recipe
     if base.class_conditional:
         raise SettingsError("some of these methods know no classes", "class_conditional", "leave it false")
@@ -72,13 +71,11 @@ def planned(
 def _recipe(base: Recipe, of: DataSet, method: Method, seed: int) -> Recipe:
     adaptive = [point for point in base.model_dump(mode="json")["evaluation"]["grid"] if point["tolerance"] is not None]
     own: dict[str, Any] = {"objective": method.objective, "path": method.path, "training.seed": seed}
-    own |= method.changes | {"evaluation.grid": [*_points(method.key), *adaptive]}
-    # The table asks for samples and bits/dim alone.
-    own |= {"evaluation.error_images": 0, "evaluation.nll_training_images": 0, "evaluation.along": None}
+    own |= method.changes | ASKED | {"evaluation.grid": [*points(method.key), *adaptive]}
     return Recipe.changed(base.model_dump(mode="json"), {"name": f"{of.key}-beyond"} | own, of.key)
 
 
-def _points(key: str) -> list[dict[str, Any]]:
+def points(key: str) -> list[dict[str, Any]]:
     """Each budget of each of a training's lines; of one step every grid is the same, and none is chosen for many."""
     lines = [line for line in LINES if line.key == key]
     return [

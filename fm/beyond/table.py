@@ -62,7 +62,8 @@ def figure(rows: dict[int, Row], baseline: dict[int, Row], name: str) -> Figure:
 
 
 def _told(baseline: Row, row: Row, name: str) -> str:
-    """Whether a row is better or worse than the baseline's, of the same noise whatever the solver; empty if neither."""
+    """Whether a row is better or worse than the baseline's, of the same noise whatever the solver; empty if neither:
+    each side has the name of the verdict that its winning would be."""
     if row is baseline or row["key"] == baseline["key"]:
         return ""
     cell = cell_of(baseline)

@@ -35,6 +35,7 @@ SMALL = (
 )
 
 
+Beside = Mapping[str, str | dict[str, Any]]  # texts and JSON by file name
 UNPUBLISHED = "The paper has no such data set: this is no recipe of its, and no figure of it is published."
 
 
@@ -57,18 +58,27 @@ def write_page(
     if strips:
         caption = "The same noises on their way to images, a row for each method; the first ones, not the best ones."
         shown[TRAJECTORIES] = trajectory_figure(strips, times), caption
+    told: dict[str, Any] = {"data_set": plan.dataset.key, "scale": plan.scale, "table": table(plan, trained, marked)}
+    told |= {"about": _what(plan, trained), "seeds": plan.seeds, "note": table_note(plan, trained, marked)}
+    told |= {"claims": [asdict(claim) for claim in found]}
+    beside: Beside = {"table.csv": rows_csv(trained), "methods.csv": csv_of(plan, trained, marked), "claims.json": told}
+    return written(out, _page(plan, trained, found, shown, links, commands, marked), shown, beside)
+
+
+def written(out: Path, document: str, shown: Shown, beside: Beside) -> list[Path]:
+    """Writes OUT/report.html and into OUT/report the figures as PNG and what stands `beside` them, texts and JSON by
+    file name -> all files written, the page first."""
     folder = out / "report"
     for name, (png, _) in shown.items():
         with atomic(folder / f"{name}.png") as file:
             file.write(png)
-    write_text(folder / "table.csv", rows_csv(trained))
-    write_text(folder / "methods.csv", csv_of(plan, trained, marked))
-    told: dict[str, Any] = {"data_set": plan.dataset.key, "scale": plan.scale, "table": table(plan, trained, marked)}
-    told |= {"about": _what(plan, trained), "seeds": plan.seeds, "note": table_note(plan, trained, marked)}
-    write_json(folder / "claims.json", told | {"claims": [asdict(claim) for claim in found]})
-    write_text(out / "report.html", _page(plan, trained, found, shown, links, commands, marked))
-    beside = ["table.csv", "methods.csv", "claims.json", *(f"{name}.png" for name in shown)]
-    return [out / "report.html", *(folder / name for name in beside)]
+    for name, told in beside.items():
+        if isinstance(told, str):
+            write_text(folder / name, told)
+        else:
+            write_json(folder / name, told)
+    write_text(out / "report.html", document)
+    return [out / "report.html", *(folder / name for name in (*beside, *(f"{name}.png" for name in shown)))]
 
 
 def _page(

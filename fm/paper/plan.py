@@ -86,13 +86,26 @@ def _recipe(of: DataSet, scale: str, method: Method, seed: int, changes: Iterabl
     """The preset with the method's path and objective; at full scale with the paper's evaluation too."""
     base = Recipe.load("mini") if scale == "mini" else Recipe.load(of.preset, of.changes)
     own: dict[str, Any] = {} if scale == "mini" else _as_published(base, of)
-    given = dict(pair(change) for change in changes)
-    for key in given:
-        if key.split(".")[0] in ("path", "objective", "name") or key == "training.seed":
-            raise SettingsError("is what the comparison decides", f"--set {key}", "choose by --methods and --seeds")
+    given = given_beside(changes)
     decided = {"objective": method.objective, "path": method.path, "training.seed": seed}
     values = base.model_dump(mode="json")
     return Recipe.changed(values, {"name": f"{of.key}-{scale}"} | own | given | decided, of.key)
+
+
+DECIDED = ("name", "path", "objective", "training.seed")
+
+
+def given_beside(changes: Iterable[str], decided: Iterable[str] = ()) -> dict[str, Any]:
+    """The changes as keys and values, none of which is a setting (or one inside it) that the comparison decides: those
+    of `DECIDED` in every one.
+
+    Raises: SettingsError that names the key.
+    """
+    given = dict(pair(change) for change in changes)
+    for key in given:
+        if any(f"{key}.".startswith(f"{own}.") for own in (*DECIDED, *decided)):
+            raise SettingsError("is what the comparison decides", f"--set {key}", "choose by --methods and --seeds")
+    return given
 
 
 def _as_published(base: Recipe, of: DataSet) -> dict[str, Any]:

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from fm.errors import several
-from fm.files import atomic, write_json, write_text
 from fm.paper.claim import ONE_SEED, Claim
 from fm.paper.methods import OT
-from fm.paper.page import cards, claim_section, codes, repeating
+from fm.paper.page import cards, claim_section, codes, repeating, written
 from fm.paper.plan import Plan
 from fm.paper.reading import distance_name, mean_of
 from fm.paper.table import rows_csv
@@ -63,11 +62,6 @@ def write_page(
     """
     found, lines = claims(trained, answers), table(trained, bicubic)
     shown = drawn(trained, bicubic, answers)
-    folder = out / "report"
-    for name, (png, _) in shown.items():
-        with atomic(folder / f"{name}.png") as file:
-            file.write(png)
-    write_text(folder / "table.csv", rows_csv(trained))
     told = {
         "data_set": plan.dataset.key,
         "seeds": plan.seeds,
@@ -75,12 +69,9 @@ def write_page(
         "table": lines,
         "note": NOTE,
     }
-    write_json(folder / "claims.json", told | {"claims": [asdict(claim) for claim in found], "bicubic": bicubic})
-    write_text(out / "report.html", _page(plan, trained, found, lines, shown, links, commands, marked))
-    return [
-        out / "report.html",
-        *(folder / name for name in ("table.csv", "claims.json", *(f"{n}.png" for n in shown))),
-    ]
+    told |= {"claims": [asdict(claim) for claim in found], "bicubic": bicubic}
+    document = _page(plan, trained, found, lines, shown, links, commands, marked)
+    return written(out, document, shown, {"table.csv": rows_csv(trained), "claims.json": told})
 
 
 def table(trained: Sequence[Trained], bicubic: Row) -> list[list[str]]:

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 from fm.errors import SettingsError, member
 from fm.paper.methods import IMAGENET_COUNTS, OT, DataSet, Method
-from fm.paper.plan import Member, Plan
-from fm.parsing import pair
+from fm.paper.plan import Member, Plan, given_beside
 from fm.recipe import Recipe
 
 BICUBIC, REGRESSION, SR3 = "Bicubic", "Regression", "SR3-style"
@@ -78,13 +77,10 @@ def planned(
 
 
 def _recipe(base: Recipe, of: DataSet, method: Method, seed: int, changes: Sequence[str]) -> Recipe:
-    given = dict(pair(change) for change in changes)
+    given = given_beside(changes, ("super_resolution", "evaluation.reference_split"))
     own: dict[str, Any] = {"objective": method.objective, "path": method.path, "training.seed": seed}
     # A sample's own image is among the held-out ones: what comes near it would count as near them.
     own["evaluation.reference_split"] = "training"
-    for key in given:
-        if key in own or key.split(".")[0] in ("path", "name", "super_resolution"):
-            raise SettingsError("is what the comparison decides", f"--set {key}", "choose by --methods and --seeds")
     if method.name == REGRESSION:
         own |= {"evaluation.grid": [ONE_STEP], "evaluation.along": None}
     recipe = Recipe.changed(base.model_dump(mode="json"), {"name": f"superres-{of.key}"} | given | own, of.key)

@@ -1,27 +1,29 @@
 """What the page beyond the paper is made from, on networks of a moment, all in this process."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from fm.beyond.plan import planned
+from fm.beyond.plan import METHODS, planned
 from fm.beyond.table import table
+from fm.checkpoints import newest
 from fm.data import open_source, write_shards
 from fm.optimised import OPTIMISED
 from fm.paper.trained import Trained
-from fm.recipe import load, on_data, opened
+from fm.recipe import Recipe, load, on_data, opened
 from fm.results import read_rows
 from tasks import beyond, cluster, evaluate, measuring, on_workers, standing
-from tasks.paper import Pictures
+from tasks.paper import Pictures, options
 
 CHANGES = (
     "training.total_images=64",
     "training.warmup_images=0",
     "evaluation.samples=20",
     "evaluation.reference_images=30",
-    "evaluation.nll_images=0",
+    "evaluation.nll_images=2",
     "evaluation.features=random_conv",
     "data.holdout=0.5",
     "data.size=16",
@@ -34,15 +36,16 @@ def _without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         return [cluster.Outcome(item, function(item)) for item in items]
 
     monkeypatch.setattr(cluster, "ray_map", here)
+    monkeypatch.setattr("tasks.watching.say", lambda words: None)
 
 
-def measured(folder: Path, keys: list[str]) -> dict[str, Any]:
-    """These methods, trained for a step and measured at one evaluation, two and four."""
+def measured(folder: Path, keys: list[str], budgets: tuple[int, ...] = (1, 2, 4)) -> dict[str, Any]:
+    """These methods, trained for a step and measured at a few evaluations."""
     plan = planned("photos", seeds=1, methods=keys, changes=CHANGES)
     manifest = write_shards(open_source("photos:?tiles=80"), folder / "data", plan.recipe.data)
     found = []
     for member in plan.members:
-        few = [point for point in member.recipe.evaluation.grid if (point.nfe or 99) in (1, 2, 4)]
+        few = [point for point in member.recipe.evaluation.grid if point.nfe in budgets]
         settings = member.recipe.evaluation.model_copy(update={"grid": tuple(few)})
         recipe = member.recipe.model_copy(update={"evaluation": settings})
         with opened(folder / member.folder, recipe) as run:
@@ -51,8 +54,9 @@ def measured(folder: Path, keys: list[str]) -> dict[str, Any]:
             on_workers.training({"recipe": values, "data": str(folder / "data"), "run": str(run)})
             saved = standing.trained(run, recipe, manifest).left
             assert saved is not None
-            for job in standing.jobs(run, recipe, saved):
-                job = evaluate._on_grid(job, 0)
+            jobs = standing.jobs(run, recipe, saved)
+            grids = evaluate._grids(jobs[0], 0) if member.method.key == "fm-ot" else None
+            for job in (replace(job, grids=grids) for job in jobs):
                 for share in job.missing():
                     share.keep(measuring.found(share))
                 measuring.row(job)
@@ -61,8 +65,7 @@ def measured(folder: Path, keys: list[str]) -> dict[str, Any]:
     return {"plan": plan, "given": Pictures(folder / "data", manifest), "found": found}
 
 
-def test_jumps_and_chosen_grids_are_measured_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.watching.say", lambda words: None)
+def test_jumps_and_chosen_grids_are_measured_and_drawn(tmp_path: Path) -> None:
     made = measured(tmp_path, ["fm-ot", "mean-flow"])
     ot, jumping = made["found"]
     chosen = [row for row in ot.rows if row.get("chosen_grid") == OPTIMISED and row["nfe"] == 4]
@@ -72,12 +75,24 @@ def test_jumps_and_chosen_grids_are_measured_and_drawn(tmp_path: Path, monkeypat
     assert {row["solver"] for row in chosen} == {"euler", "dpm2m"}
     assert load(ot.where).grids["euler"].shape == (21, 21)
     assert {row["nfe"] for row in jumping.rows if row["solver"] == "jump"} == {1, 2, 4}
-    assert all(row.get("bits_per_dim") is None for row in jumping.rows)
+    for row in jumping.rows:  # of velocities alone there is a likelihood
+        assert (row.get("nll_converged") is None) == (row["solver"] == "jump")
     pictures = beyond._pictures(made["found"])
     shapes = {tuple(images.shape) for images in pictures.values()}
     assert shapes == {(3, 3, 3, 16, 16)} and len(pictures) == 7
     one_step = [images[0] for line, images in pictures.items() if line.key == "fm-ot" and line.solver == "euler"]
     assert all(torch.equal(images, one_step[0]) for images in one_step)
     assert {line[0] for line in table(made["found"])} >= {"FM w/ OT, optimised grid", "MeanFlow, jumps"}
-    commands = beyond._commands(made["plan"], made["given"], tmp_path, made["found"])
-    assert "--methods fm-ot,mean-flow" in commands[0] and " --beyond" in commands[0]
+    asked = options(made["plan"], made["given"], METHODS, scale="mini", beyond=True)
+    assert {"--beyond", "fm-ot,mean-flow"} <= {*asked}
+
+
+def test_the_grids_of_a_network_are_the_same_in_every_seed(tmp_path: Path) -> None:
+    ot = measured(tmp_path, ["fm-ot"], budgets=(1,))["found"][0]
+    recipe = Recipe.load(Path(ot.where))
+    saved = newest(Path(ot.where))
+    assert saved is not None
+    job = standing.jobs(Path(ot.where), recipe, saved)[0]
+    other = replace(job, cell=job.cell.model_copy(update={"seed": 5}))
+    one, two = measuring.best_grids(job), measuring.best_grids(other)
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)

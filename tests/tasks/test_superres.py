@@ -14,8 +14,8 @@ from fm.recipe import on_data, opened
 from fm.reference import pairs
 from fm.results import read_rows
 from fm.superres.plan import METHODS, planned
-from tasks import cluster, measuring, on_workers, standing, superres
-from tasks.paper import Pictures
+from tasks import cluster, measuring, on_workers, paper, standing, superres
+from tasks.paper import Pictures, options
 
 CHANGES = (
     "training.total_images=64",
@@ -87,8 +87,9 @@ def test_every_method_answers_to_the_same_small_pictures(made: dict[str, Any]) -
 
 
 def test_the_commands_repeat_it(made: dict[str, Any]) -> None:
-    commands = superres._commands(made["plan"], made["given"], made["folder"], made["found"])
-    assert commands[0].startswith(f"fm superres {made['folder']} --dataset photos --seeds 1 --source ")
-    assert "--methods regression,fm-ot" in commands[0]
-    assert commands[1].startswith("fm evaluate --rerun ") and "--low SMALL_PICTURE" in commands[2]
-    assert METHODS["fm-ot"].key in commands[2]
+    asked = options(made["plan"], made["given"], METHODS)
+    first, again = paper._commands(made["folder"], made["found"], ["superres", *asked])
+    assert first.startswith(f"fm superres {made['folder']} --dataset photos --seeds 1 --source ")
+    assert "--methods regression,fm-ot" in first and again.startswith("fm evaluate --rerun ")
+    (use,) = superres._use(made["found"])
+    assert "--low SMALL_PICTURE" in use and METHODS["fm-ot"].key in use

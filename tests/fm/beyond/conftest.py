@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fm.beyond.plan import LINES, METHODS, _points
+from fm.beyond.plan import LINES, METHODS, points
 from fm.paper.trained import Trained
 
 FD = "fd_random_conv"
@@ -25,7 +25,7 @@ def row(key: str, seed: int, solver: str, nfe: int | None, grid: str = "", value
 
 def trained_of(key: str, seed: int) -> Trained:
     rows = []
-    for point in _points(key):
+    for point in points(key):
         value = 400.0 / point["nfe"] + 100 + seed
         if point["solver"] == "jump":
             value = 150.0 + seed

@@ -3,7 +3,8 @@
 One fine solve says where samples should be. Euler and DPM-Solver++ are then followed step by step: of all ways to a
 time in so many steps the one is kept whose samples come nearest to the fine solve's, errors of earlier steps included
 (dynamic programming; Pei et al. 2025). Steps with inner stages would take a network call for each pair of times; for
-those the sum of the errors that their weights leave of the velocities along the fine solve is the least.
+those the sum of the errors that their weights leave of the velocities along the fine solve is the least. All of this
+guesses at what a solve will miss, so an even grid takes the place of each one that misses more when it is solved on.
 """
 
 from collections.abc import Mapping
@@ -35,7 +36,7 @@ def laid_out() -> list[str]:
 def best_grids(velocity: Velocity, x_0: Tensor, path: Path) -> dict[str, Tensor]:
     """The grids of each solver for noises x_0 (n, ...): `Grids`.
 
-    Takes a dopri5 solve at `TOLERANCE`, and at most 2 (FINE + 1 + MOST FINE) network calls of each sample.
+    Takes a dopri5 solve at `TOLERANCE`, and some thousand network calls of each sample.
     """
     count = 2 * FINE  # twice as many as times to choose from: a step's middle is a time too
     times = torch.arange(count + 1, dtype=torch.float64) * path.t_max / count
@@ -52,8 +53,22 @@ def best_grids(velocity: Velocity, x_0: Tensor, path: Path) -> dict[str, Tensor]
                 rows = [fewest_errors(errors, steps) for steps in range(1, MOST + 1)]
             else:
                 rows = _followed(velocity, x[::2], times[::2], path, isinstance(solver, Multistep))
+            rows = [_or_even(velocity, name, row, x[0], x[-1], path) for row in rows]
             found[name] = torch.tensor([row + [-1] * (MOST + 1 - len(row)) for row in [[0], *rows]], dtype=torch.int16)
     return found
+
+
+def _or_even(velocity: Velocity, name: str, row: list[int], x_0: Tensor, x_1: Tensor, path: Path) -> list[int]:
+    """The places of a grid, or even ones where solving between those ends nearer to x_1."""
+    steps = len(row) - 1
+    even = [round(FINE * i / steps) for i in range(steps + 1)]
+
+    def missed(places: list[int]) -> float:
+        nfe = steps * SOLVERS[name].stages
+        found = solve(velocity, x_0, name, nfe=nfe, grid=lambda *_: _times(path, places), path=path)
+        return float(_rms((found.x - x_1)[None]))
+
+    return min((row, even), key=missed)
 
 
 def step_errors(solver: Tableau, x: Tensor, u: Tensor, times: Tensor) -> Tensor:
@@ -143,6 +158,10 @@ def _way(came: list[Tensor], last: int) -> list[int]:
     return places[::-1]
 
 
+def _times(path: Path, places: list[int]) -> list[float]:
+    return [*(path.t_max * place / FINE for place in places[:-1]), path.t_max]
+
+
 def _rms(missed: Tensor) -> Tensor:
     """Of (places, n, ...): root mean square over dimensions, mean over samples, (places,) float64."""
     return missed.flatten(2).square().mean(2).sqrt().mean(1).double().cpu()
@@ -161,8 +180,7 @@ def grid_of(chosen: Tensor) -> Grid:
             raise SettingsError("an optimised grid leads from noise to data or back", "grid", "choose uniform")
         if count > MOST:
             return uniform(path, start, end, count)
-        times = [path.t_max * place / FINE for place in chosen[count, : count + 1].tolist()]
-        times[-1] = path.t_max
+        times = _times(path, chosen[count, : count + 1].tolist())
         return times if start < end else times[::-1]
 
     return grid

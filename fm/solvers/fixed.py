@@ -36,7 +36,7 @@ def grid_for(
     Raises: SettingsError that names the nearest budgets.
     """
     solver = tableau(method)
-    first, last = grid(1)
+    first, *_, last = grid(1)
     cost = calls_at(velocity, torch.linspace(first, last, 1001, dtype=torch.float64))
     if nfe is None or cost.min() == cost.max():
         return grid(steps(method, nfe, int(cost.max())))

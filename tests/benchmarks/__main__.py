@@ -13,6 +13,7 @@ import torch
 
 from tests.benchmarks.adaptive import adaptive
 from tests.benchmarks.estimating import estimating
+from tests.benchmarks.jumps import jumps
 from tests.benchmarks.metrics import metrics
 from tests.benchmarks.networks import networks
 from tests.benchmarks.noise import randomness
@@ -36,6 +37,7 @@ def main(names: list[str]) -> None:
             "training": lambda: training(Path(folder)),
             "scaling": lambda: scaling(Path(folder)),
             "estimating": lambda: estimating(Path(folder)),
+            "jumps": jumps,
             "networks": networks,
             "metrics": lambda: metrics(Path(folder)),
             "sweeping": lambda: sweeping(Path(folder)),

@@ -14,7 +14,7 @@ from fm.models import MLP
 from fm.objectives import FlowMatching
 from fm.optimised import FINE, MOST, best_grids, fewest_errors, grid_of, grids_file, kept_grids, laid_out
 from fm.paths import OTPath, Path, VPPath
-from fm.solvers import solve
+from fm.solvers import SOLVERS, solve
 from tests.problems import PATHS, by_kind, correlated_gaussian, randn
 
 every_path = pytest.mark.parametrize("path", PATHS, ids=by_kind)
@@ -39,6 +39,22 @@ def test_a_followed_grid_is_the_best_of_all_where_each_step_stands_alone() -> No
 
         least = min(range(1, FINE), key=error)
         assert error(int(grids[name][2, 1])) == pytest.approx(error(least), rel=1e-3)
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.5])
+def test_no_grid_misses_more_than_an_even_one_on_the_noises_it_was_chosen_for(scale: float) -> None:
+    path = OTPath()
+    data = correlated_gaussian(path, scale=scale)
+    x_0 = path.sample_source(randn(4, 3))
+    exact = solve(data.velocity, x_0, "dopri5", rtol=1e-4, atol=1e-4, control="per_sample", path=path).x
+    for name, chosen in best_grids(data.velocity, x_0, path).items():
+        for steps in (2, 4, 8, 16):  # whose even places are among the times
+
+            def missed(grid: object, name: str = name, nfe: int = steps * SOLVERS[name].stages) -> float:
+                found = solve(data.velocity, x_0, name, nfe=nfe, grid=grid, path=path).x  # type: ignore[arg-type]
+                return float((found - exact).square().mean(1).sqrt().mean())
+
+            assert missed(grid_of(chosen)) <= missed("uniform") + 1e-12
 
 
 @every_path

@@ -5,12 +5,14 @@ import sys
 import typer
 
 from flows.commands import (
+    averages,
     comparing,
     evaluating,
     housekeeping,
     machine,
     models,
     papers,
+    reflow,
     runs,
     settings,
     stages,
@@ -34,9 +36,11 @@ for command, example in (
     (stages.prepare, "fm prepare my-pictures data/mine --size 64 --method center-crop"),
     (stages.train, "fm train data/mine runs/mine --preset demo --set training.total_images=200000"),
     (evaluating.evaluate, "fm evaluate runs/mine --solvers euler,midpoint --nfe 4,8,16 --samples 500"),
+    (averages.ema, "fm ema runs/mine --lengths 0.03,0.05,0.1 --nfe 16"),
     (comparing.compare, "fm compare runs/ot runs/vp --out runs/ot-vp"),
     (papers.paper, "fm paper --dataset photos --scale mini"),
     (superres.superres, "fm superres --dataset photos"),
+    (reflow.reflow, "fm reflow runs/demo runs/demo-reflow"),
     (models.retrain, "fm retrain data/mine --model photos --set training.total_images=200000"),
     (models.promote, "fm promote runs/mine --model photos"),
     (models.rollback, "fm rollback photos"),

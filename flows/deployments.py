@@ -42,6 +42,7 @@ WORDS = {
     "extend": "Adds pictures to prepared data as further shards; emits the event `fm.data.extended`.",
     "train": "Trains a network on prepared data. The same form again goes on at its newest checkpoint.",
     "evaluate": "Measures a trained network and writes its report. Rows that stand are not measured again.",
+    "averages": "Averages of many lengths of a training that kept some (training.ema_lengths): which draws best.",
     "pipeline": "Pictures in, report out: prepare, train, evaluate, report. The same form again goes on where it "
     "ended; start_at leaves earlier stages out.",
     "retrain": "Trains a challenger on the data as they are now, from the champion's weights or from scratch; it "
@@ -49,6 +50,8 @@ WORDS = {
     "promote": "Judges a trained RUN against the champion as `retrain` does; the first one becomes champion.",
     "superres": "Super-resolution: flow matching, an SR3-style diffusion and regression on the same pairs, beside "
     "bicubic enlarging. Started again it goes on.",
+    "reflow": "A trained network draws images, another one is trained on each with its noise, and needs fewer steps. "
+    "Started again it goes on.",
     "paper": "Every method of the paper's Table 1, trained and measured alike. Started again it goes on.",
 }
 
@@ -61,6 +64,7 @@ def deployments() -> list[dict[str, Any]]:
         _deployment("extend", "prepare.py:extend_data", {"source": "more-pictures", "data": DATA}),
         _deployment("train", "train.py:train_run", {"data": DATA, "run": "runs/train"} | _recipe(demo)),
         _deployment("evaluate", "evaluate.py:evaluate_run", {"run": "runs/demo"}),
+        _deployment("averages", "averages.py:averages", {"run": "runs/train"}),
         _deployment("pipeline", "pipeline.py:pipeline", {"source": "photos:", "run": "runs/pipeline"} | _recipe(demo)),
         _deployment("retrain", "retrain.py:retrain", {"model": "photos", "data": DATA})
         | {
@@ -71,6 +75,7 @@ def deployments() -> list[dict[str, Any]]:
             ],
         },
         _deployment("promote", "retrain.py:promote", {"run": "runs/demo", "model": "photos"}),
+        _deployment("reflow", "reflow.py:reflow", {"teacher": "runs/demo", "run": "runs/demo-reflow"}),
         _deployment("paper", "paper.py:paper", {"dataset": "photos", "out": "runs/paper-photos-mini"}),
         _deployment("superres", "superres.py:superres", {"dataset": "photos", "out": "runs/superres-photos"}),
     ]

@@ -10,6 +10,7 @@ from fm.beyond.plan import planned as planned_beyond
 from fm.paper.estimating import check_room
 from fm.paper.plan import planned
 from tasks import cluster, failing, watching
+from tasks.beyond import guided
 from tasks.beyond import shown as shown_beyond
 from tasks.evaluate import ready
 from tasks.paper import all_shown, measured, pictures, shown, together
@@ -52,6 +53,8 @@ def paper(
         given = pictures(source, plan, parent.run, allow_different_data)
         check_room(plan, parent.run, 0 if place.address else place.workers)
         found = measured(plan, given, parent.run, parent)
+        if beyond:
+            found = guided(found, parent.run, parent)
         page = (shown_beyond if beyond else shown)(plan, given, parent.run, found, parent)
         all_shown(out, found)
         return str(page)

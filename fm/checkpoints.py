@@ -266,6 +266,15 @@ def load_weights(run: Path | str, weights: str = "ema") -> tuple[dict[str, Tenso
     return load_file(_path(folder, file)), {"weights": info["sha256"][file], "images_seen": info["images_seen"]}
 
 
+def read_file(saved: Saved, file: str) -> dict[str, Tensor]:
+    """The tensors by name of one file of a checkpoint, whose SHA-256 is as its state says.
+
+    Raises: CheckpointError if it is not, or there is no such file.
+    """
+    _verify(saved.path, file, read_info(saved.path))
+    return load_file(_path(saved.path, file))
+
+
 def _newest_whole(
     checkpoints: Path, files: tuple[str, ...], damaged: dict[Path, str], only: str = ""
 ) -> tuple[Path, dict[str, Any]] | None:

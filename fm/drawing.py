@@ -43,7 +43,10 @@ def is_conditional(model: nn.Module) -> bool:
 
 
 def noises_of(batch: Any, settings: Any) -> Tensor:
-    """The stream positions whose noises go with the images of a batch: their own, unless a coupling says otherwise."""
+    """The numbers of the noises that go with the images of a batch: their own stream positions, unless a coupling says
+    otherwise; of drawn images those of the images."""
+    if settings.drawn_by:
+        return batch.indices
     if settings.coupling == "independent":
         return batch.positions
     if not hasattr(batch, "noises"):

@@ -65,12 +65,16 @@ class Activations:
 def footprint(parameters: int, settings: Training, workers: int, image: int = 0) -> Footprint:
     """Of a network with so many parameters; with FSDP a worker holds its share of them."""
     weights = FLOAT * parameters // (workers if settings.fsdp else 1)
-    return Footprint(weights, weights, 2 * weights, weights * len(settings.ema_halflife_kimg), image)
+    return Footprint(weights, weights, 2 * weights, weights * _averages(settings), image)
 
 
 def checkpoint_bytes(parameters: int, settings: Training) -> int:
     """Whole, however many workers hold shards of it: weights, two moments, averages."""
-    return FLOAT * parameters * (3 + len(settings.ema_halflife_kimg))
+    return FLOAT * parameters * (3 + _averages(settings))
+
+
+def _averages(settings: Training) -> int:
+    return len(settings.ema_halflife_kimg) + len(settings.ema_lengths or ())
 
 
 def activations(model: nn.Module, shape: tuple[int, ...]) -> Activations:

@@ -31,19 +31,27 @@ def publish(run: Path, weights: str, into: Path, name: str, rows: Sequence[Row])
         if published_weights(into) != weights:
             raise UserError("is there already, with other weights", str(into), "remove it, or choose another folder")
         return into
-    recipe, data = Recipe.load(run), facts_of(run)
     tensors, info = load_weights(run, weights)
+    return published(run, Weights(tensors, info["images_seen"]), into, name, rows, due=weights)
+
+
+def published(
+    run: Path, state: Weights, into: Path, name: str, rows: Sequence[Row] = (), due: str = "", **told: Any
+) -> Path:
+    """As `publish`, of any weights for RUN's network, which are to have the SHA-256 that is `due`; `told` are facts of
+    them for data.json and the card."""
+    recipe, data = Recipe.load(run), facts_of(run)
     trained_on = {key: data[key] for key in ("source", "images")} | {"data": data["digest"]}
-    known = {"published": name, "weights": weights, "images_seen": info["images_seen"], **trained_on}
     part = into.with_name(f".{into.name}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
         write_json(part / "recipe.json", recipe.model_dump(mode="json"))
+        weights = Store(part, recipe.training_values()).save(state).weights
+        if due and weights != due:
+            raise CheckpointError(f"came out as {weights[:16]}, not {due[:16]}", str(run))
+        known = {"published": name, "weights": weights, "images_seen": state.images_seen, **told, **trained_on}
         on_import(part, data["shape"], data["classes"], known)
-        saved = Store(part, recipe.training_values()).save(Weights(tensors, info["images_seen"]))
-        if saved.weights != weights:
-            raise CheckpointError(f"came out as {saved.weights[:16]}, not {weights[:16]}", str(run))
         if (grids := grids_file(run, weights)).exists():
             grids_file(part, weights).parent.mkdir()
             shutil.copyfile(grids, grids_file(part, weights))
@@ -62,15 +70,15 @@ def published_weights(folder: Path) -> str:
     return str(facts_of(folder).get("imported", {}).get("weights", ""))
 
 
-def begin_with(published: Path, run: Path) -> None:
-    """Puts a published network's weights where a training that begins with them looks for them."""
-    weights = published_weights(published)
+def begin_with(there: Path, weights: str, run: Path) -> None:
+    """Puts the newest weights of a network that was published or trained, whose SHA-256 are these, where a training
+    that begins with them looks for them."""
     file = run / INITIAL
     if file.exists() and sha256(file) == weights:
         return
-    saved = newest(published)
+    saved = newest(there)
     if saved is None or saved.weights != weights:
-        raise CheckpointError(f"does not hold its weights {weights[:16]} any more", str(published), "remove it")
+        raise CheckpointError(f"does not hold its weights {weights[:16]} any more", str(there), "remove it")
     with open(saved.path / "ema.safetensors", "rb") as source, atomic(file) as copy:
         shutil.copyfileobj(source, copy)
 

@@ -37,7 +37,12 @@ from fm.settings import Settings, listed
 from fm.training import Training
 from fm.training import check as check_training
 
-LATER = {"initial_weights", "coupling_noises"}  # settings of a training that older ones did not have
+LATER = {
+    "initial_weights",
+    "coupling_noises",
+    "drawn_by",
+    "ema_lengths",
+}  # settings of a training that older ones did not have
 KEPT_AND_TOLD = {"keep", "keep_every_images", "report_images", "save_images"}  # of a training: they change no number
 
 

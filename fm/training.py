@@ -19,7 +19,8 @@ from fm.checkpoints import Saved, Store
 from fm.couplings import COUPLINGS, PERSISTENT, coupling
 from fm.data import Order, order_of
 from fm.drawing import Inputs, drawn
-from fm.ema import averages, in_words
+from fm.ema import averages
+from fm.ema import check as check_averages
 from fm.errors import Diverged, SettingsError, member
 from fm.memory import keep_freed
 from fm.microbatch import most_that_fit, room_for
@@ -65,6 +66,13 @@ class Training(Settings):
         title="Initial weights",
         description="SHA-256 of the weights in RUN/initial.safetensors that training begins with; empty = fresh ones",
     )
+    drawn_by: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        title="Drawn by",
+        description="SHA-256 of the weights that drew the images, each from a noise of its own, as `fm reflow` says; "
+        "empty = real images",
+    )
     total_images: int = Field(ge=0, title="Images", description="images seen when training ends, from 0")
     max_seconds: float | None = Field(
         None, gt=0, title="Time limit", description="seconds of training, resumes included, above 0; empty = no limit"
@@ -97,6 +105,13 @@ class Training(Settings):
         le=1,
         title="EMA ramp",
         description="largest half-life as a share of the images seen, 0 to 1; 0 = no cap",
+    )
+    ema_lengths: tuple[Annotated[float, Field(ge=0.005, le=0.28)], ...] | None = Field(
+        None,
+        max_length=8,
+        title="EMA lengths",
+        description="of averages by a power function, as shares of the training, 0.005 to 0.28, from whose checkpoints "
+        "`fm ema` makes those of any length afterwards, such as 0.05 and 0.1; empty = none",
     )
     precision: Literal["fp32", "tf32", "bf16"] = Field(
         "fp32",
@@ -204,7 +219,8 @@ def train(
     with room_for("weights, gradients, moments and averages"):
         placed(model.train(), settings, world, device)
         gradients = Gradients(model, world, signals={"losses": 2 * TENTHS, "leave": 1, "written": 1, "halved": 1})
-        state = State(model, Adam(model, gradients), averages(model, settings.ema_halflife_kimg, settings.ema_ramp))
+        kept = averages(model, settings.ema_halflife_kimg, settings.ema_ramp, settings.ema_lengths or ())
+        state = State(model, Adam(model, gradients), kept)
         state.kept = getattr(batches_from, "kept", None)
         restored = state.whole(world.first)
         world.once(lambda: store.restore_newest_good(restored))
@@ -247,14 +263,16 @@ def check(settings: Training, world: World, jumps: bool = False, conditional: bo
             where="training.batch_images",
             mend=f"choose a multiple of {world.size}, or other workers",
         )
-    if len(set(settings.ema_halflife_kimg)) < len(settings.ema_halflife_kimg):
-        raise SettingsError("two half-lives are the same", where="training.ema_halflife_kimg", mend="leave one out")
+    check_averages(settings)
     if settings.coupling_noises and settings.coupling not in PERSISTENT:
         what = f"noises that images keep are of the coupling {' or '.join(PERSISTENT)}"
         raise SettingsError(what, "training.coupling_noises", "leave it empty")
     if conditional and settings.coupling in PERSISTENT:
         what = "noises that stay with their images would tell the labels of these"
         raise SettingsError(what, "training.coupling", "take minibatch_ot, which stays within a label")
+    if settings.drawn_by and (settings.flips or settings.coupling != "independent"):
+        name, due = ("flips", "false") if settings.flips else ("coupling", "independent")
+        raise SettingsError("each image goes with the noise that it was drawn from", f"training.{name}", f"set {due}")
     block, batch = settings.block_images, settings.batch_images
     if block % batch and batch % block:
         raise SettingsError(
@@ -361,8 +379,7 @@ def hand_over(state: State, write: Callable[[State], T], world: World) -> T:
 
 
 def start(state: State, settings: Training, store: Store, world: World, micro_batch: int) -> Started:
-    halflives = zip(state.averages, settings.ema_halflife_kimg, strict=True)
-    stated = {name: in_words(halflife, settings.ema_ramp, settings.batch_images) for name, halflife in halflives}
+    stated = {name: average.stated(settings.batch_images) for name, average in state.averages.items()}
     return Started(state.images_seen, store.restored, world.size, micro_batch, stated)
 
 

@@ -108,14 +108,16 @@ def command_again(flow: str, given: Mapping[str, Any]) -> str:
         "train_run": lambda: ["train", given["data"], given["run"], "--preset", given["run"]],
         "pipeline": lambda: ["pipeline", given["source"], given["run"], "--preset", given["run"], *_start(given)],
         "evaluate_run": lambda: ["evaluate", given["run"], *([given["data"]] if given.get("data") else [])],
+        "averages": lambda: ["ema", given["run"], "--lengths", ",".join(f"{length:g}" for length in given["lengths"])],
         "rerun": lambda: ["evaluate", "--rerun", f"{given['run']}/evaluations/{given['key']}.json"],
         "paper": lambda: ["paper", given["out"], *compared(given)],
         "superres": lambda: ["superres", given["out"], *compared(given)],
+        "reflow": lambda: ["reflow", given["teacher"], given["run"], *_reflowed(given)],
         "retrain": lambda: ["retrain", given["data"], *retrained(given)],
         "promote": lambda: ["promote", given["run"], "--model", given["model"]],
     }[flow]()
     place = given["place"]
-    if flow in ("train_run", "pipeline", "paper", "superres", "retrain"):
+    if flow in ("train_run", "pipeline", "paper", "superres", "reflow", "retrain"):
         names = ("workers", "fewest_workers", "gpus")
         changed = {name: value for name in names if (value := getattr(place, name)) != getattr(Place(), name)}
         words += [word for name, value in changed.items() for word in (f"--{name.replace('_', '-')}", value)]
@@ -147,6 +149,12 @@ def compared(given: Mapping[str, Any]) -> list[str]:
     words += [word for change in given.get("changes", ()) for word in ("--set", change)]
     words += ["--beyond"] * bool(given.get("beyond"))
     return words + ["--allow-different-data"] * bool(given.get("allow_different_data"))
+
+
+def _reflowed(given: Mapping[str, Any]) -> list[str]:
+    words = ["--begin", given["begin"], "--tolerance", f"{given['tolerance']:g}"]
+    words += ["--images", str(given["images"])] if given["images"] else []
+    return words + [word for change in given["changes"] for word in ("--set", change)]
 
 
 def retrained(given: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from torch import Tensor
 
 from fm.cells import along, cell_of, in_grid
-from fm.checkpoints import Saved
+from fm.checkpoints import Saved, newest
 from fm.data import Manifest, load_manifest
 from fm.data.addresses import is_address
 from fm.errors import Diverged, SettingsError, Unfinished, several
@@ -24,12 +24,14 @@ from fm.paper.trained import Trained
 from fm.pixels import to_pixels
 from fm.recipe import Recipe, load, opened
 from fm.records import read
+from fm.reflow import student
 from fm.report import kept
 from fm.results import Row, row_file
 from fm.runs import held
 from tasks import failing, tracking, watching
 from tasks.evaluate import evaluate
 from tasks.prepare import prepare
+from tasks.reflow import draw
 from tasks.standing import along_training, folder_for, judgeable
 from tasks.tracking import Tracking
 from tasks.train import train
@@ -91,11 +93,19 @@ def measured(plan: Plan, given: Pictures, out: Path, parent: Tracking, what: str
 
 
 def _measured(member: Member, given: Pictures, out: Path, parent: Tracking) -> Trained:
-    run = out / member.folder
+    run, by = out / member.folder, member.method.drawn_by
     recipe = member.recipe.model_copy(update={"data": given.manifest.settings})
+    teacher = out / f"{by}-seed{member.seed}"
+    drawing = newest(teacher) if by else None
+    if drawing:
+        recipe = student(recipe, drawing.weights, "run", {"name": recipe.name}, str(teacher))
+    elif by:
+        return Trained(member.method, member.seed, str(run), failed=f"{teacher.name} has no network that could draw")
     with opened(run, recipe) as folder, parent.member(folder, recipe) as copy:
         try:
-            saved = train(given.data, given.manifest, folder, recipe, copy)
+            images, settings = given.manifest.splits["train"].images, given.manifest.settings
+            pairs = draw(str(teacher), drawing, folder, recipe, settings, images, copy) if drawing else None
+            saved = train(given.data, given.manifest, folder, recipe, copy, pairs)
             rows = evaluate(folder, recipe, saved, copy)
         except (Diverged, Unfinished) as error:
             watching.say(f"{member.folder} failed: {error}")

@@ -42,7 +42,7 @@ def prepare(source: str, data: Path, settings: Preparation, tracking: Tracking |
     """
     with tracking.stage("prepare") if tracking else nullcontext():
         run = tracking.run if tracking else None
-        manifest = _prepared(source, data, settings, run, here=run is not None and is_address(of(run)))
+        manifest = prepared(open_source(source), data, settings, run, here=run is not None and is_address(of(run)))
         if tracking:
             tracking.prepared(manifest)
         return manifest
@@ -62,15 +62,17 @@ def sent(data: Path, there: str) -> str:
     return there
 
 
-def _prepared(source: str, data: Path, settings: Preparation, run: Path | None, here: bool) -> Manifest:
-    opened = open_source(source)
-    found = standing.prepared(opened, data, settings, run)
+def prepared(
+    source: Source, data: Path, settings: Preparation, run: Path | None, here: bool, gpus: float = 0
+) -> Manifest:
+    """DATA of this source, made unless it stands there; `gpus` of each slot, where pictures are drawn."""
+    found = standing.prepared(source, data, settings, run)
     watching.found("prepare", found)
     if found.left:
         return found.left
-    say_unread(opened)
-    on = partial(announced, here=here)
-    return _watched(f"prepare {opened.uri}", data, lambda told: write_shards(opened, data, settings, on, told))
+    say_unread(source)
+    on = partial(announced, here=here, gpus=gpus)
+    return _watched(f"prepare {source.uri}", data, lambda told: write_shards(source, data, settings, on, told))
 
 
 @task(name="extend", cache_policy=NO_CACHE, **PATIENTLY)
@@ -112,16 +114,16 @@ def _watched(what: str, data: Path, write: Callable[[Callable[[int, int], None]]
     return manifest
 
 
-def announced(fn: Callable[[Any], Any], plan: Any, here: bool = False) -> Iterator[Any]:
+def announced(fn: Callable[[Any], Any], plan: Any, here: bool = False, gpus: float = 0) -> Iterator[Any]:
     """As `on_ray`, of a `Plan`, and says first what will be on disk."""
     size = in_bytes(len(plan.items) * sample_bytes(plan.settings))
     watching.say(f"prepare: {len(plan.items):,} images in {len(plan):,} shards, about {size}")
-    return on_ray(fn, plan, here)
+    return on_ray(fn, plan, here, gpus)
 
 
-def on_ray(fn: Callable[[Any], Any], parts: Sequence[Any], here: bool = False) -> Iterator[Any]:
+def on_ray(fn: Callable[[Any], Any], parts: Sequence[Any], here: bool = False, gpus: float = 0) -> Iterator[Any]:
     """`map` in Ray's slots; the first error ends it. Prefect shows tens of tasks, each a range of the parts."""
-    outcomes = cluster.ray_map(fn, parts, lost=_lost, tell=watching.forward, here=here)
+    outcomes = cluster.ray_map(fn, parts, gpus=gpus, lost=_lost, tell=watching.forward, here=here)
     each = max(FEWEST, -(-len(parts) // RANGES))
     for first in range(0, len(parts), each):
         last = min(first + each, len(parts))

@@ -12,7 +12,7 @@ from fm.data.addresses import is_address, node_cache
 from fm.errors import SettingsError
 from fm.judging import FIRST, Decision, in_words, judge
 from fm.lineage import digest
-from fm.publishing import begin_with, note_cited, publish
+from fm.publishing import begin_with, note_cited, publish, published_weights
 from fm.recipe import Recipe, facts_of, on_data, opened
 from fm.results import Row
 from fm.runs import of
@@ -60,7 +60,7 @@ def run_for(recipe: Recipe, manifest: Manifest, model: str, beside: str) -> str:
 def from_champion(folder: Path | None, recipe: Recipe, run: Path) -> None:
     """Lays the champion's weights where the training looks for them, if it begins with them."""
     if folder and recipe.training.initial_weights:
-        begin_with(folder, run)
+        begin_with(folder, published_weights(folder), run)
 
 
 def judged(

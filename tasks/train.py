@@ -3,14 +3,14 @@
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from fm.checkpoints import Saved, newest, newest_name
 from fm.data import Manifest, settled
-from fm.errors import UserError
+from fm.errors import SettingsError, UserError
 from fm.lineage import digest
 from fm.recipe import Recipe, on_data
 from fm.records import read
@@ -19,15 +19,32 @@ from tasks import cluster, on_workers, slots, standing, watching
 from tasks.tracking import Tracking
 
 
+class Pairs(NamedTuple):
+    """Drawn images that are trained on in the place of real ones: their folder or address, and its manifest."""
+
+    data: str | Path
+    manifest: Manifest
+
+
 @task(name="train", cache_policy=NO_CACHE)
-def train(data: str | Path, manifest: Manifest, run: Path, recipe: Recipe, tracking: Tracking) -> Saved:
-    """Trains RUN until its recipe is fulfilled, from its newest good checkpoint; nothing to do if that stands there."""
-    on_data(run, data, manifest, standing.order_of(recipe, manifest))
+def train(
+    data: str | Path, manifest: Manifest, run: Path, recipe: Recipe, tracking: Tracking, pairs: Pairs | None = None
+) -> Saved:
+    """Trains RUN until its recipe is fulfilled, from its newest good checkpoint; nothing to do if that stands there.
+
+    With `pairs` these are what it is trained on, and DATA what it is judged by.
+    Raises: SettingsError for a recipe of drawn images without them.
+    """
+    if recipe.training.drawn_by and not pairs:
+        mend = "start `fm reflow` again, which draws them"
+        raise SettingsError("is of images that are drawn first, each from its noise", "training.drawn_by", mend)
+    seen = pairs or Pairs(data, manifest)
+    on_data(run, data, manifest, standing.order_of(recipe, seen.manifest))
     with tracking.stage("train"):
         tracking.data(manifest, data)
-        found = standing.trained(run, recipe, manifest)
+        found = standing.trained(run, recipe, seen.manifest)
         watching.found("train", found)
-        saved = found.left or _fit(data, manifest, run, recipe, tracking)
+        saved = found.left or _fit(*seen, run, recipe, tracking)
         tracking.training()
         return saved
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fm.data import ShardedImages
-from fm.publishing import begin_with
+from fm.publishing import begin_with, published_weights
 from fm.recipe import Recipe, on_data, opened
 from tasks import on_workers
 
@@ -13,6 +13,6 @@ def train_here(run: Path, data: Path, recipe: Recipe, initial: Path | None = Non
     with opened(run, recipe) as folder:
         on_data(folder, data, ShardedImages(data).manifest)
         if initial:
-            begin_with(initial, folder)
+            begin_with(initial, published_weights(initial), folder)
     on_workers.training({"recipe": recipe.model_dump(mode="json"), "data": str(data), "run": str(run)})
     return run

@@ -15,7 +15,7 @@ from fm.beyond.table import NOTE, figures, table
 from fm.errors import several
 from fm.paper.claim import ONE_SEED
 from fm.paper.figures import Shown
-from fm.paper.page import codes, repeating, written
+from fm.paper.page import codes, repeating
 from fm.paper.plan import Plan
 from fm.paper.reading import distance_name
 from fm.paper.table import rows_csv
@@ -53,7 +53,7 @@ def write_page(
     lines = table(trained)
     told = {"data_set": plan.dataset.key, "seeds": plan.seeds, "about": _what(plan, trained), "note": NOTE}
     document = _page(plan, trained, lines, shown, links, commands, marked)
-    return written(out, document, shown, {"table.csv": rows_csv(trained), "table.json": told | {"table": lines}})
+    return page.written(out, document, shown, {"table.csv": rows_csv(trained), "table.json": told | {"table": lines}})
 
 
 def curves(trained: Sequence[Trained]) -> bytes:

@@ -26,17 +26,25 @@ METHODS = {
         Method("Stratified times", "stratified", *FM, changes={"training.stratify": True}),
         Method("MeanFlow", "mean-flow", "mean_flow", "ot"),
         Method("Shortcut", "shortcut", "shortcut", "ot"),
+        Method("Reflow", "reflow", *FM, drawn_by="fm-ot"),
     )
 }
 
 
 class Line(NamedTuple):
-    """A line of the table: a training, and how it is solved at each budget."""
+    """A line of the table: a training, and how it is solved at each budget. A guided step takes two evaluations: of the
+    network, and of a weaker one that it is led away from."""
 
     title: str
     key: str
     solver: str = "euler"
     grid: str = ""
+    guidance: float = 0.0
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is by Euler as it stands: the line that tells of the training itself, too."""
+        return (self.solver, self.grid, self.guidance) == ("euler", "", 0.0)
 
 
 LINES = (
@@ -45,6 +53,7 @@ LINES = (
     Line(f"{OT}, optimised grid", "fm-ot", grid=OPTIMISED),
     Line(f"{OT}, multistep", "fm-ot", "dpm2m"),
     Line(f"{OT}, multistep, optimised grid", "fm-ot", "dpm2m", OPTIMISED),
+    Line(f"{OT}, autoguidance", "fm-ot", guidance=1.0),
     *(Line(one.name, one.key) for one in METHODS.values() if one.objective == "flow_matching" and one.name != OT),
     *(Line(f"{METHODS[key].name}, jumps", key, "jump") for key in ("mean-flow", "shortcut")),
     *(Line(f"{METHODS[key].name}, Euler", key) for key in ("mean-flow", "shortcut")),
@@ -60,6 +69,11 @@ def planned(
     """
     of, made = known(dataset, scale, ()), tuple(changes)
     chosen = [member(key, METHODS, "method", where="--methods") for key in dict.fromkeys(methods or METHODS)]
+    chosen.sort(key=lambda method: bool(method.drawn_by))  # after those that draw
+    for method in chosen:
+        if method.drawn_by and METHODS[method.drawn_by] not in chosen:
+            mend = f"name {method.drawn_by} too"
+            raise SettingsError(f"{method.key} is trained on what {method.drawn_by} draws", "--methods", mend)
     given_beside(made, (*ASKED, "evaluation.grid", *(own for one in METHODS.values() for own in one.changes)))
     base = of_the_paper(dataset, scale, seeds, ("fm-ot",), made).recipe
     if base.class_conditional:
@@ -76,11 +90,23 @@ def _recipe(base: Recipe, of: DataSet, method: Method, seed: int) -> Recipe:
 
 
 def points(key: str) -> list[dict[str, Any]]:
-    """Each budget of each of a training's lines; of one step every grid is the same, and none is chosen for many."""
-    lines = [line for line in LINES if line.key == key]
+    """Each budget of each of a training's lines but guided ones; of one step every grid is the same, and none is chosen
+    for many."""
+    lines = [line for line in LINES if line.key == key and not line.guidance]
     return [
         {"solver": line.solver, "nfe": nfe} | ({"grid": line.grid} if line.grid else {})
         for line in lines
         for nfe in BUDGETS
         if not line.grid or 1 < nfe <= MOST
+    ]
+
+
+def guided_points(key: str) -> list[dict[str, Any]]:
+    """Each budget of a training's guided lines: half as many steps as evaluations."""
+    guided = [line for line in LINES if line.key == key and line.guidance]
+    return [
+        {"solver": line.solver, "nfe": nfe // 2, "guidance": line.guidance}
+        for line in guided
+        for nfe in BUDGETS
+        if nfe > 1
     ]

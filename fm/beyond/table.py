@@ -19,7 +19,10 @@ NOTE = (
     f" Beside a figure stands better or worse where, in each training seed, it differs from that of {OT} by Euler with"
     " as many evaluations (of dopri5: by dopri5) by more than the 95 % interval of the difference, paired by noise; one"
     " that is not told apart stands alone. Jumps are no flow: what they draw has no likelihood, and the bits/dim of"
-    " such a network are those of its velocity, by dopri5. Seconds are of the training, by the clock."
+    " such a network are those of its velocity, by dopri5. Reflow goes on from the weights of"
+    f" {OT}, on images that these drew, and its images seen and seconds are its own alone. Autoguidance leads away from"
+    " the first checkpoint that the same training kept, at two evaluations a step. Seconds are of the training, by the"
+    " clock."
 )
 
 
@@ -40,7 +43,8 @@ def at_budget(trained: Sequence[Trained], line: Line, nfe: int) -> dict[int, Row
     for one in (one for one in trained if one.method.key == line.key):
         for row in one.rows:
             same = (row["solver"], row.get("chosen_grid", ""), row["nfe"]) == (line.solver, grid, nfe)
-            if same and row["tolerance"] is None and "failed" not in row and not row.get("guidance"):
+            same = same and (row.get("guidance") or 0.0) == line.guidance
+            if same and row["tolerance"] is None and "failed" not in row:
                 found.setdefault(one.seed, row)
     return found
 
@@ -80,7 +84,7 @@ def figures(trained: Sequence[Trained]) -> dict[Line, dict[str, Figure]]:
         if not any(own.values()):
             continue
         found[line] = {str(n): figure(rows, at_budget(trained, base, n), name) for n, rows in own.items()}
-        if line.solver == "euler" and not line.grid:
+        if line.plain:
             found[line]["dopri5"] = figure(adaptive(trained, line.key), adaptive(trained, base.key), name)
     return found
 
@@ -95,7 +99,7 @@ def table(trained: Sequence[Trained]) -> list[list[str]]:
     lines = [["real training images (the floor)", "", *[floor] * len(columns), *[""] * 4]]
     for line, own in found.items():
         of = [one for one in trained if one.method.key == line.key and one.rows]
-        whole = [*_whole(of), *_cost(of)] if line.solver == "euler" and not line.grid else [""] * 4
+        whole = [*_whole(of), *_cost(of)] if line.plain else [""] * 4
         lines.append([line.title, str(len(of)), *(str(own.get(key, Figure(None))) for key in columns), *whole])
     return [head, *lines]
 

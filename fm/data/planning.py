@@ -1,7 +1,8 @@
 """Which picture goes into which shard: decided before the first is read, from the source's listing alone.
 
-Items sorted by key, split, shuffled within the split, cut into shards. So the shards depend neither on who writes them
-nor on what can be read; and a listing of a hundred million pictures is planned in the memory of its columns.
+Items sorted by key, split, shuffled within the split (those of a numbered source are not), cut into shards. So the
+shards depend neither on who writes them nor on what can be read; and a listing of a hundred million pictures is planned
+in the memory of its columns.
 """
 
 import hashlib
@@ -108,7 +109,9 @@ class Plan(Sequence[Part]):
         self.classes = _merged(classes, self.items.labels(), source.uri)
         self._labels = {name: number for number, name in enumerate(self.classes)}
         self._orders = {
-            split: group[np.argsort(words(len(group), settings.seed, split, "shards"), kind="stable")]
+            split: group
+            if source.numbered
+            else group[np.argsort(words(len(group), settings.seed, split, "shards"), kind="stable")]
             for split, group in split_items(self.items, settings.holdout).items()
         }
         self.counts = {split: len(order) for split, order in self._orders.items()}

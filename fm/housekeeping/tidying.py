@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from fm.beyond.plan import METHODS as OF_BEYOND
 from fm.data.addresses import is_address, node_cache
 from fm.errors import SettingsError, UserError
 from fm.files import alone
@@ -18,7 +19,7 @@ from fm.runs import held
 from fm.superres.plan import METHODS as OF_SUPERRES
 
 CACHE = "cache"  # the word for the folder that FM_CACHE names
-COMPARED = {*OF_PAPER, *OF_SUPERRES}  # keys of the methods whose trainings lie in one folder
+COMPARED = {*OF_PAPER, *OF_SUPERRES, *OF_BEYOND}  # keys of the methods whose trainings lie in one folder
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ class Method:
     form: of a score network, what its output means (the paper does not say which it took).
     same_as: the method whose training this one would repeat bit by bit; it is not trained again.
     published: whether the paper has figures of it.
+    drawn_by: the method whose trained network draws the images that this one is trained on.
     changes: what else is its own in the recipe.
     """
 
@@ -30,6 +31,7 @@ class Method:
     form: str = ""
     same_as: str = ""
     published: bool = True
+    drawn_by: str = ""
     changes: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @property

@@ -12,7 +12,6 @@ from typing import Any
 from torch import Tensor
 
 from fm.errors import several
-from fm.files import atomic, write_json, write_text
 from fm.paper.claim import NOT_MEASURED, NOT_SHOWN, ONE_SEED, SHOWN, Claim
 from fm.paper.claims import claims
 from fm.paper.figures import Shown, drawn, trajectory_figure
@@ -35,7 +34,6 @@ SMALL = (
 )
 
 
-Beside = Mapping[str, str | dict[str, Any]]  # texts and JSON by file name
 UNPUBLISHED = "The paper has no such data set: this is no recipe of its, and no figure of it is published."
 
 
@@ -61,24 +59,12 @@ def write_page(
     told: dict[str, Any] = {"data_set": plan.dataset.key, "scale": plan.scale, "table": table(plan, trained, marked)}
     told |= {"about": _what(plan, trained), "seeds": plan.seeds, "note": table_note(plan, trained, marked)}
     told |= {"claims": [asdict(claim) for claim in found]}
-    beside: Beside = {"table.csv": rows_csv(trained), "methods.csv": csv_of(plan, trained, marked), "claims.json": told}
-    return written(out, _page(plan, trained, found, shown, links, commands, marked), shown, beside)
-
-
-def written(out: Path, document: str, shown: Shown, beside: Beside) -> list[Path]:
-    """Writes OUT/report.html and into OUT/report the figures as PNG and what stands `beside` them, texts and JSON by
-    file name -> all files written, the page first."""
-    folder = out / "report"
-    for name, (png, _) in shown.items():
-        with atomic(folder / f"{name}.png") as file:
-            file.write(png)
-    for name, told in beside.items():
-        if isinstance(told, str):
-            write_text(folder / name, told)
-        else:
-            write_json(folder / name, told)
-    write_text(out / "report.html", document)
-    return [out / "report.html", *(folder / name for name in (*beside, *(f"{name}.png" for name in shown)))]
+    beside: page.Beside = {
+        "table.csv": rows_csv(trained),
+        "methods.csv": csv_of(plan, trained, marked),
+        "claims.json": told,
+    }
+    return page.written(out, _page(plan, trained, found, shown, links, commands, marked), shown, beside)
 
 
 def _page(

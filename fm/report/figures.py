@@ -49,7 +49,7 @@ def loss_curve(records: Sequence[Mapping[str, Any]], name: str = "loss") -> byte
     """Training loss against images seen: each record faintly, and their running mean over a twentieth of the run."""
     points = [(r["images_seen"] / 1000, r[name]) for r in records if r.get(name) is not None]
     x, y = [p[0] for p in points], [p[1] for p in points]
-    figure, axes = _figure()
+    figure, axes = axes_of_a_page()
     axes.plot(x, y, color=COLOURS[0], alpha=0.3, linewidth=1, label="each report")
     axes.plot(x, _smoothed(y), color=COLOURS[0], linewidth=2, label="running mean")
     axes.set(xlabel="thousand images seen", ylabel="training loss")
@@ -61,7 +61,7 @@ def loss_curve(records: Sequence[Mapping[str, Any]], name: str = "loss") -> byte
 
 def distance_by_nfe(rows: Sequence[Row], name: str) -> bytes:
     """A distance against evaluations a sample, with 95 % intervals, the untrained network and the floor."""
-    figure, axes = _figure()
+    figure, axes = axes_of_a_page()
     for style, group in _by_solver([r for r in rows if r.get(name) is not None], counts=True):
         y = [r[name] for r in group]
         bars = [[r[name] - r[f"{name}_low"] for r in group], [r[f"{name}_high"] - r[name] for r in group]]
@@ -82,7 +82,7 @@ def distance_by_nfe(rows: Sequence[Row], name: str) -> bytes:
 
 def error_by_nfe(rows: Sequence[Row]) -> bytes:
     """A solver's own error against evaluations a sample: RMS per value from the converged solution, both axes log."""
-    figure, axes = _figure()
+    figure, axes = axes_of_a_page()
     measured = [row for row in rows if row.get("solution_error")]
     for style, group in _by_solver(measured):
         bars = [row["solution_error_stderr"] or 0 for row in group]
@@ -96,7 +96,7 @@ def error_by_nfe(rows: Sequence[Row]) -> bytes:
 
 def bits_by_nfe(rows: Sequence[Row]) -> bytes:
     """Bits/dim against evaluations a sample; where it has not converged stands a cross at the top, without a value."""
-    figure, axes = _figure()
+    figure, axes = axes_of_a_page()
     measured = [r for r in rows if r.get("nll_converged") is not None]
     levels = [r["bits_per_dim"] for r in measured if r["bits_per_dim"] is not None] + [UNIFORM_BITS]
     low, unit = min(levels), 0.08 * (max(levels) - min(levels) + 1)
@@ -179,7 +179,7 @@ def plain_log(axis: Any) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _figure() -> tuple[Any, "Axes"]:
+def axes_of_a_page() -> tuple[Any, "Axes"]:
     # The object interface, not pyplot: no global state, safe in the threads of a flow.
     from matplotlib.figure import Figure
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fm.files import atomic, write_text
+from fm.files import atomic, write_json, write_text
 from fm.lineage import leaves
 from fm.report import figures
 from fm.report.comparison_figures import sheet
@@ -31,6 +31,8 @@ from fm.results import (
     worse,
 )
 
+Figures = Mapping[str, tuple[bytes, str]]  # PNG and caption by name
+Beside = Mapping[str, str | dict[str, Any]]  # texts and JSON by file name
 STYLE = """
 :root{--ink:#1d2025;--soft:#5f6368;--line:#d9dce1;--back:#fff;--card:#f5f6f8;--link:#0b57d0}
 @media(prefers-color-scheme:dark){:root{--ink:#e6e8eb;--soft:#a5abb3;--line:#3a3f46;--back:#16181b;--card:#202328;--link:#8ab4f8}}
@@ -293,6 +295,22 @@ def html_table(lines: Sequence[Sequence[str]]) -> str:
 
 def _table(rows: Sequence[Row]) -> str:
     return html_table(table(rows)) + f"<p class=soft>{escape(table_note(rows))}</p>"
+
+
+def written(out: Path, document: str, shown: Figures, beside: Beside) -> list[Path]:
+    """Writes OUT/report.html and into OUT/report the figures as PNG and what stands `beside` them, texts and JSON by
+    file name -> all files written, the page first."""
+    folder = out / "report"
+    for name, (png, _) in shown.items():
+        with atomic(folder / f"{name}.png") as file:
+            file.write(png)
+    for name, told in beside.items():
+        if isinstance(told, str):
+            write_text(folder / name, told)
+        else:
+            write_json(folder / name, told)
+    write_text(out / "report.html", document)
+    return [out / "report.html", *(folder / name for name in (*beside, *(f"{name}.png" for name in shown)))]
 
 
 def try_next(commands: Sequence[tuple[str, str]], links: Mapping[str, str]) -> list[str]:

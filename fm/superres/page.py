@@ -14,7 +14,7 @@ from torch import Tensor
 from fm.errors import several
 from fm.paper.claim import ONE_SEED, Claim
 from fm.paper.methods import OT
-from fm.paper.page import cards, claim_section, codes, repeating, written
+from fm.paper.page import cards, claim_section, codes, repeating
 from fm.paper.plan import Plan
 from fm.paper.reading import distance_name, mean_of
 from fm.paper.table import rows_csv
@@ -71,7 +71,7 @@ def write_page(
     }
     told |= {"claims": [asdict(claim) for claim in found], "bicubic": bicubic}
     document = _page(plan, trained, found, lines, shown, links, commands, marked)
-    return written(out, document, shown, {"table.csv": rows_csv(trained), "claims.json": told})
+    return page.written(out, document, shown, {"table.csv": rows_csv(trained), "claims.json": told})
 
 
 def table(trained: Sequence[Trained], bicubic: Row) -> list[list[str]]:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from flows import commands
 from flows.cli import app
-from flows.commands import evaluating, models, papers, stages, superres
+from flows.commands import averages, evaluating, models, papers, reflow, stages, superres
 from fm.data import open_source, write_shards
 from fm.files import write_json
 from fm.recipe import Recipe
@@ -31,9 +31,11 @@ COMMANDS = {
     "extend_data": ["prepare", "photos:", DATA, "--add"],
     "train_run": ["train", DATA, OUT, "--preset", "tiny"],
     "evaluate_run": ["evaluate", RUN],
+    "averages": ["ema", RUN],
     "rerun": ["evaluate", "--rerun", f"{RUN}/evaluations/key.json"],
     "paper": ["paper", OUT, "--dataset", "photos"],
     "superres": ["superres", OUT, "--dataset", "photos"],
+    "reflow": ["reflow", RUN, OUT],
     "retrain": ["retrain", DATA, "--model", "photos", "--set", "training.total_images=100"],
     "promote": ["promote", RUN, "--model", "photos"],
 }
@@ -73,7 +75,7 @@ def test_what_a_command_gives_its_flow_is_what_that_takes(
 
         return call
 
-    for module in (stages, evaluating, papers, superres, models):
+    for module in (stages, averages, evaluating, papers, superres, reflow, models):
         monkeypatch.setattr(module, "flow", flow)
         monkeypatch.setattr(module, "services", lambda *_: nullcontext())
         monkeypatch.setattr(module, "look", lambda *_: None)  # for ports

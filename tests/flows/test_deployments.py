@@ -7,7 +7,7 @@ import pytest
 import yaml
 from prefect.utilities.callables import parameter_schema
 
-from flows import deployments, evaluate, paper, pipeline, prepare, retrain, superres, train
+from flows import averages, deployments, evaluate, paper, pipeline, prepare, reflow, retrain, superres, train
 from fm import presets
 from fm.data.sources import members
 from fm.recipe import Recipe
@@ -46,9 +46,11 @@ FLOWS = (
     prepare.extend_data,
     train.train_run,
     evaluate.evaluate_run,
+    averages.averages,
     pipeline.pipeline,
     retrain.retrain,
     retrain.promote,
+    reflow.reflow,
     paper.paper,
     superres.superres,
 )

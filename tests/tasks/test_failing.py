@@ -96,6 +96,16 @@ def test_a_comparison_and_a_rerun_go_on_by_their_own_commands() -> None:
     assert failing.command_again("paper", given) == (
         "fm paper runs/x --dataset cifar10 --scale full --seeds 3 --workers 8"
     )
+    drawn = {
+        "teacher": "runs/x",
+        "run": "runs/y",
+        "begin": "run",
+        "tolerance": 1e-4,
+        "images": 500,
+        "changes": ("a=b",),
+    }
+    again = "fm reflow runs/x runs/y --begin run --tolerance 0.0001 --images 500 --set a=b --workers 8"
+    assert failing.command_again("reflow", drawn | {"place": Place(workers=8)}) == again
     late = {"source": "photos:", "run": "runs/x", "place": Place(), "start_at": "evaluate"}
     assert failing.command_again("pipeline", late) == "fm pipeline photos: runs/x --preset runs/x --from evaluate"
     row = {"run": "runs/x", "key": "abc", "place": Place()}

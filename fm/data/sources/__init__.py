@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from types import ModuleType
+from typing import ClassVar
 from urllib.parse import parse_qsl
 
 from fm.data.addresses import is_address, unsigned
@@ -51,9 +52,13 @@ SPLITS = {"train": "train", "test": "test", "val": "test", "valid": "test", "val
 
 
 class Source(ABC):
-    """Pictures under one URI. Picklable; any process that sees the same files can read it."""
+    """Pictures under one URI. Picklable; any process that sees the same files can read it.
+
+    Of a `numbered` one sample i of a split is its i-th picture by key; samples of others are shuffled.
+    """
 
     uri: str
+    numbered: ClassVar[bool] = False
 
     @abstractmethod
     def found(self) -> Iterable[Item]:

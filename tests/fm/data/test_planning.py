@@ -75,3 +75,15 @@ def test_a_part_of_a_folder_is_known_by_its_own_pictures(folder, tmp_path, png):
     assert [one for one, other in zip(before, after, strict=True) if one != other] == [before[3]]
     (folder / plan[3].items[2].key).unlink()
     assert plan[3].identity() not in (before[3], after[3])
+
+
+class Numbered(Numbers):
+    numbered = True
+
+    def found(self):
+        return (Item(f"{n:012d}", split="train", at=(n,)) for n in range(30, -1, -1))
+
+
+def test_samples_of_a_numbered_source_are_not_shuffled(tmp_path):
+    plan = Plan(Numbered(), "numbers", tmp_path, Preparation(shard_images=10))
+    assert [item.at[0] for part in plan for item in part.items] == list(range(31))

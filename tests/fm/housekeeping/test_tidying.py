@@ -51,6 +51,12 @@ def test_a_comparison_is_its_members(comparison: Path) -> None:
     assert (comparison / "data" / "photos").is_dir()
 
 
+@pytest.mark.parametrize("member", ["sr3-seed0", "mean-flow-seed0", "reflow-seed3"])
+def test_members_of_every_kind_of_comparison_are_known(member: str, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "out" / member)
+    assert tidied(str(tmp_path / "out"), 1).kind == "comparison"
+
+
 def test_no_member_is_touched_while_one_is_at_work(comparison: Path) -> None:
     for folder in (comparison, comparison / "fm-vp-seed1"):
         with alone(folder), pytest.raises(UserError, match=f"{folder.name}: another run is at work here"):

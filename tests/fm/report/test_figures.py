@@ -33,8 +33,8 @@ def opened(png: bytes) -> Image.Image:
 def axes(monkeypatch):
     """The axes of the next plot, kept for a look at what is drawn on them."""
     kept = []
-    make = figures._figure
-    monkeypatch.setattr(figures, "_figure", lambda: kept.append(make()) or kept[-1])
+    make = figures.axes_of_a_page
+    monkeypatch.setattr(figures, "axes_of_a_page", lambda: kept.append(make()) or kept[-1])
     return lambda: kept[-1][1]
 
 

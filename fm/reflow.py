@@ -1,0 +1,98 @@
+"""Reflow (Liu et al. 2023): a network is trained on what another one draws, each image with the noise that it was drawn
+from. Its ways from noise to image are straighter, so that fewer steps are enough.
+
+Image i of a drawn data set is what noise i of the stream "z" flows to, under the seed of the training that is to see
+it: a pair is a number, and no noise is stored. Images are rounded to grey levels as all are.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fm import noise
+from fm.data import Item, Listing, Source
+from fm.data.preparation import encode
+from fm.errors import SettingsError
+from fm.flow import Flow
+from fm.lineage import digest
+from fm.recipe import Recipe, load
+
+Begin = Literal["run", "scratch"]
+BATCH = 64  # images solved together: dopri5 shares its steps among them, so it is part of what comes out
+
+
+@dataclass(frozen=True)
+class Drawn(Source):
+    """What a RUN's network draws by dopri5: `images` pictures from the noises 0, 1, ... of a seed.
+
+    run: folder or address, as every machine finds it; weights: SHA-256 of its average; tolerance: rtol = atol.
+    """
+
+    uri: str
+    run: str
+    weights: str
+    seed: int
+    images: int
+    tolerance: float
+    numbered: ClassVar[bool] = True
+
+    def found(self) -> Iterator[Item]:
+        return (Item(f"{number:012d}", split="train", at=(number,)) for number in range(self.images))
+
+    def read(self, item: Item) -> bytes:
+        (number,) = item.at
+        return encode(_batch(self, number // BATCH)[number % BATCH], "raw")[0]
+
+    def digest(self) -> str:
+        return digest("drawn", BATCH, self.weights, self.seed, self.tolerance, self.images)
+
+    def digest_of(self, items: Listing) -> str:
+        return digest("drawn", BATCH, self.weights, self.seed, self.tolerance)
+
+
+def drawn_by(run: str, weights: str, seed: int, images: int, tolerance: float) -> Drawn:
+    """What the network of these weights draws for a training of that seed."""
+    return Drawn(f"drawn:{run}", run, weights, seed, images, tolerance)
+
+
+@lru_cache(maxsize=2)
+def _batch(source: Drawn, number: int) -> NDArray[np.uint8]:
+    """uint8 (BATCH, height, width, channels), always whole: a shorter last one would take other steps."""
+    flow = _flow(source.run, source.weights)
+    numbers = torch.arange(number * BATCH, (number + 1) * BATCH)
+    z = noise.draws(source.seed, "z", numbers, flow.shape, flow.device)
+    images = flow.decode(flow.path.sample_source(z), rtol=source.tolerance, atol=source.tolerance)
+    return np.ascontiguousarray(images.permute(0, 2, 3, 1).cpu().numpy())
+
+
+@lru_cache(maxsize=1)
+def _flow(run: str, weights: str) -> Flow:
+    return load(run, "cuda" if torch.cuda.is_available() else "cpu", weights)
+
+
+def student(
+    teacher: Recipe, weights: str, begin: Begin, changes: Sequence[str] | Mapping[str, Any], run: str
+) -> Recipe:
+    """The recipe of a training on what the network of `teacher`, in RUN and of these weights, draws: by flow matching
+    on the OT path, from its weights or from scratch.
+
+    Raises: SettingsError for a network that is told more than the noise, or whose weights answer another question.
+    """
+    if teacher.class_conditional or teacher.super_resolution:
+        what = "is told more than a noise, and pairs of reflow are of a noise and an image"
+        raise SettingsError(what, run, "take a RUN with neither classes nor small pictures")
+    if begin == "run" and (teacher.objective != "flow_matching" or teacher.peer):
+        why = "was trained elsewhere" if teacher.peer else f"does not predict a velocity ({teacher.objective})"
+        raise SettingsError(f"{why}, so its weights are none to begin with", run, "begin from scratch: --begin scratch")
+    values = teacher.model_dump(mode="json")
+    path = values["path"] if values["path"]["kind"] == "ot" else {"kind": "ot"}
+    values |= {"name": f"{teacher.name}-reflow", "objective": "flow_matching", "path": path, "peer": None}
+    first = weights if begin == "run" else None
+    values["training"] |= {"coupling": "independent", "coupling_block_images": None, "coupling_noises": None}
+    values["training"] |= {"flips": False, "drawn_by": weights, "initial_weights": first}
+    return Recipe.changed(values, changes, run)

@@ -1,0 +1,115 @@
+"""Reflow's pairs are numbers: image i is what noise i flows to, wherever it was drawn, and is trained on with it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import fm
+from fm import noise
+from fm.checkpoints import newest
+from fm.data import Preparation, ShardedImages, batches, open_source, write_shards
+from fm.drawing import drawn
+from fm.errors import SettingsError
+from fm.lineage import differences
+from fm.objectives import objective
+from fm.parallel import ALONE
+from fm.recipe import Recipe
+from fm.reflow import BATCH, drawn_by, student
+from fm.training import check
+from tests.fm.test_side_by_side import pictures
+from tests.trainings import train_here
+
+SHORT = ["training.total_images=64", "training.save_images=64"]
+SETTINGS = Preparation(size=16, holdout=0.3, shard_images=50)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("reflow")
+    write_shards(open_source(str(pictures(root / "pictures"))), root / "data", SETTINGS)
+    return train_here(root / "run", root / "data", Recipe.load("tiny", SHORT))
+
+
+def weights_of(run: Path) -> str:
+    saved = newest(run)
+    assert saved is not None
+    return saved.weights
+
+
+def test_image_i_is_what_noise_i_flows_to_and_is_trained_on_with_it(teacher: Path, tmp_path: Path) -> None:
+    weights = weights_of(teacher)
+    source = drawn_by(str(teacher), weights, seed=7, images=70, tolerance=1e-2)
+    manifest = write_shards(source, tmp_path / "drawn", SETTINGS)
+    assert {name: split.images for name, split in manifest.splits.items()} == {"train": 70}
+    assert [shard.images for shard in manifest.splits["train"].shards] == [50, 20]
+    images = ShardedImages(tmp_path / "drawn", "train")
+    flow = fm.load(teacher)
+    for first in (0, BATCH):
+        numbers = torch.arange(first, first + BATCH)
+        z = noise.draws(7, "z", numbers, flow.shape)
+        due = flow.decode(flow.path.sample_source(z), rtol=1e-2, atol=1e-2)[: 70 - first]
+        there = torch.from_numpy(images.gather(numbers[: len(due)].numpy())).permute(0, 3, 1, 2)
+        assert torch.equal(there, due)
+    recipe = student(Recipe.load(teacher), weights, "run", ["training.seed=7"], str(teacher))
+    batch = next(batches(images, 8, seed=7))
+    assert not torch.equal(batch.indices, batch.positions)
+    model, _ = recipe.build(manifest.shape, None)
+    _, told = drawn(batch, slice(2, 5), model, objective("flow_matching")(recipe.path), recipe.training)
+    assert torch.equal(told["z"], noise.draws(7, "z", batch.indices[2:5], flow.shape))
+
+
+def test_the_drawn_set_is_the_same_after_a_stop_and_another_of_another_seed(teacher: Path, tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def stopping(function: Any, parts: Any) -> Any:
+        yield function(parts[0])
+        raise Stop
+
+    def source(seed: int) -> Any:
+        return drawn_by(str(teacher), weights_of(teacher), seed, 70, 1e-2)
+
+    whole = write_shards(source(0), tmp_path / "whole", SETTINGS)
+    with pytest.raises(Stop):
+        write_shards(source(0), tmp_path / "stopped", SETTINGS, stopping)
+    assert write_shards(source(0), tmp_path / "stopped", SETTINGS).digest == whole.digest
+    assert write_shards(source(1), tmp_path / "other", SETTINGS).digest != whole.digest
+
+
+def test_a_student_is_its_teacher_but_for_what_reflow_decides() -> None:
+    teacher = Recipe.load("tiny", ["training.coupling=minibatch_ot", "training.flips=true", "path.sigma_min=0.01"])
+    weights = "a" * 64
+    for begin in ("run", "scratch"):
+        told = differences(
+            teacher.training_values(), student(teacher, weights, begin, (), "runs/tiny").training_values()
+        )
+        due = {"training.coupling", "training.flips", "training.drawn_by"}
+        assert {one.split(" ")[0] for one in told} == due | ({"training.initial_weights"} if begin == "run" else set())
+    diffusion = Recipe.load("tiny", ["objective=noise_matching", "path=vp"])
+    other = student(diffusion, weights, "scratch", ["training.total_images=128"], "runs/ddpm")
+    assert (other.objective, other.path.kind, other.training.total_images) == ("flow_matching", "ot", 128)
+    other.check()
+
+
+@pytest.mark.parametrize(
+    ("changes", "begin", "says"),
+    [
+        (["class_conditional=true"], "scratch", "runs/x: is told more than a noise"),
+        (["super_resolution=true", "data.low_size=8"], "scratch", "runs/x: is told more than a noise"),
+        (["objective=noise_matching", "path=vp"], "run", r"runs/x: does not predict a velocity \(noise_matching\)"),
+        (["objective=mean_flow"], "run", r"runs/x: does not predict a velocity \(mean_flow\)"),
+    ],
+)
+def test_a_network_that_is_told_more_or_answers_something_else_is_refused(changes: Any, begin: Any, says: str) -> None:
+    with pytest.raises(SettingsError, match=says):
+        student(Recipe.load("tiny", changes), "a" * 64, begin, (), "runs/x")
+
+
+@pytest.mark.parametrize("change", ["training.flips=true", "training.coupling=minibatch_ot"])
+def test_what_would_part_an_image_from_its_noise_is_refused(change: str) -> None:
+    recipe = student(Recipe.load("tiny"), "a" * 64, "run", [change], "runs/x")
+    with pytest.raises(SettingsError, match=f"{change.partition('=')[0]}: each image goes with the noise"):
+        recipe.check()
+    check(recipe.training.model_copy(update={"flips": False, "coupling": "independent"}), ALONE)

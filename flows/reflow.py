@@ -8,12 +8,12 @@ from pydantic import Field
 from fm.data import load_manifest, settled
 from fm.errors import DataError
 from fm.recipe import Recipe, facts_of, opened
-from fm.reflow import Begin, student
+from fm.reflow import TOLERANCE, Begin, student
 from fm.runs import pulled
 from tasks import cluster, failing, tracking, watching
 from tasks.evaluate import all_measured, evaluate, ready, trained
 from tasks.place import Place
-from tasks.reflow import TOLERANCE, draw
+from tasks.reflow import draw
 from tasks.report import report
 from tasks.standing import judgeable
 from tasks.train import train

@@ -23,6 +23,7 @@ from fm.lineage import digest
 from fm.recipe import Recipe, load
 
 Begin = Literal["run", "scratch"]
+TOLERANCE = 1e-4  # of dopri5, unless another is asked for
 BATCH = 64  # images solved together: dopri5 shares its steps among them, so it is part of what comes out
 
 

@@ -10,15 +10,13 @@ from fm.data import Preparation, inputs_digest
 from fm.data.addresses import is_address
 from fm.publishing import begin_with
 from fm.recipe import Recipe
-from fm.reflow import drawn_by
+from fm.reflow import TOLERANCE, drawn_by
 from fm.runs import of, pulled
 from tasks import cluster
 from tasks.prepare import prepared, published
 from tasks.retrying import PATIENTLY
 from tasks.tracking import Tracking
 from tasks.train import Pairs
-
-TOLERANCE = 1e-4  # of dopri5
 
 
 @task(name="draw", cache_policy=NO_CACHE, **PATIENTLY)

@@ -78,7 +78,11 @@ def planned(
     base = of_the_paper(dataset, scale, seeds, ("fm-ot",), made).recipe
     if base.class_conditional:
         raise SettingsError("some of these methods know no classes", "class_conditional", "leave it false")
-    members = [Member(one, seed, _recipe(base, of, one, seed)) for seed in range(seeds) for one in chosen]
+    members = [
+        Member(one, seed, _recipe(base, of, one, seed), tuple(guided_points(one.key)))
+        for seed in range(seeds)
+        for one in chosen
+    ]
     return Plan(of, scale, seeds, tuple(chosen), tuple(members), made)
 
 

@@ -4,12 +4,13 @@ import heapq
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from fm.cells import Cell, Evaluation, along, cells, in_grid, tightest
+from fm.cells import Budget, Cell, Evaluation, along, cells, in_grid, tightest
 from fm.columns import CONVERGED_TOLERANCE
 from fm.errors import several
 from fm.estimating.measuring import Data, Measured
@@ -117,6 +118,20 @@ def cell_parts(recipe: Recipe, found: Measured, method: str, images: int) -> lis
     return [*parts, _cell(baseline, settings, found, method, trained=False)]
 
 
+def guided_parts(recipe: Recipe, points: Sequence[Mapping[str, Any]], found: Measured, method: str) -> list[Part]:
+    """Cells beside the recipe's grid, whose guide is trained with the network."""
+    settings = recipe.evaluation.model_copy(update={"grid": tuple(Budget(**point) for point in points)})
+    return [_cell(cell, settings, found, method) for cell in cells(settings)] if points else []
+
+
+def drawing(images: int, tolerance: float, found: Measured, method: str) -> Part:
+    """So many images drawn by a trained network of this method, which another one is trained on."""
+    nfe = expected_nfe(Cell(solver="dopri5", tolerance=tolerance), method)
+    seconds = images * nfe * found.sample_s
+    words = f"{images:,} images x assumed {nfe} evaluations of {in_time(found.sample_s)}"
+    return Part("  drawn images", seconds, seconds, unit(found), words)
+
+
 def _converged(settings: Evaluation, found: Measured, method: str) -> Part:
     nfe = expected_nfe(Cell(solver="dopri5", tolerance=CONVERGED_TOLERANCE), method)
     seconds = settings.error_images * nfe * found.sample_s
@@ -153,15 +168,17 @@ def _likelihood(cell: Cell, found: Measured, nfe: int, finer: int) -> float:
 
 
 def expected_nfe(cell: Cell, method: str, finer: bool = False) -> int:
-    """Evaluations of one solve: the cell's own, or what a trained network of this method takes at that tolerance.
+    """Evaluations of one solve: the cell's own, or what a trained network of this method takes at that tolerance; twice
+    as many with guidance.
 
     The steps of a method of order five grow with the fifth root of the tolerance; the start is Table 1 of the paper.
     """
+    networks = 2 if cell.guidance else 1
     if cell.tolerance is None:
-        return (cell.nfe or 0) * (2 if finer else 1)
+        return (cell.nfe or 0) * (2 if finer else 1) * networks
     name = next((name for name in EXPECTED_NFE if method.startswith(name)), "FM w/ Diffusion")
     tolerance = cell.tolerance / 10 if finer else cell.tolerance
-    return max(LEAST_NFE, round(EXPECTED_NFE[name] * (1e-5 / tolerance) ** 0.2))
+    return max(LEAST_NFE, round(EXPECTED_NFE[name] * (1e-5 / tolerance) ** 0.2)) * networks
 
 
 def method_of(recipe: Recipe, shape: tuple[int, int, int]) -> str:

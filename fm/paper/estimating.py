@@ -17,13 +17,25 @@ from fm.errors import MachineError, several
 from fm.estimating.counting import Counted, count
 from fm.estimating.estimate import device_here, free_here, measured, title
 from fm.estimating.measuring import Data, Measured, silent
-from fm.estimating.parts import Part, cell_parts, checkpoints, makespan, reference, slots, taken, training
+from fm.estimating.parts import (
+    Part,
+    cell_parts,
+    checkpoints,
+    drawing,
+    guided_parts,
+    makespan,
+    reference,
+    slots,
+    taken,
+    training,
+)
 from fm.estimating.units import aligned, in_bytes, in_time, short
 from fm.footprint import activations, check_fits, checkpoint_bytes, size
 from fm.models.cost import STATED, h100_hours
 from fm.objectives import objective
 from fm.paper.plan import Member, Plan
 from fm.recipe import Recipe
+from fm.reflow import TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -163,7 +175,7 @@ def estimate_paper(
     Raises: SettingsError before anything is measured if a training does not suit this machine, with what would.
     """
     found = measured(plan.recipe, data, known, say)
-    costs = tuple(_cost(plan, member, found, known.workers) for member in plan.members)
+    costs = tuple(_cost(plan, member, found, data, known.workers) for member in plan.members)
     settings = plan.recipe.training
     one, kept = checkpoint_bytes(known.parameters, settings), len(_final(plan.recipe))
     words = f"{several(len(costs), 'training')} x {several(kept, 'checkpoint')} of {in_bytes(one)}"
@@ -178,12 +190,14 @@ def estimate_paper(
     )
 
 
-def _cost(plan: Plan, member: Member, found: Measured, workers: int) -> Cost:
+def _cost(plan: Plan, member: Member, found: Measured, data: Data, workers: int) -> Cost:
     name = member.method.name
     own, shared = (objective(recipe.objective)(recipe.path).passes for recipe in (member.recipe, plan.recipe))
     trained, images = training(member.recipe, found, workers, found.step_s * own / shared, name)
-    parts = tuple(cell_parts(member.recipe, found, name, images))
-    return Cost(member, trained, parts, makespan((part.seconds for part in parts), slots(found)))
+    parts = cell_parts(member.recipe, found, name, images) + guided_parts(member.recipe, member.guided, found, name)
+    if member.method.drawn_by:
+        parts.append(drawing(data.images, TOLERANCE, found, name))
+    return Cost(member, trained, tuple(parts), makespan((part.seconds for part in parts), slots(found)))
 
 
 def check_room(plan: Plan, out: Path, workers: int) -> None:

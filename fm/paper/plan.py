@@ -23,11 +23,13 @@ ALONG = 8  # checkpoints that are kept along a training
 
 @dataclass(frozen=True)
 class Member:
-    """One training of the comparison with its recipe; `folder` lies in the comparison's own."""
+    """One training of the comparison with its recipe; `folder` lies in the comparison's own. `guided` are points that
+    are measured beside the recipe's grid, since their guide is known only after the training."""
 
     method: Method
     seed: int
     recipe: Recipe
+    guided: tuple[dict[str, Any], ...] = ()
 
     @property
     def folder(self) -> str:

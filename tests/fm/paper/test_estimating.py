@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fm.beyond.plan import planned as planned_beyond
 from fm.cells import Cell
 from fm.errors import MachineError, SettingsError
 from fm.estimating.measuring import Data, Measured
@@ -79,6 +80,15 @@ def test_the_text_has_every_training_every_cell_and_the_room(monkeypatch) -> Non
     assert "14 trainings x 40 samples x 4 evaluations of 10 ms" in cells and "by the evaluations assumed" in cells
     assert "along, midpoint 16" in cells and "converged" in cells and "untrained" in cells
     assert "14 trainings x 2 checkpoints" in room and room.endswith("3 GiB free")
+
+
+def test_what_is_drawn_and_guided_beyond_the_paper_is_counted(monkeypatch) -> None:
+    of = planned_beyond("photos", seeds=1, methods=["fm-ot", "reflow"], changes=FEW[:-1])
+    ot, reflow = ({part.name.strip(): part.seconds for part in cost.cells} for cost in estimated(monkeypatch, of).costs)
+    euler, guided = ot["euler 8"], ot["euler 8, guidance 1"]
+    assert guided - euler == pytest.approx(40 * 8 * 0.01 - 0.0) and "euler 8, guidance 1" not in reflow
+    assert reflow["drawn images"] == pytest.approx(500 * 85 * 0.01) and "drawn images" not in ot
+    assert expected_nfe(Cell(solver="dopri5", tolerance=1e-4), "FM w/ OT") == 85
 
 
 def test_counting_comes_before_anything_that_can_be_refused() -> None:

@@ -191,7 +191,7 @@ def estimate_paper(
 
 
 def _cost(plan: Plan, member: Member, found: Measured, data: Data, workers: int) -> Cost:
-    name = member.method.name
+    name = method_of(member.recipe, data.shape)
     own, shared = (objective(recipe.objective)(recipe.path).passes for recipe in (member.recipe, plan.recipe))
     trained, images = training(member.recipe, found, workers, found.step_s * own / shared, name)
     parts = cell_parts(member.recipe, found, name, images) + guided_parts(member.recipe, member.guided, found, name)

@@ -24,6 +24,7 @@ from fm.estimating.parts import (
     drawing,
     guided_parts,
     makespan,
+    method_of,
     reference,
     slots,
     taken,

@@ -17,6 +17,7 @@ def test_each_training_differs_from_ot_in_its_own_setting_alone() -> None:
         told = differences(ot.training_values(), member.recipe.training_values())
         own[member.method.key] = {part.split(" ")[0] for part in told}
     assert own["fm-ot"] == set() and own["mean-flow"] == own["shortcut"] == {"objective"}
+    assert own["reflow"] == set()  # but for what it is trained on, which the flow knows
     assert own["minibatch-ot"] == own["persistent-ot"] == {"training.coupling"}
     assert own["stratified"] == {"training.stratify"}
     assert all(part.startswith("training.times") for key in ("logit-normal", "skewed") for part in own[key])
@@ -26,8 +27,10 @@ def test_each_training_differs_from_ot_in_its_own_setting_alone() -> None:
 
 def test_every_line_is_measured_at_every_budget() -> None:
     for member in planned("photos", seeds=1).members:
+        halves = [point["nfe"] for point in member.guided]
+        assert halves == ([1, 2, 4, 8, 25] if member.method.key == "fm-ot" else [])
         measured = {(cell.solver, cell.grid, cell.nfe) for cell in cells(member.recipe.evaluation)}
-        for line in (line for line in LINES if line.key == member.method.key):
+        for line in (line for line in LINES if line.key == member.method.key and not line.guidance):
             few = [nfe for nfe in BUDGETS if not line.grid or nfe <= MOST]
             assert {(line.solver, line.grid if nfe > 1 else "", nfe) for nfe in few} <= measured
         assert any(cell.solver == "dopri5" and cell.nll_images for cell in cells(member.recipe.evaluation))
@@ -45,5 +48,11 @@ def test_what_the_table_compares_is_not_changed() -> None:
     ):
         with pytest.raises(SettingsError, match="is what the"):
             planned("photos", changes=[change])
+    with pytest.raises(SettingsError, match="--methods: reflow is trained on what fm-ot draws; name fm-ot too"):
+        planned("photos", methods=["reflow"])
+    assert [m.method.key for m in planned("photos", seeds=1, methods=["reflow", "fm-ot"]).members] == [
+        "fm-ot",
+        "reflow",
+    ]
     with pytest.raises(SettingsError, match="did you mean 'mean-flow'"):
         planned("photos", methods=["meanflow"])

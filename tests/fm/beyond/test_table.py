@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+from fm.beyond.plan import BUDGETS
 from fm.beyond.table import adaptive, at_budget, figure, figures, table
 
 
@@ -36,3 +37,11 @@ def test_the_table_has_the_floor_a_line_for_each_and_what_it_cost(trained):
     assert plain["bits/dim"] == "4.050" and plain["images seen"] == "12,800" and plain["seconds"] == "60"
     assert by_title["MeanFlow, jumps"]["bits/dim"] == "" and by_title["Shortcut, Euler"]["bits/dim"] == "4.050"
     assert table([])[1][2] == "" and len(table([])) == 2
+
+
+def test_guided_rows_stand_at_the_evaluations_that_they_took_and_in_no_other_line(trained, line):
+    guided, plain = line["FM w/ OT, autoguidance"], line["FM w/ OT"]
+    found = figures(trained)[guided]
+    assert not at_budget(trained, guided, 1) and found["1"].value is None and "dopri5" not in found
+    assert str(found["4"]) == "190 (better)" and str(found["50"]) == "190 (worse)"
+    assert all(not row.get("guidance") for nfe in BUDGETS for row in at_budget(trained, plain, nfe).values())

@@ -21,8 +21,8 @@ def opened(png: bytes) -> Image.Image:
 def panels(monkeypatch):
     """The panels of the next figure, kept for a look at what is drawn on them."""
     kept = []
-    make = figures.axes_of_a_page
-    monkeypatch.setattr(figures, "axes_of_a_page", lambda *a, **k: kept.append(make(*a, **k)) or kept[-1])
+    make = figures._figure
+    monkeypatch.setattr(figures, "_figure", lambda *a, **k: kept.append(make(*a, **k)) or kept[-1])
     return lambda: kept[-1][1]
 
 

@@ -58,15 +58,15 @@ def ema(
     if guide:
         existing(guide)
     look(port_base, run)
+    points = measurements(solvers, nfe, tolerances, "joint", guidances(guidance, interval), samples=samples)
+    points += ["evaluation.along=none", "evaluation.nll_images=0", "evaluation.nll_training_images=0"]
+    points += ["evaluation.error_images=0", f"evaluation.guide={json.dumps(guide) if guide else 'none'}"]
+    recipe = recipe_of(folder, points)
     from fm.checkpoints import newest
     from fm.posthoc import planned
 
     if last := newest(folder):
         planned(folder, last, wanted)
-    points = measurements(solvers, nfe, tolerances, "joint", guidances(guidance, interval), samples=samples)
-    points += ["evaluation.along=none", "evaluation.nll_images=0", "evaluation.nll_training_images=0"]
-    points += ["evaluation.error_images=0", f"evaluation.guide={json.dumps(guide) if guide else 'none'}"]
-    recipe = recipe_of(folder, points)
     with services(port_base, address):
         where = place(address, workers, gpus=gpus)
         _tell(Path(flow("averages", "averages")(run, wanted, recipe.evaluation, where)), as_json)

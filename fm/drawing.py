@@ -15,6 +15,7 @@ from fm.objectives import Objective, drop_labels
 from fm.pixels import to_unit
 from fm.times import stratified
 
+DRAWN = "drawn"  # the stream of the noises that images were drawn from: none that a network was trained with
 Inputs = tuple[Tensor, dict[str, Any]]
 
 
@@ -70,7 +71,7 @@ def draw(
     """x_1, t, z, y of one part: all that is random follows from seed, stream and stream position; z from `noises`."""
     seed, device = settings.seed, like.device
     x_1 = data_at(images, positions, settings, device).to(like.dtype)
-    z = noise.draws(seed, "z", noises, x_1.shape[1:], device).to(like.dtype)
+    z = noise.draws(seed, DRAWN if settings.drawn_by else "z", noises, x_1.shape[1:], device).to(like.dtype)
     # t stays on the CPU, where its range is checked without a wait for the device.
     u = noise.uniforms(seed, "t", positions, ())
     if settings.stratify:

@@ -10,7 +10,7 @@ from torch import Tensor
 from fm.checkpoints import Saved, kept, read_file
 from fm.ema import Combined, Snapshot, combined, gamma_of, power_name
 from fm.errors import SettingsError
-from fm.publishing import published
+from fm.publishing import published, published_weights
 from fm.recipe import Recipe
 from fm.state import Weights
 
@@ -41,7 +41,7 @@ def sources(run: Path, last: Saved) -> list[Source]:
     Raises: SettingsError if its recipe kept none.
     """
     lengths = Recipe.load(run).training.ema_lengths
-    if not lengths:
+    if not lengths or published_weights(run):
         mend = "train with --set 'training.ema_lengths=[0.05,0.1]' --set training.keep_every_images=N"
         raise SettingsError("kept no averages of which others could be made", str(run), mend)
     there = [saved for saved in kept(run) if 0 < saved.images_seen <= last.images_seen]
@@ -52,13 +52,17 @@ def sources(run: Path, last: Saved) -> list[Source]:
     ]
 
 
-def planned(run: Path, last: Saved, lengths: Sequence[float]) -> dict[float, Combined]:
-    """By length how an average at the end of RUN's training is made.
+def planned(run: Path, last: Saved, lengths: Sequence[float] = ()) -> dict[float, Combined]:
+    """By length how an average at the end of RUN's training is made; without lengths, of those of `LENGTHS` that what
+    was kept is fine enough for.
 
-    Raises: SettingsError for a length that what was kept is too coarse for, with one that can be made.
+    Raises: SettingsError for a length that it is too coarse for.
     """
     there = [source.snapshot for source in sources(run, last)]
-    found = {length: combined(there, Snapshot(gamma_of(length), last.images_seen)) for length in lengths}
+    due = lengths or LENGTHS
+    found = {length: combined(there, Snapshot(gamma_of(length), last.images_seen)) for length in due}
+    if not lengths:
+        return {length: how for length, how in found.items() if how.error <= MOST_ERROR}
     for length, how in found.items():
         if how.error > MOST_ERROR:
             what = f"{length:g} cannot be made of what RUN kept: the profile would be {how.error:.0%} off"

@@ -1,8 +1,8 @@
 """Reflow (Liu et al. 2023): a network is trained on what another one draws, each image with the noise that it was drawn
 from. Its ways from noise to image are straighter, so that fewer steps are enough.
 
-Image i of a drawn data set is what noise i of the stream "z" flows to, under the seed of the training that is to see
-it: a pair is a number, and no noise is stored. Images are rounded to grey levels as all are.
+Image i of a drawn data set is what noise i of the stream "drawn" flows to, under the seed of the training that is to
+see it: a pair is a number, and no noise is stored. Images are rounded to grey levels as all are.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,11 +17,16 @@ from numpy.typing import NDArray
 from fm import noise
 from fm.data import Item, Listing, Source
 from fm.data.preparation import encode
+from fm.drawing import DRAWN
 from fm.errors import SettingsError
 from fm.flow import Flow
-from fm.lineage import digest
+from fm.lineage import digest, leaves
 from fm.recipe import Recipe, load
 
+DECIDED = (
+    *("data", "path.kind", "objective", "class_conditional", "super_resolution", "peer"),
+    *("training.drawn_by", "training.initial_weights"),
+)
 Begin = Literal["run", "scratch"]
 TOLERANCE = 1e-4  # of dopri5, unless another is asked for
 BATCH = 64  # images solved together: dopri5 shares its steps among them, so it is part of what comes out
@@ -66,7 +71,7 @@ def _batch(source: Drawn, number: int) -> NDArray[np.uint8]:
     """uint8 (BATCH, height, width, channels), always whole: a shorter last one would take other steps."""
     flow = _flow(source.run, source.weights)
     numbers = torch.arange(number * BATCH, (number + 1) * BATCH)
-    z = noise.draws(source.seed, "z", numbers, flow.shape, flow.device)
+    z = noise.draws(source.seed, DRAWN, numbers, flow.shape, flow.device)
     images = flow.decode(flow.path.sample_source(z), rtol=source.tolerance, atol=source.tolerance)
     return np.ascontiguousarray(images.permute(0, 2, 3, 1).cpu().numpy())
 
@@ -96,4 +101,11 @@ def student(
     first = weights if begin == "run" else None
     values["training"] |= {"coupling": "independent", "coupling_block_images": None, "coupling_noises": None}
     values["training"] |= {"flips": False, "drawn_by": weights, "initial_weights": first}
-    return Recipe.changed(values, changes, run)
+    own = Recipe.parse(values, run)
+    recipe = Recipe.changed(values, changes, run)
+    decided = [*DECIDED, *(["model"] if begin == "run" else [])]
+    due, found = (leaves(one.model_dump(mode="json")) for one in (own, recipe))
+    for key in sorted(due.keys() | found.keys()):
+        if due.get(key) != found.get(key) and any(f"{key}.".startswith(f"{name}.") for name in decided):
+            raise SettingsError("is what reflow decides", f"--set {key}", "leave it out")
+    return recipe

@@ -37,10 +37,12 @@ def average(run: Path, last: Saved, lengths: Sequence[float]) -> list[Made]:
 
 def swept(
     run: Path, recipe: Recipe, last: Saved, averages: Sequence[Made], data: str, manifest: Manifest, copy: Tracking
-) -> list[Measured]:
-    """The rows of the recipe's grid, first of the training's own average, then of the others."""
+) -> tuple[list[Measured], list[Row]]:
+    """The rows of the recipe's grid, first of the training's own average, then of the others; and all of them with
+    those that failed."""
     grid = {str(cell) for cell in cells(recipe.evaluation)}
-    own = [row for row in evaluate(run, recipe, last, copy) if row["weights"] == last.weights]
+    own = [row for row in evaluate(run, recipe, last, copy, best=False) if row["weights"] == last.weights]
+    every = [*own]
     found = [Measured(None, None, str(run), _whole(own))]
     for one in averages:
         its = Recipe.load(one.folder).model_copy(update={"evaluation": recipe.evaluation})
@@ -49,9 +51,10 @@ def swept(
             saved = newest(folder)
             assert saved is not None  # noqa: S101  it was made with one
             rows = [row for row in evaluate(folder, its, saved, member) if row["weights"] == saved.weights]
+        every += rows
         found.append(Measured(one.length, one.error, str(one.folder), _whole(rows)))
     watching.say(f"{len(found)} averages at {', '.join(sorted(grid))}")
-    return found
+    return found, every
 
 
 def _whole(rows: Sequence[Row]) -> tuple[Row, ...]:

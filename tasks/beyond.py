@@ -12,7 +12,7 @@ from torch import Tensor
 from fm.beyond.page import write_page
 from fm.beyond.plan import LINES, METHODS, SHOWN_BUDGETS, Line, guided_points
 from fm.checkpoints import kept
-from fm.errors import several
+from fm.errors import Unfinished, several
 from fm.paper.plan import Plan
 from fm.paper.trained import Trained
 from fm.publishing import publish
@@ -41,7 +41,10 @@ def _guided(one: Trained, out: Path, parent: Tracking) -> Trained:
     changes = {"evaluation.grid": guided_points(one.method.key), "evaluation.guide": str(guide)}
     recipe = Recipe.load(run, changes)
     with opened(run, recipe, note=False) as folder, parent.member(folder, recipe) as copy:
-        rows = [row for row in evaluate(folder, recipe, last, copy) if row.get("guidance")]
+        try:
+            rows = [row for row in evaluate(folder, recipe, last, copy, best=False) if row.get("guidance")]
+        except Unfinished as error:
+            return replace(one, failed=one.failed or str(error))
     failed = [row for row in rows if "failed" in row]
     why = f"{several(len(failed), 'guided cell')} failed: {failed[0]['failed']}" if failed else ""
     return replace(one, rows=(*one.rows, *(row for row in rows if "failed" not in row)), failed=one.failed or why)

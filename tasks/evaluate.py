@@ -57,11 +57,12 @@ def ready(features: str, place: Place) -> None:
 
 
 @task(name="evaluate", cache_policy=NO_CACHE, **PATIENTLY)
-def evaluate(run: Path, recipe: Recipe, saved: Saved, tracking: Tracking) -> list[Row]:
+def evaluate(run: Path, recipe: Recipe, saved: Saved, tracking: Tracking, best: bool = True) -> list[Row]:
     """The rows of the recipe's grid, of the untrained network, and of the kept checkpoints along the training; those
     that stand in RUN are not measured again.
 
-    A cell that fails is tried once more; then its row says why, and the others go on.
+    A cell that fails is tried once more; then its row says why, and the others go on. Unless `best` is false, the
+    checkpoint is kept if it is the nearest so far by RUN's own measure.
     """
     with tracking.stage("evaluate"):
         jobs = standing.jobs(run, recipe, saved)
@@ -75,7 +76,8 @@ def evaluate(run: Path, recipe: Recipe, saved: Saved, tracking: Tracking) -> lis
             raise Unfinished(f"every cell failed, the first one so: {rows[0]['failed']}", str(run))
         tracking.rows([row for row in measured if not along_training(row, saved)])
         tracking.along([row for row in measured if along_training(row, saved)])
-        keep_if_best(run, recipe, saved, measured)
+        if best:
+            keep_if_best(run, recipe, saved, measured)
         return rows
 
 

@@ -7,7 +7,7 @@ import inspect
 import logging
 import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import wraps
 from pathlib import Path
@@ -108,7 +108,7 @@ def command_again(flow: str, given: Mapping[str, Any]) -> str:
         "train_run": lambda: ["train", given["data"], given["run"], "--preset", given["run"]],
         "pipeline": lambda: ["pipeline", given["source"], given["run"], "--preset", given["run"], *_start(given)],
         "evaluate_run": lambda: ["evaluate", given["run"], *([given["data"]] if given.get("data") else [])],
-        "averages": lambda: ["ema", given["run"], "--lengths", ",".join(f"{length:g}" for length in given["lengths"])],
+        "averages": lambda: ["ema", given["run"], *_lengths(given["lengths"])],
         "rerun": lambda: ["evaluate", "--rerun", f"{given['run']}/evaluations/{given['key']}.json"],
         "paper": lambda: ["paper", given["out"], *compared(given)],
         "superres": lambda: ["superres", given["out"], *compared(given)],
@@ -149,6 +149,10 @@ def compared(given: Mapping[str, Any]) -> list[str]:
     words += [word for change in given.get("changes", ()) for word in ("--set", change)]
     words += ["--beyond"] * bool(given.get("beyond"))
     return words + ["--allow-different-data"] * bool(given.get("allow_different_data"))
+
+
+def _lengths(lengths: Sequence[float]) -> list[str]:
+    return ["--lengths", ",".join(f"{length:g}" for length in lengths)] if lengths else []
 
 
 def _reflowed(given: Mapping[str, Any]) -> list[str]:

@@ -97,10 +97,17 @@ def _measured(member: Member, given: Pictures, out: Path, parent: Tracking) -> T
     recipe = member.recipe.model_copy(update={"data": given.manifest.settings})
     teacher = out / f"{by}-seed{member.seed}"
     drawing = newest(teacher) if by else None
+    if drawing and not recipe.training.finished(drawing.images_seen, drawing.seconds):
+        drawing = None
     if drawing:
         recipe = student(recipe, drawing.weights, "run", {"name": recipe.name}, str(teacher))
     elif by:
-        return Trained(member.method, member.seed, str(run), failed=f"{teacher.name} has no network that could draw")
+        return Trained(
+            member.method,
+            member.seed,
+            str(run),
+            failed=f"{teacher.name} is not trained to its end, so that nothing is drawn",
+        )
     with opened(run, recipe) as folder, parent.member(folder, recipe) as copy:
         try:
             images, settings = given.manifest.splits["train"].images, given.manifest.settings

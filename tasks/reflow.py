@@ -38,8 +38,8 @@ def draw(
     source = drawn_by(teacher, saved.weights, recipe.training.seed, images, tolerance)
     data = run.parent / "data" / f"drawn-{settings.size}-{inputs_digest(source, settings)}"
     with tracking.stage("draw"):
-        here = is_address(of(run))
-        manifest = prepared(source, data, settings, None, here, cluster.gpus_each())
         if recipe.training.initial_weights:
             begin_with(Path(pulled(teacher)), saved.weights, run)
+        here = is_address(of(run))
+        manifest = prepared(source, data, settings, None, here, cluster.gpus_each())
         return Pairs(published(data, run), manifest)

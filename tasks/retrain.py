@@ -41,7 +41,7 @@ def challenger(
     theirs = Recipe.load(folder)
     values = theirs.model_dump(mode="json") | data
     weights = champion.weights if begin == "champion" else None
-    values["training"] |= {"initial_weights": weights, "seed": (theirs.training.seed + 1) % 2**31}
+    values["training"] |= {"initial_weights": weights, "drawn_by": None, "seed": (theirs.training.seed + 1) % 2**31}
     recipe = Recipe.changed(values, changes, str(folder))
     if weights and recipe.model != theirs.model:
         raise SettingsError("is another network than the champion's", "model", "begin from scratch, or leave it")

@@ -16,6 +16,7 @@ from flows.commands.asked import (
     RunFolder,
     Workers,
     existing,
+    is_address,
     look,
     place,
     recipe_of,
@@ -28,8 +29,8 @@ from fm.errors import SettingsError
 def ema(
     run: RunFolder,
     lengths: Annotated[
-        str, typer.Option(help="Of the averages, as shares of the training, below 0.288.")
-    ] = "0.02,0.03,0.05,0.07,0.1,0.14,0.2",
+        str, typer.Option(help="Of the averages, as shares of the training, below 0.288. Default: 0.02 to 0.2.")
+    ] = "",
     solvers: Annotated[str, typer.Option(help="Solvers that each is measured with.")] = "midpoint",
     nfe: Annotated[str, typer.Option(help="Network evaluations for each with fixed steps.")] = "16",
     tolerances: Annotated[str, typer.Option(help="Tolerances for each adaptive one, e.g. 1e-3.")] = "",
@@ -49,11 +50,13 @@ def ema(
     made of those, each a network of its own in RUN/averages, and measured on the same noise.
     """
     try:
-        wanted = tuple(float(word) for word in lengths.split(","))
+        wanted = tuple(float(word) for word in lengths.split(",") if word)
     except ValueError:
         raise SettingsError(f"{lengths!r} is not a list of numbers", "--lengths", "for example 0.05,0.1") from None
     if not all(0 < length < 0.288 for length in wanted):
         raise SettingsError(f"{lengths} are not all above 0 and below 0.288", "--lengths", "for example 0.05,0.1")
+    if is_address(run):
+        raise SettingsError("is at an address, and averages are made in a folder", run, "copy it into one")
     folder = existing(run)
     if guide:
         existing(guide)

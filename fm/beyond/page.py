@@ -91,7 +91,7 @@ def _what(plan: Plan, trained: Sequence[Trained]) -> str:
     return (
         f"{plan.dataset.title}, {plan.recipe.data.size} px: each method trained on {images} images seen with"
         f" {several(plan.seeds, 'seed')}, the same network (that of jumps is told where they end), images, order, noise"
-        f" and budget. Measured with {measured}."
+        f" and budget, but for reflow, which goes on from FM w/ OT on what that draws. Measured with {measured}."
     )
 
 

@@ -10,6 +10,7 @@ from fm.checkpoints import load_weights, newest, read_file
 from fm.data import Preparation, open_source, write_shards
 from fm.errors import CheckpointError, SettingsError
 from fm.files import read_json
+from fm.posthoc import LENGTHS as DEFAULT
 from fm.posthoc import made, planned, sources
 from fm.recipe import Recipe
 from tests.fm.test_side_by_side import pictures
@@ -45,6 +46,13 @@ def test_a_length_that_was_kept_comes_out_as_it_was_and_others_between(run: Path
     before = {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
     assert made(run, last, 0.07, planned(run, last, (0.07,))[0.07]).folder == folder
     assert {file: file.stat().st_mtime_ns for file in folder.rglob("*")} == before
+
+
+def test_without_lengths_those_are_made_that_can_be(run: Path) -> None:
+    last = newest(run)
+    assert last is not None
+    found = planned(run, last)
+    assert {0.03, 0.05, 0.1, 0.2} <= set(found) < set(DEFAULT) and all(how.error <= 0.2 for how in found.values())
 
 
 def test_what_cannot_be_made_is_refused(run: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import fm
 from fm import noise
 from fm.checkpoints import newest
 from fm.data import Preparation, ShardedImages, batches, open_source, write_shards
-from fm.drawing import drawn
+from fm.drawing import DRAWN, drawn
 from fm.errors import SettingsError
 from fm.lineage import differences
 from fm.objectives import objective
@@ -48,7 +48,7 @@ def test_image_i_is_what_noise_i_flows_to_and_is_trained_on_with_it(teacher: Pat
     flow = fm.load(teacher)
     for first in (0, BATCH):
         numbers = torch.arange(first, first + BATCH)
-        z = noise.draws(7, "z", numbers, flow.shape)
+        z = noise.draws(7, DRAWN, numbers, flow.shape)
         due = flow.decode(flow.path.sample_source(z), rtol=1e-2, atol=1e-2)[: 70 - first]
         there = torch.from_numpy(images.gather(numbers[: len(due)].numpy())).permute(0, 3, 1, 2)
         assert torch.equal(there, due)
@@ -57,7 +57,7 @@ def test_image_i_is_what_noise_i_flows_to_and_is_trained_on_with_it(teacher: Pat
     assert not torch.equal(batch.indices, batch.positions)
     model, _ = recipe.build(manifest.shape, None)
     _, told = drawn(batch, slice(2, 5), model, objective("flow_matching")(recipe.path), recipe.training)
-    assert torch.equal(told["z"], noise.draws(7, "z", batch.indices[2:5], flow.shape))
+    assert torch.equal(told["z"], noise.draws(7, DRAWN, batch.indices[2:5], flow.shape))
 
 
 def test_the_drawn_set_is_the_same_after_a_stop_and_another_of_another_seed(teacher: Path, tmp_path: Path) -> None:
@@ -107,7 +107,26 @@ def test_a_network_that_is_told_more_or_answers_something_else_is_refused(change
         student(Recipe.load("tiny", changes), "a" * 64, begin, (), "runs/x")
 
 
-@pytest.mark.parametrize("change", ["training.flips=true", "training.coupling=minibatch_ot"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "training.drawn_by=none",
+        "training.initial_weights=none",
+        "class_conditional=true",
+        "objective=mean_flow",
+        "path=vp",
+        "model.channels=64",
+        "data.size=32",
+    ],
+)
+def test_what_reflow_decides_is_not_changed(change: str) -> None:
+    with pytest.raises(SettingsError, match=f"--set {change.partition('=')[0]}.*: is what reflow decides"):
+        student(Recipe.load("tiny"), "a" * 64, "run", [change], "runs/x")
+
+
+@pytest.mark.parametrize(
+    "change", ["training.flips=true", "training.coupling=minibatch_ot", "training.coupling=persistent_ot"]
+)
 def test_what_would_part_an_image_from_its_noise_is_refused(change: str) -> None:
     recipe = student(Recipe.load("tiny"), "a" * 64, "run", [change], "runs/x")
     with pytest.raises(SettingsError, match=f"{change.partition('=')[0]}: each image goes with the noise"):

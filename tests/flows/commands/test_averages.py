@@ -11,6 +11,7 @@ from fm.recipe import Recipe
     ("words", "says"),
     [
         (["nowhere"], "error: nowhere: no training here"),
+        (["s3://bucket/run"], "error: s3://bucket/run: is at an address, and averages are made in a folder"),
         (["run", "--lengths", "0.1,long"], "error: --lengths: '0.1,long' is not a list of numbers"),
         (["run", "--lengths", "0.1,0.3"], "error: --lengths: 0.1,0.3 are not all above 0 and below 0.288"),
         (["run", "--solvers", "dopri5"], "error: --solvers: dopri5 needs a budget"),

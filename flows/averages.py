@@ -10,8 +10,9 @@ from fm.cells import Budget, Evaluation
 from fm.data import load_manifest
 from fm.data.addresses import is_address
 from fm.errors import SettingsError
+from fm.facts import facts_of
 from fm.posthoc import planned
-from fm.recipe import Recipe, facts_of, opened
+from fm.recipe import Recipe, opened
 from tasks import cluster, failing, tracking, watching
 from tasks.averages import average, shown, swept
 from tasks.evaluate import all_measured, ready, trained

@@ -4,7 +4,8 @@ from prefect import flow
 
 from fm.cells import Evaluation
 from fm.data import load_manifest
-from fm.recipe import Recipe, on_data, opened
+from fm.facts import on_data
+from fm.recipe import Recipe, opened
 from fm.results import existing_row
 from fm.runs import pulled
 from tasks import cluster, failing, tracking, watching

@@ -3,7 +3,8 @@
 from prefect import flow
 
 from fm.data import open_source
-from fm.recipe import Recipe, check_trainable, opened
+from fm.facts import check_trainable
+from fm.recipe import Recipe, opened
 from tasks import cluster, failing, standing, tracking, watching
 from tasks.evaluate import all_measured, evaluate, ready
 from tasks.place import Pictures, Place

@@ -7,7 +7,8 @@ from pydantic import Field
 
 from fm.data import load_manifest, settled
 from fm.errors import DataError
-from fm.recipe import Recipe, facts_of, opened
+from fm.facts import facts_of
+from fm.recipe import Recipe, opened
 from fm.reflow import TOLERANCE, Begin, student
 from fm.runs import pulled
 from tasks import cluster, failing, tracking, watching

@@ -3,7 +3,8 @@
 from prefect import flow
 
 from fm.data import load_manifest
-from fm.recipe import Recipe, check_trainable, opened
+from fm.facts import check_trainable
+from fm.recipe import Recipe, opened
 from tasks import cluster, failing, tracking, watching
 from tasks.place import Place
 from tasks.train import train

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from fm.checkpoints import Store
 from fm.errors import CheckpointError, SettingsError, UserError, several
+from fm.facts import on_import
 from fm.files import sha256
 from fm.parsing import parse
 from fm.peers import PEERS, SCHEDULES, Found, Known, Peer, architecture, classes, found_in, learns_variance, read
-from fm.recipe import Recipe, on_import, opened
+from fm.recipe import Recipe, opened
 from fm.state import Weights, differing
 
 # What `changes` may set: the rest is told by the file, or an import has no use for it.

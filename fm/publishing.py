@@ -12,10 +12,11 @@ from typing import Any
 
 from fm.checkpoints import INITIAL, Store, load_weights, newest
 from fm.errors import CheckpointError, UserError
+from fm.facts import facts_of, on_import
 from fm.files import atomic, sha256, sync_folder, write_json, write_text
 from fm.keeping import NAMED, named
 from fm.optimised import grids_file
-from fm.recipe import Recipe, facts_of, on_import
+from fm.recipe import Recipe
 from fm.results import Row, bits_text, distance_text, distances, floor_text, label
 from fm.state import Weights
 

@@ -6,7 +6,7 @@ code.
 """
 
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +18,11 @@ from torch import nn
 
 from fm import plugins, presets
 from fm.cells import Evaluation, cells, check_guidance, check_jumps
-from fm.data import Manifest, Preparation, settled
+from fm.data import Preparation
 from fm.data.plane import Points
 from fm.enlarging import check_pairs
 from fm.errors import NumericalError, SettingsError, UserError, nearest
+from fm.facts import facts_of, is_trained
 from fm.files import read_json, write_json
 from fm.flow import Flow
 from fm.lineage import differences, digest
@@ -37,12 +38,8 @@ from fm.settings import Settings, listed
 from fm.training import Training
 from fm.training import check as check_training
 
-LATER = {
-    "initial_weights",
-    "coupling_noises",
-    "drawn_by",
-    "ema_lengths",
-}  # settings of a training that older ones did not have
+# Settings of a training that older ones did not have.
+LATER = {"initial_weights", "coupling_noises", "drawn_by", "ema_lengths"}
 KEPT_AND_TOLD = {"keep", "keep_every_images", "report_images", "save_images"}  # of a training: they change no number
 
 
@@ -269,94 +266,6 @@ def check_recipe(folder: Path, recipe: Recipe, run: str) -> Recipe | None:
         what = f"holds a training by another recipe ({', '.join(differing)})"
         raise SettingsError(what, run, "choose another RUN folder")
     return there
-
-
-def check_trainable(run: str | Path) -> None:
-    """Raises: SettingsError if RUN's network was imported."""
-    folder = pulled(run)
-    if (folder / "data.json").exists() and "imported" in facts_of(folder):
-        raise SettingsError("is an imported network without an optimiser", str(run), "train in another RUN")
-
-
-def is_trained(run: Path) -> bool:
-    """Whether RUN has a checkpoint: a start that failed before its first one binds RUN to nothing."""
-    return any((run / "checkpoints").glob("[0-9]*"))
-
-
-def facts_of(run: Path | str) -> dict[str, Any]:
-    """RUN/data.json: what it was trained on (`data` its place, `digest`, `shape`, `classes`, `order`).
-
-    Raises: UserError if the file is not there or is no longer what was written.
-    """
-    file = Path(run) / "data.json"
-    facts = read_json(file)
-    if not isinstance(facts, dict) or not {"data", "digest", "shape", "classes"} <= facts.keys():
-        raise UserError("is not what was written there", str(file), "restore it from a copy")
-    return facts
-
-
-def on_data(run: Path, data: str | Path, manifest: Manifest, order: str = "") -> None:
-    """Notes in RUN/data.json what it is trained on, where that lies now, and the fingerprint of the data's order.
-
-    Raises: SettingsError if RUN was trained on other data.
-    """
-    _note(run, *check_data(run, data, manifest, order))
-
-
-def check_data(
-    run: Path, data: str | Path, manifest: Manifest, order: str = ""
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `on_data` finds in RUN/data.json and what it is to say; writes nothing, raises as `on_data`."""
-    facts: dict[str, Any] = {"data": settled(data), "digest": manifest.digest, "source": manifest.source}
-    images = {name: split.images for name, split in manifest.splits.items()}
-    facts |= {"shape": list(manifest.shape), "classes": list(manifest.classes), "images": images}
-    return _checked(run, facts, order)
-
-
-def on_points(run: Path, points: Points, order: str = "") -> None:
-    """Notes in RUN/data.json which points it is trained on: they lie nowhere, each is made when it is asked for.
-
-    Raises: SettingsError if RUN was trained on other data.
-    """
-    facts = {"data": "", "digest": points.digest, "source": f"points:{points.distribution}"}
-    _note(run, *_checked(run, facts | {"shape": list(points.shape), "classes": [], "images": {}}, order))
-
-
-def on_import(run: Path, shape: Sequence[int], classes: Sequence[str], facts: dict[str, Any]) -> None:
-    """Notes in RUN/data.json that its network was trained elsewhere, on data not at hand, and what is known of it."""
-    of_data: dict[str, Any] = {"shape": list(shape), "classes": list(classes), "images": {}}
-    trained_on = {"data": "", "digest": "", "source": "unknown"} | of_data
-    write_json(run / "data.json", trained_on | {"order": "", "imported": facts})
-
-
-def _note(run: Path, there: dict[str, Any], facts: dict[str, Any]) -> None:
-    if there != facts:
-        write_json(run / "data.json", facts)
-
-
-def _checked(run: Path, facts: dict[str, Any], order: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """RUN/data.json as it is and as it is to be; who names no order (an evaluation) keeps the one that is there."""
-    there = facts_of(run) if (run / "data.json").exists() else {}
-    if "imported" in there:
-        facts = _scored_on(run, there, facts, order)
-    elif there and is_trained(run) and there["digest"] != facts["digest"]:
-        raise SettingsError(
-            f"was trained on data {there['digest']}, not {facts['digest']}", str(run), "choose another RUN folder"
-        )
-    if order and is_trained(run) and there.get("order", order) not in ("", order):
-        what = f"was trained in the order {there['order']}, not {order}"
-        raise SettingsError(what, str(run), "choose another RUN folder, or the version that wrote it")
-    return there, facts | {"order": order or there.get("order", "")}
-
-
-def _scored_on(run: Path, there: dict[str, Any], facts: dict[str, Any], order: str) -> dict[str, Any]:
-    """What RUN/data.json says of an imported network that is scored on a data set, any one that fits it."""
-    if order:
-        check_trainable(run)
-    if there["shape"] != facts["shape"] or len(there["classes"]) not in (0, len(facts["classes"])):
-        sizes = [f"{'x'.join(map(str, side['shape']))}, {len(side['classes'])} classes" for side in (there, facts)]
-        raise SettingsError(f"its network is of {sizes[0]}, the data of {sizes[1]}", str(run), "prepare data alike")
-    return facts | {"classes": there["classes"], "imported": there["imported"]}
 
 
 def _read(where: str | Path) -> tuple[dict[str, Any], str]:

@@ -15,12 +15,13 @@ from torch import Tensor
 from fm.comparing import Comparison, compare, names_of, run_of
 from fm.data import ShardedImages
 from fm.errors import UserError
+from fm.facts import facts_of
 from fm.files import check_writable
 from fm.flow import Flow
 from fm.metrics import Features, load_features
 from fm.metrics.memorisation import memorisation
 from fm.pixels import to_pixels
-from fm.recipe import facts_of, load
+from fm.recipe import load
 from fm.records import read
 from fm.reference import HELDOUT, TRAINING, described_by, examples, order
 from fm.report.comparison_page import Drawn, Nearest, Pictures, write_page, write_tables

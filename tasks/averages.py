@@ -10,9 +10,10 @@ from prefect.cache_policies import NO_CACHE
 from fm.cells import cells
 from fm.checkpoints import Saved, newest
 from fm.data import Manifest
+from fm.facts import on_data
 from fm.lineage import digest, page_digest
 from fm.posthoc import FOLDER, Made, made, planned
-from fm.recipe import Recipe, on_data, opened
+from fm.recipe import Recipe, opened
 from fm.report import kept
 from fm.report.averages import Measured, best, table, write_page
 from fm.results import Row

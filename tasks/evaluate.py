@@ -18,12 +18,13 @@ from fm.cells import cell_of
 from fm.checkpoints import Saved, newest
 from fm.data import ShardedImages
 from fm.errors import CheckpointError, DataError, SettingsError, Unfinished, UserError, several
+from fm.facts import facts_of
 from fm.keeping import mark_best
 from fm.lineage import digest
 from fm.metrics import FEATURES, check_features
 from fm.metrics.weights import VARIABLE
 from fm.optimised import OPTIMISED, grids_file
-from fm.recipe import Recipe, facts_of
+from fm.recipe import Recipe
 from fm.reference import HELDOUT, TRAINING, describe_real, kept_in
 from fm.results import Row, bits_text, distance_text, distances, existing_row, label, worse, write_row
 from fm.runs import of

@@ -33,10 +33,11 @@ from fm.evaluation import (
     score,
     solutions_name,
 )
+from fm.facts import facts_of
 from fm.files import atomic
 from fm.flow import Flow
 from fm.metrics import FEATURES, Features, identity_of, load_features
-from fm.recipe import facts_of, load, untrained
+from fm.recipe import load, untrained
 from fm.reference import HELDOUT, TRAINING, Pairs, label_law, measure_reference, pairs, pictures
 from fm.results import Row, write_row
 from fm.runs import pulled

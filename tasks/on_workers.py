@@ -18,6 +18,7 @@ from fm.checkpoints import Saved, Store, kept
 from fm.data import ShardedImages
 from fm.drawing import is_conditional
 from fm.errors import Diverged, UserError
+from fm.facts import facts_of
 from fm.files import atomic
 from fm.footprint import fitting
 from fm.leaving import told_to_leave
@@ -27,7 +28,7 @@ from fm.pairing import stream_of
 from fm.parallel import World
 from fm.pixels import to_pixels
 from fm.progress import GRID, Progress, Started
-from fm.recipe import Recipe, facts_of, load
+from fm.recipe import Recipe, load
 from fm.records import Recorder, read
 from fm.reference import examples
 from fm.report.figures import image_grid

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from fm.data import Manifest, Source, open_source
 from fm.errors import SettingsError
-from fm.recipe import Recipe, check_data, check_recipe, facts_of, is_trained
+from fm.facts import check_data, facts_of, is_trained
+from fm.recipe import Recipe, check_recipe
 from fm.runs import pulled
 from tasks import standing
 from tasks.standing import Found, Stage

@@ -13,11 +13,12 @@ from fm.cells import Cell, cell_of
 from fm.checkpoints import Saved
 from fm.data import ShardedImages
 from fm.data.addresses import is_address
+from fm.facts import facts_of
 from fm.flow import Flow
 from fm.footprint import batch_that_fits
 from fm.lineage import digest
 from fm.pixels import to_pixels
-from fm.recipe import Recipe, facts_of, load
+from fm.recipe import Recipe, load
 from fm.records import read
 from fm.reference import examples
 from fm.report import Pictures, kept, write_report

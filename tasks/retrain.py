@@ -10,10 +10,11 @@ from fm.comparing import run_of
 from fm.data import Manifest, load_manifest
 from fm.data.addresses import is_address, node_cache
 from fm.errors import SettingsError
+from fm.facts import facts_of, on_data
 from fm.judging import FIRST, Decision, in_words, judge
 from fm.lineage import digest
 from fm.publishing import begin_with, note_cited, publish, published_weights
-from fm.recipe import Recipe, facts_of, on_data, opened
+from fm.recipe import Recipe, opened
 from fm.results import Row
 from fm.runs import of
 from fm.side_by_side import side_by_side

@@ -17,10 +17,11 @@ from fm.checkpoints import Saved, Store, kept, newest
 from fm.data import Manifest, Preparation, Source, inputs_digest, load_manifest, open_source, verify
 from fm.errors import CheckpointError, DataError, SettingsError, UserError, several
 from fm.evaluation import row_key
+from fm.facts import facts_of
 from fm.files import read_json
 from fm.lineage import code_digest, differences, digest
 from fm.metrics import check_features, identity_of
-from fm.recipe import Recipe, facts_of, untrained_weights
+from fm.recipe import Recipe, untrained_weights
 from fm.records import read
 from fm.reference import FEWEST, HELDOUT
 from fm.report import kept as kept_page

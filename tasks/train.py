@@ -11,8 +11,9 @@ from prefect.cache_policies import NO_CACHE
 from fm.checkpoints import Saved, newest, newest_name
 from fm.data import Manifest, settled
 from fm.errors import SettingsError, UserError
+from fm.facts import on_data
 from fm.lineage import digest
-from fm.recipe import Recipe, on_data
+from fm.recipe import Recipe
 from fm.records import read
 from fm.runs import driver_of, of, refresh
 from tasks import cluster, on_workers, slots, standing, watching

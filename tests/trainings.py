@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from fm.data import ShardedImages
+from fm.facts import on_data
 from fm.publishing import begin_with, published_weights
-from fm.recipe import Recipe, on_data, opened
+from fm.recipe import Recipe, opened
 from tasks import on_workers
 
 

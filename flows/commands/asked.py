@@ -130,7 +130,7 @@ def existing(run: str) -> Path:
 def trainable(run: str) -> None:
     """Says of an imported network at once that it cannot be trained."""
     if (found(run) / "data.json").exists():
-        from fm.recipe import check_trainable
+        from fm.facts import check_trainable
 
         check_trainable(run)
 

@@ -87,7 +87,7 @@ def sample(
 def _small(flow: "Flow", run: str, low: Path | None, n: int) -> "Tensor | None":
     """The small pictures that n samples belong to, in turn; none for a network that is told none."""
     from fm.enlarging import small_picture
-    from fm.recipe import facts_of
+    from fm.facts import facts_of
     from fm.reference import examples
     from fm.runs import pulled
 

@@ -19,8 +19,9 @@ from fm.checkpoints import Saved, Store, newest
 from fm.demo2d import measuring
 from fm.demo2d.plan import Plan
 from fm.errors import UserError
+from fm.facts import on_points
 from fm.pairing import paired
-from fm.recipe import PointRecipe, load, on_points, opened, recorded
+from fm.recipe import PointRecipe, load, opened, recorded
 from fm.records import Recorder
 from fm.training import Progress, train
 

@@ -12,8 +12,9 @@ from fm.cells import Cell, cell_of, cells
 from fm.checkpoints import read_info
 from fm.errors import CheckpointError, UserError
 from fm.evaluation import AGAIN, KINDS, PARTS, solutions_name
+from fm.facts import facts_of
 from fm.housekeeping.plan import DAY_S, PART, Judged, Kept, Removal, entries, kept, leftover, size_of, touched, unknown
-from fm.recipe import Recipe, facts_of
+from fm.recipe import Recipe
 from fm.results import read_row, read_rows
 
 SOLUTIONS = re.compile(r"converged-[0-9a-f]{16}\.safetensors")

@@ -19,11 +19,12 @@ from fm.data import ShardedImages, load_manifest, open_source, write_shards
 from fm.estimating.counting import count
 from fm.estimating.estimate import Estimate, estimate, of_folder
 from fm.evaluation import evaluate
+from fm.facts import on_data
 from fm.metrics import load_features
 from fm.pairing import stream_of
 from fm.parallel import World
 from fm.progress import Progress
-from fm.recipe import Recipe, load, on_data, opened, untrained
+from fm.recipe import Recipe, load, opened, untrained
 from fm.reference import measure_reference
 from fm.training import train
 from tasks.on_workers import draw_samples

@@ -9,8 +9,9 @@ from fm.cells import cells
 from fm.checkpoints import newest
 from fm.data import open_source, write_shards
 from fm.evaluation import row_key
+from fm.facts import facts_of, on_data
 from fm.metrics import load_features
-from fm.recipe import Recipe, facts_of, on_data, opened
+from fm.recipe import Recipe, opened
 from tasks import cluster, measuring, on_workers
 from tasks.measuring import Job, Share
 from tests.benchmarks.timing import Row

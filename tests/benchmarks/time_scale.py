@@ -15,8 +15,9 @@ from fm.checkpoints import newest
 from fm.data import ShardedImages, open_source, write_shards
 from fm.data.manifest import load_manifest
 from fm.evaluation import evaluate
+from fm.facts import on_data
 from fm.metrics import load_features
-from fm.recipe import Recipe, load, on_data, opened
+from fm.recipe import Recipe, load, opened
 from fm.records import read
 from fm.reference import measure_reference
 from fm.results import Row, read_rows, write_row

@@ -27,8 +27,9 @@ import torch.distributed as dist
 from fm.checkpoints import newest
 from fm.data import load_manifest, open_source, write_shards
 from fm.errors import UserError
+from fm.facts import on_data
 from fm.lineage import digest
-from fm.recipe import Recipe, on_data, opened
+from fm.recipe import Recipe, opened
 from fm.records import read
 from tasks import on_workers
 from tests.drills.disks import mount, small_disk

@@ -14,8 +14,9 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from fm.data import load_manifest, open_source, write_shards
+from fm.facts import on_data
 from fm.files import read_json
-from fm.recipe import Recipe, on_data, opened
+from fm.recipe import Recipe, opened
 from infra.services import Services, ask
 from tasks import measuring, on_workers, standing
 from tasks.tracking import EXPERIMENT

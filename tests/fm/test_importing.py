@@ -14,12 +14,13 @@ from fm.cells import Cell, Evaluation
 from fm.checkpoints import load_weights
 from fm.errors import CheckpointError, SettingsError, UserError
 from fm.evaluation import evaluate
+from fm.facts import on_data
 from fm.files import read_json
 from fm.importing import import_run
 from fm.metrics import load_features
 from fm.models import UNet
 from fm.peers.asking import decay
-from fm.recipe import Recipe, on_data
+from fm.recipe import Recipe
 from fm.reference import measure_reference
 
 SMALL = {"channels": 32, "multiples": (1, 2), "blocks": 1, "attention_resolutions": (8,), "head_channels": 32}

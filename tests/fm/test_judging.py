@@ -12,9 +12,10 @@ from fm.comparing import run_of
 from fm.data import Preparation, ShardedImages, open_source, write_shards
 from fm.errors import UserError
 from fm.evaluation import evaluate
+from fm.facts import on_data
 from fm.judging import Decision, judge, numbers
 from fm.metrics import load_features
-from fm.recipe import Recipe, load, on_data, opened
+from fm.recipe import Recipe, load, opened
 from fm.reference import measure_reference
 from fm.state import Weights
 from tests.fm.test_comparing import FD, LEVELS, a_row

@@ -15,10 +15,11 @@ from fm.checkpoints import Store
 from fm.data import Preparation, ShardedImages, batches, load_manifest, open_source, write_shards
 from fm.errors import SettingsError
 from fm.evaluation import evaluate, row_key
+from fm.facts import on_data
 from fm.lineage import code_digest, sources
 from fm.metrics import load_features
 from fm.pairing import paired
-from fm.recipe import Recipe, load, on_data, opened
+from fm.recipe import Recipe, load, opened
 from fm.reference import measure_reference
 from fm.solvers import solve
 from fm.training import train

@@ -10,9 +10,10 @@ import torch
 import fm
 from fm.checkpoints import INITIAL, newest
 from fm.errors import CheckpointError, SettingsError, UserError
+from fm.facts import check_trainable
 from fm.files import read_json, sha256
 from fm.publishing import CARD, card, note_cited, publish, published_weights
-from fm.recipe import Recipe, check_trainable
+from fm.recipe import Recipe
 from fm.records import read
 from tests.fm.test_comparing import a_row
 from tests.fm.test_side_by_side import pictures

@@ -9,8 +9,9 @@ from fm.data import Preparation
 from fm.data.manifest import Finished, Manifest, Origin, Shard, make_manifest
 from fm.data.tally import Tally
 from fm.errors import SettingsError, UserError
+from fm.facts import facts_of, on_data
 from fm.paths import VPPath
-from fm.recipe import Recipe, differences, facts_of, load, on_data, opened
+from fm.recipe import Recipe, differences, load, opened
 
 
 def manifest_of(images: int) -> Manifest:

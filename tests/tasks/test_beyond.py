@@ -11,9 +11,10 @@ from fm.beyond.plan import METHODS, planned
 from fm.beyond.table import table
 from fm.checkpoints import newest
 from fm.data import open_source, write_shards
+from fm.facts import on_data
 from fm.optimised import OPTIMISED
 from fm.paper.trained import Trained
-from fm.recipe import Recipe, load, on_data, opened
+from fm.recipe import Recipe, load, opened
 from fm.results import read_rows
 from tasks import beyond, cluster, evaluate, measuring, on_workers, standing
 from tasks.paper import Pictures, options

@@ -10,8 +10,9 @@ from fm.checkpoints import kept, newest
 from fm.data import ShardedImages, load_manifest
 from fm.errors import CheckpointError
 from fm.evaluation import evaluate, row_key
+from fm.facts import facts_of, on_data
 from fm.metrics import load_features
-from fm.recipe import Recipe, facts_of, load, on_data, opened, untrained
+from fm.recipe import Recipe, load, opened, untrained
 from fm.reference import measure_reference
 from fm.results import read_rows
 from fm.runs import refresh

@@ -10,8 +10,9 @@ from PIL import Image
 from fm.checkpoints import newest
 from fm.data import Preparation, load_manifest, open_source, write_shards
 from fm.errors import Diverged
+from fm.facts import on_data
 from fm.files import read_json
-from fm.recipe import Recipe, load, on_data, opened
+from fm.recipe import Recipe, load, opened
 from fm.records import read
 from fm.runs import pulled
 from tasks import on_workers

@@ -7,7 +7,8 @@ import pytest
 
 from fm.data import open_source, write_shards
 from fm.errors import SettingsError, UserError
-from fm.recipe import Recipe, on_data, opened
+from fm.facts import on_data
+from fm.recipe import Recipe, opened
 from tasks import on_workers, standing
 from tasks.planning import Step, planned
 from tests.tasks.test_standing import CHANGES, pictures

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from fm.checkpoints import INITIAL, newest
 from fm.data import Manifest, load_manifest, write_shards
 from fm.errors import SettingsError
-from fm.recipe import Recipe, facts_of, on_data, opened
+from fm.facts import facts_of, on_data
+from fm.recipe import Recipe, opened
 from fm.reflow import student
 from tasks import cluster, on_workers, standing
 from tasks.reflow import draw

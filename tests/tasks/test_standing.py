@@ -14,9 +14,10 @@ from fm.data import Manifest, Preparation, open_source, write_shards
 from fm.data.manifest import Origin, Split
 from fm.data.sources.photos import Photos
 from fm.errors import CheckpointError, DataError, SettingsError, UserError
+from fm.facts import on_data
 from fm.files import read_json, write_json
 from fm.lineage import digest
-from fm.recipe import Recipe, on_data, opened
+from fm.recipe import Recipe, opened
 from fm.report import kept
 from fm.results import read_rows, row_file, write_row
 from tasks import measuring, on_workers, standing

@@ -8,9 +8,10 @@ import torch
 
 from fm.data import ShardedImages, open_source, write_shards
 from fm.enlarging import bicubic
+from fm.facts import on_data
 from fm.metrics import psnr
 from fm.paper.trained import Trained
-from fm.recipe import on_data, opened
+from fm.recipe import opened
 from fm.reference import pairs
 from fm.results import read_rows
 from fm.superres.plan import METHODS, planned

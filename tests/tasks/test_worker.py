@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from fm.data import load_manifest, open_source, write_shards
-from fm.recipe import Recipe, on_data, opened
+from fm.facts import on_data
+from fm.recipe import Recipe, opened
 from fm.records import read
 from tasks import on_workers
 from tasks.worker import logs_of

@@ -1,5 +1,6 @@
 """`fm`: parse, call, print. Decides nothing; heavy libraries are imported inside the commands."""
 
+import os
 import sys
 
 import typer
@@ -18,7 +19,9 @@ from flows.commands import (
     stages,
     superres,
 )
+from flows.commands.asked import state
 from fm.errors import Unfinished, UserError
+from infra.services import caches
 
 app = typer.Typer(
     name="fm",
@@ -59,6 +62,7 @@ for command, example in (
 
 def main() -> None:
     """Runs `fm`; a user's error is one line on stderr and exit code 2, or 1 where a part of the work is done."""
+    os.environ["XDG_CACHE_HOME"] = str(caches(state().resolve()))
     try:
         app()
     except UserError as error:

@@ -8,20 +8,25 @@ as it begins waits for its turn.
 PostgreSQL that starts again: a connection refused is an OSError, at which Prefect answers 500, and a flow that is to
 set a state then crashes. At 503 its client sends again. What the server itself has still to write of task runs it
 keeps longer than Prefect's 25 s, or they would say "Running" for ever.
+
+Its pages at /v2 ask their maker's servers even where analytics are off: they are sent with the browser's order to ask
+no other server than this one.
 """
 
 from contextlib import AbstractAsyncContextManager
 from functools import partialmethod
 from typing import Any
 
+from fastapi import FastAPI
 from prefect.server.api import server
-from prefect.server.api.server import create_app
 from prefect.server.database.configurations import AioSqliteConfiguration
 from prefect.server.services.task_run_recorder import TaskRunRecorder
 
 __all__ = ["create_app"]
 
+CONTENT = b"content-type"
 KEPT = 3600  # tries, one or more a second
+ASKS_NOBODY_ELSE = (b"content-security-policy", b"connect-src 'self'")
 begin_transaction = AioSqliteConfiguration.begin_transaction
 is_client_retryable = server.is_client_retryable_exception
 
@@ -37,3 +42,24 @@ def is_retryable(error: Exception) -> bool:
 AioSqliteConfiguration.begin_transaction = begin_immediate  # type: ignore[assignment,method-assign]
 server.is_client_retryable_exception = is_retryable
 TaskRunRecorder.start = partialmethod(TaskRunRecorder.start, max_persist_retries=KEPT)  # type: ignore[assignment,method-assign]
+
+
+class OwnPages:
+    """Around the app: what is HTML asks this server alone."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def sent(message: Any) -> None:
+            if message["type"] == "http.response.start" and b"text/html" in dict(message["headers"]).get(CONTENT, b""):
+                message = {**message, "headers": [*message["headers"], ASKS_NOBODY_ELSE]}
+            await send(message)
+
+        await self.app(scope, receive, sent)
+
+
+def create_app() -> FastAPI:
+    app = server.create_app()
+    app.add_middleware(OwnPages)
+    return app

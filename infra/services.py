@@ -37,6 +37,11 @@ QUIET = {
 """Telemetry off: besides privacy, machines without a way out stall on it."""
 
 
+def caches(state: Path) -> Path:
+    """Where caches are kept, ours, Matplotlib's and PyTorch's: in the state folder, unless the user has a place."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or state / "cache")
+
+
 class LoginRefused(Exception):
     """A service answers, but not to the login that this process has."""
 
@@ -81,6 +86,7 @@ class Services:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.ray_token_path),
             "RAY_TMPDIR": str(short_folder(self.state)),
+            "XDG_CACHE_HOME": str(caches(self.state)),
         }
 
 

@@ -95,8 +95,8 @@ class Progress:
         self.artifact = _safely(create_progress_artifact, progress=0.0, key=key, description=shown(what))
 
     def update(self, done: float, line: str, now: bool = False) -> None:
-        """`done` in [0, 1]; the line is said unless one was said a moment ago."""
-        if not now and time.monotonic() - self.last < self.every_s:
+        """`done` in [0, 1]; the line is said unless one was said a moment ago, the last one always."""
+        if not now and done < 1 and time.monotonic() - self.last < self.every_s:
             return
         self.last = time.monotonic()
         say(f"{self.what}: {line}")

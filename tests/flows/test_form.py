@@ -50,10 +50,12 @@ def test_a_run_is_started_from_the_form(deployed: Any, browser: Any, tmp_path: P
 
 @pytest.mark.timeout(300)
 def test_prefects_second_pages_show_the_form_too_and_are_not_where_one_begins(deployed: Any, browser: Any) -> None:
-    """At /v2: the same texts and values, and ranges that the browser itself holds. They ask their maker's servers."""
+    """At /v2: the same texts and values, and ranges that the browser itself holds. Their maker's servers, which they
+    would ask, are asked nothing."""
     site, deployment = deployed.api.removesuffix("/api"), deployed.deployments["pipeline-tiny"]["id"]
-    page, asked = browser.new_page(viewport={"width": 1300, "height": 1600}), []
+    page, asked, refused = browser.new_page(viewport={"width": 1300, "height": 1600}), [], []
     page.on("request", lambda one: asked.append(one.url))
+    page.on("requestfailed", lambda one: refused.append((one.url, one.failure)))
     page.goto(f"{site}/")
     page.get_by_text("Deployments").first.wait_for(timeout=60_000)
     assert "/v2" not in page.url
@@ -73,6 +75,8 @@ def test_prefects_second_pages_show_the_form_too_and_are_not_where_one_begins(de
     page.get_by_role("button", name="Submit").click()
     assert "greater than or equal to 1" in batch.evaluate("one => one.validationMessage")
     assert page.url.endswith("/run")
+    outside = {url for url in asked if not url.startswith((site, "data:", "blob:"))}
+    assert outside <= {url for url, why in refused if why == "csp"}, (outside, refused)
     page.close()
 
 

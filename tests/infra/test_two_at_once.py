@@ -1,4 +1,5 @@
-"""Two `fm up` at once, with the real services: one set, and after `fm down` nothing of it outside the state folder."""
+"""Two `fm up` at once, with the real services: one set, in which a pipeline runs, and after `fm down` nothing of it
+outside the state folder and RUN."""
 
 import os
 import subprocess
@@ -54,11 +55,18 @@ def test_two_at_once_make_one_set_that_goes_without_a_trace(tmp_path: Path, port
         assert [process.name() for process in started].count("raylet") == 1
         listening = {c.laddr.port for one in started for c in one.net_connections("tcp") if c.status == "LISTEN"}
         assert listening >= {ports.prefect, ports.mlflow, ports.ray, ports.dashboard, ports.ray_client}
+        small = ["--preset", "tiny", "--workers", "1", "--set", "training.total_images=640"]
+        pipeline = fm("pipeline", "photos:?tiles=80", "runs/tiny", *small, "--port-base", str(ports.prefect))
+        told = pipeline.communicate(timeout=1200)[0]
+        assert pipeline.returncode == 0, told
     finally:
         down = fm("down")
         stopped = down.communicate(timeout=300)[0]
     assert (down.returncode, stopped) == (0, "stopped supervisor, worker, ray, mlflow, prefect\n")
     assert processes.belonging(state, marked=True) == []
     assert [port for port in listening if processes.port_in_use(port)] == []
-    assert listed([home, work, temporary]) == [] and in_the_project() == project
+    assert (work / "runs" / "tiny" / "report.html").exists()
+    assert [path.name for path in work.iterdir()] == ["runs"]
+    assert [path.name for path in (work / "runs").iterdir() if path.name not in ("data", "tiny")] == []
+    assert listed([home, temporary]) == [] and in_the_project() == project
     assert not Path("/tmp", short_folder(state).name).is_symlink()

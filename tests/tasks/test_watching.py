@@ -1,5 +1,7 @@
 from pathlib import Path
 
+import pytest
+
 from tasks import watching
 
 
@@ -32,3 +34,14 @@ def test_what_comes_from_data_is_escaped_in_every_kind_of_artifact(monkeypatch, 
     watching.picture("key", tmp_path / "a.png", bad)
     watching.Progress("key", bad).update(0.5, bad, now=True)
     assert len(made) == 6 and all("&lt;script&gt;alert(1)" in one and "<script" not in one for one in made)
+
+
+def test_the_last_word_of_a_progress_is_always_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However soon it comes: a part that is done at once must not be shown at 0 %."""
+    said: list[str] = []
+    monkeypatch.setattr(watching, "say", said.append)
+    monkeypatch.setattr(watching, "create_progress_artifact", lambda **_: None)
+    progress = watching.Progress("key", "features", every_s=3600)
+    progress.update(0.5, "half")
+    progress.update(1.0, "all")
+    assert said == ["features: all"]

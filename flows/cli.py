@@ -62,7 +62,7 @@ for command, example in (
 
 def main() -> None:
     """Runs `fm`; a user's error is one line on stderr and exit code 2, or 1 where a part of the work is done."""
-    os.environ["XDG_CACHE_HOME"] = str(caches(state().resolve()))
+    os.environ.update(caches(state().resolve()))
     try:
         app()
     except UserError as error:

@@ -7,10 +7,10 @@ from pydantic import Field
 
 from fm.data import load_manifest, settled
 from fm.errors import DataError
-from fm.facts import facts_of
+from fm.facts import check_data, facts_of
 from fm.recipe import Recipe, opened
-from fm.reflow import TOLERANCE, Begin, student
-from fm.runs import pulled
+from fm.reflow import TOLERANCE, Begin, drawing_weights, student
+from fm.runs import here, pulled
 from tasks import cluster, failing, tracking, watching
 from tasks.evaluate import all_measured, evaluate, ready, trained
 from tasks.place import Place
@@ -48,17 +48,20 @@ def reflow(
     if not facts["data"]:
         what = "was imported, and by what data the new network is to be judged is not said"
         raise DataError(what, teacher, "name them: `fm evaluate RUN DATA`")
-    recipe = student(Recipe.load(there), drawing.weights, begin, changes, teacher)
+    manifest, weights = load_manifest(facts["data"]), drawing_weights(here(run), drawing.weights)
+    count = images or manifest.splits["train"].images
+    recipe, source = student(Recipe.load(there), settled(teacher), weights, count, begin, tolerance, changes)
     recipe.check(place.workers, place.fewest)
     ready(recipe.evaluation.features, place)
-    manifest = judgeable(load_manifest(facts["data"]), recipe)
-    count = images or manifest.splits["train"].images
+    judgeable(manifest, recipe)
+    check_data(there, facts["data"], manifest)
     with (
         opened(run, recipe) as folder,
         tracking.tracked(folder, recipe) as copy,
         cluster.session(place, copy.joined, watching.flow_run_url()),
     ):
-        pairs = draw(settled(teacher), drawing, folder, recipe, manifest.settings, count, copy, tolerance)
+        check_data(folder, facts["data"], manifest)
+        pairs = draw(source, folder, recipe, manifest.settings, copy)
         saved = train(facts["data"], manifest, folder, recipe, copy, pairs)
         rows = evaluate(folder, recipe, saved, copy)
         page = report(folder, recipe, saved, rows, copy)

@@ -74,7 +74,7 @@ class PowerEma(Ema):
 def gamma_of(length: float) -> float:
     """The exponent whose profile has this standard deviation, as a share of the training so far, 0 < length < 0.288:
     length^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)) (Karras et al. 2024, eq. 5)."""
-    # With x = gamma + 1 a cubic, which has one positive root.
+    # With x = gamma + 1 a cubic, whose largest root is above 1; another lies below, where gamma is negative.
     roots = np.roots([1.0, 4.0, 5.0 - length**-2, 2.0])
     return float(max(roots.real[abs(roots.imag) < 1e-9])) - 1
 
@@ -127,7 +127,7 @@ def check(settings: Any) -> None:
     halflives, lengths = settings.ema_halflife_kimg, settings.ema_lengths
     if len(set(halflives)) < len(halflives):
         raise SettingsError("two half-lives are the same", where="training.ema_halflife_kimg", mend="leave one out")
-    if lengths is not None and (len(lengths) < 2 or len(set(lengths)) < len(lengths)):
+    if lengths is not None and (len(lengths) < 2 or len({*map(power_name, lengths)}) < len(lengths)):
         what = "others are made of two lengths or more, no two the same"
         raise SettingsError(what, "training.ema_lengths", "set [0.05, 0.1], or leave it empty")
     if lengths and settings.keep_every_images is None:

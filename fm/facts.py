@@ -1,6 +1,6 @@
 """RUN/data.json: what a network was trained on, where that lies now, and what it may be measured on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from fm.runs import pulled
 
 
 def facts_of(run: Path | str) -> dict[str, Any]:
-    """RUN/data.json: what it was trained on (`data` its place, `digest`, `shape`, `classes`, `order`).
+    """RUN/data.json: what it was trained on (`data` its place, `digest`, `shape`, `classes`, `order`); of a training on
+    drawn images (`drawn`: by whom, how many, their place and digest) what it is judged by.
 
     Raises: UserError if the file is not there or is no longer what was written.
     """
@@ -35,12 +36,16 @@ def check_trainable(run: str | Path) -> None:
         raise SettingsError("is an imported network without an optimiser", str(run), "train in another RUN")
 
 
-def on_data(run: Path, data: str | Path, manifest: Manifest, order: str = "") -> None:
-    """Notes in RUN/data.json what it is trained on, where that lies now, and the fingerprint of the data's order.
+def on_data(
+    run: Path, data: str | Path, manifest: Manifest, order: str = "", drawn: Mapping[str, Any] | None = None
+) -> None:
+    """Notes in RUN/data.json what it is trained on, where that lies now, and the fingerprint of the data's order;
+    `drawn` says of which drawn images instead.
 
     Raises: SettingsError if RUN was trained on other data.
     """
-    _note(run, *check_data(run, data, manifest, order))
+    there, facts = check_data(run, data, manifest, order)
+    _note(run, there, facts | ({"drawn": dict(drawn)} if drawn else {}))
 
 
 def check_data(
@@ -86,7 +91,8 @@ def _checked(run: Path, facts: dict[str, Any], order: str) -> tuple[dict[str, An
     if order and is_trained(run) and there.get("order", order) not in ("", order):
         what = f"was trained in the order {there['order']}, not {order}"
         raise SettingsError(what, str(run), "choose another RUN folder, or the version that wrote it")
-    return there, facts | {"order": order or there.get("order", "")}
+    kept = {"drawn": there["drawn"]} if "drawn" in there else {}
+    return there, facts | kept | {"order": order or there.get("order", "")}
 
 
 def _scored_on(run: Path, there: dict[str, Any], facts: dict[str, Any], order: str) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""Which checkpoints of a RUN stay when newer ones come: by count and place, the best, and those that a registry names.
+"""Which checkpoints of a RUN stay when newer ones come: by count and place, the best, and those that a registry or
+another RUN names.
 
 `fm/checkpoints.py` writes and reads them.
 """
@@ -11,7 +12,7 @@ from typing import Any
 from fm.files import read_json, write_json
 
 BEST = "best.json"  # beside the checkpoints: which is the best by what measure
-NAMED = "champion.json"  # in RUN: what a registry names of it
+NAMED = "champion.json"  # in RUN: what a registry names of it, and RUNs that it guides or draws for
 
 
 def staying(saved: Iterable[int], keep: int, keep_every_images: int | None) -> set[int]:
@@ -25,7 +26,8 @@ def staying(saved: Iterable[int], keep: int, keep_every_images: int | None) -> s
 
 
 def named(run: Path | str) -> list[dict[str, str]]:
-    """What a registry names of a RUN: `weights` (SHA-256), `model` and `version` of each.
+    """What is named of a RUN elsewhere: `weights` (SHA-256), and `model` and `version` in a registry, or `model` in
+    words.
 
     Raises: UserError if the note is no longer what was written.
     """

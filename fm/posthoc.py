@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fm.checkpoints import Saved, kept, read_file
 from fm.ema import Combined, Snapshot, combined, gamma_of, power_name
-from fm.errors import SettingsError
+from fm.errors import SettingsError, UserError
+from fm.facts import facts_of
+from fm.lineage import digest
 from fm.publishing import published, published_weights
 from fm.recipe import Recipe
 from fm.state import Weights
@@ -73,11 +75,14 @@ def planned(run: Path, last: Saved, lengths: Sequence[float] = ()) -> dict[float
 
 def made(run: Path, last: Saved, length: float, how: Combined) -> Made:
     """The network in a folder of its own, RUN/averages/<images seen>/<length>, unless it stands there."""
-    into = run / FOLDER / f"{last.images_seen:012d}" / f"{length:g}"
+    into, there = run / FOLDER / f"{last.images_seen:012d}" / f"{length:g}", sources(run, last)
+    made_of = digest([(part.checkpoint.weights, part.file) for part in there], how.coefficients.tolist())
     if not into.exists():
-        weights = Weights(_summed(sources(run, last), how.coefficients.tolist()), last.images_seen)
-        name = f"{run.name}, EMA length {length:g}"
-        published(run, weights, into, name, ema_length=length, ema_profile_error=round(how.error, 6))
+        weights = Weights(_summed(there, how.coefficients.tolist()), last.images_seen)
+        facts: dict[str, Any] = {"ema_length": length, "ema_profile_error": round(how.error, 6), "made_of": made_of}
+        published(run, weights, into, f"{run.name}, EMA length {length:g}", **facts)
+    elif facts_of(into).get("imported", {}).get("made_of") != made_of:
+        raise UserError("was made of other checkpoints than RUN has now", str(into), "remove it, and start again")
     return Made(length, into, how.error)
 
 

@@ -84,8 +84,8 @@ def begin_with(there: Path, weights: str, run: Path) -> None:
         shutil.copyfileobj(source, copy)
 
 
-def note_cited(run: Path, weights: str, name: str, version: str) -> None:
-    """Notes in RUN which of its weights a registry names, so that nothing removes their checkpoint."""
+def note_cited(run: Path, weights: str, name: str, version: str = "") -> None:
+    """Notes in RUN which of its weights a registry or another RUN names, so that nothing removes their checkpoint."""
     known = named(run)
     if not any((one["weights"], one["version"]) == (weights, version) for one in known):
         write_json(run / NAMED, {"weights": [*known, {"weights": weights, "model": name, "version": version}]})

@@ -8,6 +8,7 @@ see it: a pair is a number, and no noise is stored. Images are rounded to grey l
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -15,10 +16,11 @@ import torch
 from numpy.typing import NDArray
 
 from fm import noise
-from fm.data import Item, Listing, Source
+from fm.data import Item, Manifest, Source
 from fm.data.preparation import encode
 from fm.drawing import DRAWN
 from fm.errors import SettingsError
+from fm.facts import facts_of, is_trained
 from fm.flow import Flow
 from fm.lineage import digest, leaves
 from fm.recipe import Recipe, load
@@ -57,13 +59,10 @@ class Drawn(Source):
     def digest(self) -> str:
         return digest("drawn", BATCH, self.weights, self.seed, self.tolerance, self.images)
 
-    def digest_of(self, items: Listing) -> str:
-        return digest("drawn", BATCH, self.weights, self.seed, self.tolerance)
-
-
-def drawn_by(run: str, weights: str, seed: int, images: int, tolerance: float) -> Drawn:
-    """What the network of these weights draws for a training of that seed."""
-    return Drawn(f"drawn:{run}", run, weights, seed, images, tolerance)
+    def facts(self, data: str, manifest: Manifest) -> dict[str, Any]:
+        """What RUN/data.json says of them."""
+        own = {"run": self.run, "weights": self.weights, "images": self.images, "tolerance": self.tolerance}
+        return own | {"seed": self.seed, "data": data, "digest": manifest.digest}
 
 
 @lru_cache(maxsize=2)
@@ -82,12 +81,19 @@ def _flow(run: str, weights: str) -> Flow:
 
 
 def student(
-    teacher: Recipe, weights: str, begin: Begin, changes: Sequence[str] | Mapping[str, Any], run: str
-) -> Recipe:
-    """The recipe of a training on what the network of `teacher`, in RUN and of these weights, draws: by flow matching
-    on the OT path, from its weights or from scratch.
+    teacher: Recipe,
+    run: str,
+    weights: str,
+    images: int,
+    begin: Begin = "run",
+    tolerance: float = TOLERANCE,
+    changes: Sequence[str] | Mapping[str, Any] = (),
+) -> tuple[Recipe, Drawn]:
+    """The recipe of a training on `images` that the network of `teacher`, in RUN and of these weights, draws, and what
+    draws them: by flow matching on the OT path, from its weights or from scratch.
 
-    Raises: SettingsError for a network that is told more than the noise, or whose weights answer another question.
+    Raises: SettingsError for a network that is told more than the noise, or whose weights answer another question; and
+    for a change of what reflow decides.
     """
     if teacher.class_conditional or teacher.super_resolution:
         what = "is told more than a noise, and pairs of reflow are of a noise and an image"
@@ -98,14 +104,22 @@ def student(
     values = teacher.model_dump(mode="json")
     path = values["path"] if values["path"]["kind"] == "ot" else {"kind": "ot"}
     values |= {"name": f"{teacher.name}-reflow", "objective": "flow_matching", "path": path, "peer": None}
-    first = weights if begin == "run" else None
     values["training"] |= {"coupling": "independent", "coupling_block_images": None, "coupling_noises": None}
-    values["training"] |= {"flips": False, "drawn_by": weights, "initial_weights": first}
+    values["training"] |= {"flips": False, "drawn_by": None, "initial_weights": weights if begin == "run" else None}
     own = Recipe.parse(values, run)
     recipe = Recipe.changed(values, changes, run)
-    decided = [*DECIDED, *(["model"] if begin == "run" else [])]
     due, found = (leaves(one.model_dump(mode="json")) for one in (own, recipe))
+    decided = (*DECIDED, "model") if begin == "run" else DECIDED
     for key in sorted(due.keys() | found.keys()):
         if due.get(key) != found.get(key) and any(f"{key}.".startswith(f"{name}.") for name in decided):
             raise SettingsError("is what reflow decides", f"--set {key}", "leave it out")
-    return recipe
+    source = Drawn(f"drawn:{run}", run, weights, recipe.training.seed, images, tolerance)
+    training = recipe.training.model_copy(update={"drawn_by": source.digest()})
+    return recipe.model_copy(update={"training": training}), source
+
+
+def drawing_weights(run: Path, newest: str) -> str:
+    """The weights that draw for RUN: those that it was begun with, whatever the teacher's are now."""
+    if not (run / "data.json").exists() or not is_trained(run):
+        return newest
+    return str(facts_of(run).get("drawn", {}).get("weights", newest))

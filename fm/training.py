@@ -68,9 +68,9 @@ class Training(Settings):
     )
     drawn_by: str | None = Field(
         None,
-        pattern="^[0-9a-f]{64}$",
+        pattern="^[0-9a-f]{16}$",
         title="Drawn by",
-        description="SHA-256 of the weights that drew the images, each from a noise of its own, as `fm reflow` says; "
+        description="digest of how the images were drawn, each from a noise of its own, as `fm reflow` says; "
         "empty = real images",
     )
     total_images: int = Field(ge=0, title="Images", description="images seen when training ends, from 0")

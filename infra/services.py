@@ -37,9 +37,11 @@ QUIET = {
 """Telemetry off: besides privacy, machines without a way out stall on it."""
 
 
-def caches(state: Path) -> Path:
-    """Where caches are kept, ours, Matplotlib's and PyTorch's: in the state folder, unless the user has a place."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or state / "cache")
+def caches(state: Path) -> dict[str, str]:
+    """The variables by which caches, ours, Matplotlib's and PyTorch's, lie in the state folder, unless the user has set
+    another place."""
+    own = {"XDG_CACHE_HOME": "", "MPLCONFIGDIR": "matplotlib", "TORCHINDUCTOR_CACHE_DIR": "torchinductor"}
+    return {name: os.environ.get(name) or str(state / "cache" / place) for name, place in own.items()}
 
 
 class LoginRefused(Exception):
@@ -86,7 +88,7 @@ class Services:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.ray_token_path),
             "RAY_TMPDIR": str(short_folder(self.state)),
-            "XDG_CACHE_HOME": str(caches(self.state)),
+            **caches(self.state),
         }
 
 

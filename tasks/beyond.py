@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fm.beyond.page import write_page
 from fm.beyond.plan import LINES, METHODS, SHOWN_BUDGETS, Line, guided_points
-from fm.checkpoints import kept
+from fm.checkpoints import Saved, kept
 from fm.errors import Unfinished, several
 from fm.paper.plan import Plan
 from fm.paper.trained import Trained
@@ -23,6 +23,7 @@ from tasks.paper import Pictures, options, page_of
 from tasks.tracking import Tracking
 
 SHOWN = 3  # pictures at each budget
+GUIDES = "guides"  # in OUT
 
 
 def guided(found: list[Trained], out: Path, parent: Tracking) -> list[Trained]:
@@ -32,12 +33,10 @@ def guided(found: list[Trained], out: Path, parent: Tracking) -> list[Trained]:
 
 def _guided(one: Trained, out: Path, parent: Tracking) -> Trained:
     run, last = Path(one.where), trained(Path(one.where))
-    weak = next((saved for saved in kept(run) if 0 < saved.images_seen < last.images_seen), None)
-    if weak is None:
+    guide = next(iter(sorted((out / GUIDES).glob(f"{run.name}-*"))), None) or _weaker(run, last, out / GUIDES)
+    if guide is None:
         watching.say(f"{run.name} kept no checkpoint to be led away from (training.keep_every_images)")
         return one
-    name = f"{run.name}-{weak.images_seen}"
-    guide = publish(run, weak.weights, out / "guides" / name, name, ())
     changes = {"evaluation.grid": guided_points(one.method.key), "evaluation.guide": str(guide)}
     recipe = Recipe.load(run, changes)
     with opened(run, recipe, note=False) as folder, parent.member(folder, recipe) as copy:
@@ -48,6 +47,13 @@ def _guided(one: Trained, out: Path, parent: Tracking) -> Trained:
     failed = [row for row in rows if "failed" in row]
     why = f"{several(len(failed), 'guided cell')} failed: {failed[0]['failed']}" if failed else ""
     return replace(one, rows=(*one.rows, *(row for row in rows if "failed" not in row)), failed=one.failed or why)
+
+
+def _weaker(run: Path, last: Saved, guides: Path) -> Path | None:
+    """The first checkpoint that RUN has kept, in a folder of its own: it stays the guide whatever is tidied away."""
+    weak = next((saved for saved in kept(run) if 0 < saved.images_seen < last.images_seen), None)
+    name = f"{run.name}-{weak.images_seen}" if weak else ""
+    return publish(run, weak.weights, guides / name, name, ()) if weak else None
 
 
 @task(name="report", cache_policy=NO_CACHE)

@@ -24,7 +24,7 @@ from fm.paper.trained import Trained
 from fm.pixels import to_pixels
 from fm.recipe import Recipe, load, opened
 from fm.records import read
-from fm.reflow import student
+from fm.reflow import drawing_weights, student
 from fm.report import kept
 from fm.results import Row, row_file
 from fm.runs import held
@@ -97,10 +97,10 @@ def _measured(member: Member, given: Pictures, out: Path, parent: Tracking) -> T
     recipe = member.recipe.model_copy(update={"data": given.manifest.settings})
     teacher = out / f"{by}-seed{member.seed}"
     drawing = newest(teacher) if by else None
-    if drawing and not recipe.training.finished(drawing.images_seen, drawing.seconds):
-        drawing = None
-    if drawing:
-        recipe = student(recipe, drawing.weights, "run", {"name": recipe.name}, str(teacher))
+    source = None
+    if drawing and recipe.training.finished(drawing.images_seen, drawing.seconds):
+        images, weights = given.manifest.splits["train"].images, drawing_weights(run, drawing.weights)
+        recipe, source = student(recipe, str(teacher), weights, images, changes={"name": recipe.name})
     elif by:
         return Trained(
             member.method,
@@ -110,8 +110,7 @@ def _measured(member: Member, given: Pictures, out: Path, parent: Tracking) -> T
         )
     with opened(run, recipe) as folder, parent.member(folder, recipe) as copy:
         try:
-            images, settings = given.manifest.splits["train"].images, given.manifest.settings
-            pairs = draw(str(teacher), drawing, folder, recipe, settings, images, copy) if drawing else None
+            pairs = draw(source, folder, recipe, given.manifest.settings, copy) if source else None
             saved = train(given.data, given.manifest, folder, recipe, copy, pairs)
             rows = evaluate(folder, recipe, saved, copy)
         except (Diverged, Unfinished) as error:

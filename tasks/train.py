@@ -21,10 +21,12 @@ from tasks.tracking import Tracking
 
 
 class Pairs(NamedTuple):
-    """Drawn images that are trained on in the place of real ones: their folder or address, and its manifest."""
+    """Drawn images that are trained on in the place of real ones: their folder or address, its manifest, and what
+    RUN/data.json says of them."""
 
     data: str | Path
     manifest: Manifest
+    facts: dict[str, Any]
 
 
 @task(name="train", cache_policy=NO_CACHE)
@@ -39,13 +41,13 @@ def train(
     if recipe.training.drawn_by and not pairs:
         mend = "start `fm reflow` again, which draws them"
         raise SettingsError("is of images that are drawn first, each from its noise", "training.drawn_by", mend)
-    seen = pairs or Pairs(data, manifest)
-    on_data(run, data, manifest, standing.order_of(recipe, seen.manifest))
+    place, seen = (pairs.data, pairs.manifest) if pairs else (data, manifest)
+    on_data(run, data, manifest, standing.order_of(recipe, seen), pairs and pairs.facts)
     with tracking.stage("train"):
-        tracking.data(manifest, data)
-        found = standing.trained(run, recipe, seen.manifest)
+        tracking.data(seen, place)
+        found = standing.trained(run, recipe, seen)
         watching.found("train", found)
-        saved = found.left or _fit(*seen, run, recipe, tracking)
+        saved = found.left or _fit(place, seen, run, recipe, tracking)
         tracking.training()
         return saved
 

@@ -48,11 +48,12 @@ def reflow(
         raise SettingsError(f"{begin!r} is nothing to begin with", "--begin", "take run or scratch")
     for what, value, low, high in (("--images", images, 20, 100_000_000), ("--tolerance", tolerance, 1e-9, 1.0)):
         if value is not None and not low <= value <= high:
-            raise SettingsError(f"{value:g} is out of range", what, f"give {low:,g} to {high:,g}")
+            raise SettingsError(f"{value:g} is out of range", what, f"give {low} to {high:,}")
     from fm.recipe import Recipe
     from fm.reflow import student
 
-    recipe = student(Recipe.load(teacher), "0" * 64, begin, changes or (), teacher)  # type: ignore[arg-type]
+    any_weights = "0" * 64  # the flow looks for the newest
+    recipe, _ = student(Recipe.load(teacher), teacher, any_weights, images or 20, begin, tolerance, changes or ())  # type: ignore[arg-type]
     recipe.check(workers, fewest_workers)
     look(port_base, run)
     trainable(run)

@@ -22,10 +22,12 @@ from fm.recipe import Recipe, recorded
 OURS = {
     **dict.fromkeys(("recipe.json", "data.json", INITIAL, NAMED), "what the weights are and come from"),
     "published": "networks that a registry names",
+    "averages": "networks of averages of other lengths",
+    "grids": "time grids chosen for the weights",
     **dict.fromkeys(("records", "logs", "session.json", "tracking.json", "failure.json", ".lock"), "what happened"),
     **dict.fromkeys(("evaluations", "report", "report.html", "comparison", "samples", MEASURED), "what was reported"),
 }
-OF_COMPARISON = ("data", "report", "report.html", "session.json", "tracking.json", "failure.json", ".lock")
+OF_COMPARISON = ("data", "guides", "report", "report.html", "session.json", "tracking.json", "failure.json", ".lock")
 DAMAGED = ".damaged"
 SHA256 = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 OF_CHECKPOINT = re.compile(rf"{re.escape(STATE)}|\w+\.safetensors")

@@ -35,9 +35,10 @@ def test_a_length_that_was_kept_comes_out_as_it_was_and_others_between(run: Path
     for length in (0.05, 0.1):
         for name, value in read_file(last, f"ema_power_{length:g}").items():
             torch.testing.assert_close(weights[length][name], value, rtol=1e-5, atol=1e-6)
-    differing = next(n for n, value in weights[0.05].items() if not torch.equal(value, weights[0.1][n]))
-    ends = (weights[0.05][differing], weights[0.1][differing])
-    assert (weights[0.07][differing] - ends[0]).norm() < (ends[1] - ends[0]).norm()
+    how, name = planned(run, last, (0.07,))[0.07], next(iter(weights[0.07]))
+    parts = zip(how.coefficients, sources(run, last), strict=True)
+    due = sum(coefficient * read_file(one.checkpoint, one.file)[name].double() for coefficient, one in parts)
+    torch.testing.assert_close(weights[0.07][name], due.float(), rtol=0, atol=0)
     folder = found[0.07].folder
     assert folder == run / "averages" / "000000000640" / "0.07" and 0 < found[0.07].error < 0.05
     assert read_json(folder / "data.json")["imported"]["ema_length"] == 0.07

@@ -13,7 +13,14 @@ from infra.services import services
 from infra.state import Ports, short_folder
 
 ROOT = Path(__file__).parents[2]
-ELSEWHERE = ("FM_CACHE", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")
+ELSEWHERE = (
+    "FM_CACHE",
+    "XDG_CACHE_HOME",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "MPLCONFIGDIR",
+    "TORCHINDUCTOR_CACHE_DIR",
+)
 """Variables by which something could be written where this test does not look."""
 
 

@@ -12,8 +12,8 @@ from fm.recipe import Recipe
     [
         (["nowhere", "out"], "error: nowhere: no training here"),
         (["run", "out", "--begin", "x"], "error: --begin: 'x' is nothing to begin with; take run or scratch"),
-        (["run", "out", "--images", "3"], "error: --images: 3 is out of range; give 20 to 1e+08"),
-        (["run", "out", "--tolerance", "0"], "error: --tolerance: 0 is out of range; give 1e-09 to 1"),
+        (["run", "out", "--images", "3"], "error: --images: 3 is out of range; give 20 to 100,000,000"),
+        (["run", "out", "--tolerance", "0"], "error: --tolerance: 0 is out of range; give 1e-09 to 1.0"),
         (["run", "out", "--set", "training.flips=true"], "error: training.flips: each image goes with the noise"),
         (["ddpm", "out"], "error: ddpm: does not predict a velocity (noise_matching)"),
     ],

@@ -70,10 +70,8 @@ def evaluate(run: Path, recipe: Recipe, saved: Saved, tracking: Tracking, best: 
     """
     with tracking.stage("evaluate"):
         jobs = standing.jobs(run, recipe, saved)
-        guide = recipe.evaluation.guide
-        for weights in {job.cell.guide for job in jobs if job.cell.guide and guide and not is_address(guide)}:
-            with suppress(OSError, UserError):  # of a folder that cannot be written to nothing is tidied away either
-                note_cited(Path(guide or ""), weights, f"guides {of(run)}")
+        if recipe.evaluation.guide:
+            note_guided(recipe.evaluation.guide, of(run), jobs)
         found = standing.measured(run, jobs)
         watching.found("evaluate", found)
         if found.left is None:
@@ -87,6 +85,13 @@ def evaluate(run: Path, recipe: Recipe, saved: Saved, tracking: Tracking, best: 
         if best:
             keep_if_best(run, recipe, saved, measured)
         return rows
+
+
+def note_guided(guide: str, run: str, jobs: Iterable[Job]) -> None:
+    """Notes in the guide's RUN, if it is a folder, which of its weights RUN's rows cite: their checkpoint stays."""
+    for weights in {job.cell.guide for job in jobs if job.cell.guide and not is_address(guide)}:
+        with suppress(OSError, UserError):  # of a folder that cannot be written to nothing is tidied away either
+            note_cited(Path(guide), weights, f"guides {run}")
 
 
 def all_measured(run: str, rows: list[Row]) -> None:

@@ -2,11 +2,14 @@ from pathlib import Path
 
 import pytest
 
+from fm.cells import Cell
 from fm.checkpoints import Saved
 from fm.errors import CheckpointError
 from fm.files import read_json
+from fm.keeping import named
 from fm.recipe import Recipe
 from tasks import evaluate
+from tasks.measuring import Job
 
 SAVED = Saved(100, 1.0, Path("c"), "0" * 64)
 
@@ -27,3 +30,15 @@ def test_the_checkpoint_that_came_nearest_is_kept(tmp_path: Path, monkeypatch: p
         evaluate.keep_if_best(tmp_path, recipe, saved, rows)
         assert (read_json(tmp_path / "checkpoints" / "best.json")["checkpoint"] == saved.path.name) is best
     assert said == [f"evaluate: the best checkpoint so far, fd {value}: kept" for value in (5, 4)]
+
+
+def test_the_checkpoint_of_a_guide_stays_where_it_lies(tmp_path: Path) -> None:
+    weights, settings = "b" * 64, Recipe.load("tiny").evaluation
+    grid = [Cell(solver="euler", nfe=4, guidance=1.0, guide=weights), Cell(solver="euler", nfe=4)]
+    jobs = [Job("", "runs/x", tmp_path, settings, cell, "a" * 64) for cell in grid]
+    (tmp_path / "weaker").mkdir()
+    for _ in range(2):
+        evaluate.note_guided(str(tmp_path / "weaker"), "runs/x", jobs)
+    (noted,) = named(tmp_path / "weaker")
+    assert (noted["weights"], noted["model"]) == (weights, "guides runs/x")
+    evaluate.note_guided("s3://bucket/weaker", "runs/x", jobs)

@@ -1,6 +1,5 @@
 """Averages of many lengths of one training: each made, measured alike, and set side by side on one page."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -72,8 +71,7 @@ def shown(run: Path, last: Saved, found: Sequence[Measured], copy: Tracking) -> 
             watching.say(f"report: unchanged (same rows; {out / 'report.html'} verified by hash)")
         else:
             one, _ = best(found)
-            where = os.path.relpath(one.where)
-            commands = [(f"fm sample {where} --n 64 --out best.png", "draw with the average that is nearest")]
+            commands = [(f"fm sample {one.where} --n 64 --out best.png", "draw with the average that is nearest")]
             links = {"MLflow": copy.url, "Prefect flow run": watching.flow_run_url()}
             title = f"{run.name}: averages of {len(found) - 1} lengths"
             kept.keep(out, inputs, write_page(out, title, found, links, commands))

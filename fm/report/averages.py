@@ -83,18 +83,18 @@ def write_page(
 ) -> list[Path]:
     """Writes OUT/report.html (self-contained) and OUT/report -> all files written, the page first."""
     one, row = best(measured)
-    shown = {"sweep": (sweep(measured), "Distance by the length of the average; bars are 95 % intervals.")}
+    png, caption = sweep(measured), "Distance by the length of the average; bars are 95 % intervals."
     rows = [row for one in measured for row in one.rows]
     name = distances(rows)[0]
     said = f"Nearest by {name}: {one.title}, {label(row)}, at {distance_text(row, name)}."
     body = [
         f"<h1>{escape(title)}</h1>",
         f"<p>{escape(said)}</p>",
-        page.figure((shown["sweep"][0], "sweep"), shown["sweep"][1]),
+        page.figure((png, "sweep"), caption),
         page.html_table(table(measured)),
         f"<p class=soft>{escape(NOTE)}</p>",
         *page.try_next(commands, links),
         page.details("Where every number comes from", page.lineage(rows)),
     ]
     beside: page.Beside = {"table.csv": csv_table(rows), "sweep.json": {"table": table(measured), "note": NOTE}}
-    return page.written(out, page.document(title, body), shown, beside)
+    return page.written(out, page.document(title, body), {"sweep": (png, caption)}, beside)

@@ -28,7 +28,10 @@ def test_a_network_is_trained_on_what_another_one_draws(finished: Path, tmp_path
     (drawn,) = (tmp_path / "data").glob("drawn-*")
     assert load_manifest(drawn).splits["train"].images == 200
     recipe, saved = Recipe.load(tmp_path / "out"), newest(tmp_path / "out")
-    assert recipe.training.drawn_by == recipe.training.initial_weights == drawing.weights
+    assert recipe.training.initial_weights == drawing.weights
+    told = read_json(tmp_path / "out" / "data.json")["drawn"]
+    assert (told["weights"], told["images"], told["data"]) == (drawing.weights, 200, str(drawn))
+    assert told["digest"] == load_manifest(drawn).digest
     assert saved is not None and saved.weights != drawing.weights
     assert (tmp_path / "out" / "report.html").exists()
     mine, theirs = ({row["data"] for row in read_rows(run)} for run in (tmp_path / "out", finished))

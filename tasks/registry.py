@@ -7,6 +7,7 @@ accepted or refused and by what numbers, and which version it replaced, so that 
 import json
 import tempfile
 import time
+from contextlib import AbstractContextManager
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from fm.files import check_name
 from fm.judging import Decision, numbers
 from fm.publishing import published_weights
 from tasks import tracking
+from tasks.slots import one_at_a_time
 
 ALIAS = "champion"
 NEEDED = ("torch", "torchdiffeq", "numpy", "pillow", "safetensors", "pydantic")  # what `fm` draws with
@@ -82,7 +84,7 @@ def register(
     """
     weights, told = published_weights(published), numbers(decision)
     tags = {"weights": weights, "decision": decision.verdict, "against": against.number if against else ""}
-    tags["numbers"] = json.dumps(told["metrics"])[:5000]
+    tags["numbers"] = json.dumps(told["metrics"])
     with tracking.answering() as client:
         if not client.search_registered_models(f"name = '{model}'"):
             client.create_registered_model(model)
@@ -99,21 +101,26 @@ def register(
 
 
 def crown(version: Version, against: Version | None) -> str:
-    """Moves the alias to a version that was judged against the champion -> why not, if it was rolled back since.
+    """Moves the alias to a version that was judged against the champion -> why not, if it was rolled back since or
+    another became champion meanwhile.
 
-    The version notes the one that it replaces: first the note, then the alias.
+    The version notes the one that it replaces, first the note, then the alias; or what kept it out.
 
-    Raises: UserError if another version became champion meanwhile.
+    Raises: UserError if Prefect or MLflow is away.
     """
-    if "rolled_back" in version.tags:
-        return f"version {version.number} was rolled back; to take it all the same, give it the alias in MLflow"
-    now = champion(version.model)
-    if now and now.number == version.number:
-        return ""
-    if now and (against is None or now.number != against.number):
-        what = f"version {now.number} became champion meanwhile"
-        raise UserError(what, version.model, "the same again judges against that one")
-    with tracking.answering() as client:
+    with _alone(version.model), tracking.answering() as client:
+        now = champion(version.model)
+        if now and now.number == version.number:
+            return ""
+        kept_out = ""
+        if "rolled_back" in client.get_model_version(version.model, version.number).tags:
+            kept_out = f"version {version.number} was rolled back; to take it all the same, give it the alias in MLflow"
+        elif now and (against is None or now.number != against.number):
+            again = f"`fm promote RUN --model {version.model}` judges against that one"
+            kept_out = f"version {now.number} became champion meanwhile; {again}"
+        if kept_out:
+            client.set_model_version_tag(version.model, version.number, "kept_out", kept_out)
+            return kept_out
         if against:
             client.set_model_version_tag(version.model, version.number, "replaced", against.number)
         client.set_registered_model_alias(version.model, ALIAS, version.number)
@@ -123,30 +130,38 @@ def crown(version: Version, against: Version | None) -> str:
 def rollback(model: str) -> tuple[Version, Version]:
     """Gives the alias back to the version that the champion replaced -> the one before, the one now.
 
-    Raises: UserError if there is no champion, or none before it.
+    Raises: UserError if there is no champion, or none before it, or Prefect or MLflow is away.
     """
-    now = champion(model)
-    if now is None:
-        raise UserError("has no champion", model, "`fm promote RUN --model NAME` makes the first")
-    before = now.tags.get("replaced")
-    if not before:
-        raise UserError(f"version {now.number} replaced no other", model, "there is nothing to go back to")
-    with tracking.answering() as client:
-        client.set_model_version_tag(model, now.number, "rolled_back", time.strftime("%Y-%m-%dT%H:%M:%S%z"))
-        client.set_registered_model_alias(model, ALIAS, before)
-        return now, _version(client.get_model_version(model, before))
+    with _alone(model):
+        now = champion(model)
+        if now is None:
+            raise UserError("has no champion", model, "`fm promote RUN --model NAME` makes the first")
+        before = now.tags.get("replaced")
+        if not before:
+            raise UserError(f"version {now.number} replaced no other", model, "there is nothing to go back to")
+        with tracking.answering() as client:
+            client.set_model_version_tag(model, now.number, "rolled_back", time.strftime("%Y-%m-%dT%H:%M:%S%z"))
+            client.set_registered_model_alias(model, ALIAS, before)
+            return now, _version(client.get_model_version(model, before))
+
+
+def _alone(model: str) -> AbstractContextManager[None]:
+    """The right to move a model's alias: MLflow sets one without asking what it was, so that two who look at the same
+    time would both move it."""
+    return one_at_a_time(f"champion {model}")
 
 
 def page(model: str, number: str) -> str:
     """Where MLflow shows a version."""
     with tracking.answering() as client:
-        return f"{client.tracking_uri}/#/models/{model}/versions/{number}"
+        return f"{client.tracking_uri}/#/models/{model}/versions/{number}?{tracking.VIEW}"
 
 
 def _same(client: Any, model: str, tags: dict[str, str]) -> Version | None:
-    """The version of these weights that was judged against the same champion, as a start before this one left it."""
+    """The version of these weights that was judged against the same champion by the same numbers, as a start before
+    this one left it."""
     for found in map(_version, client.search_model_versions(f"name = '{model}'")):
-        if all(found.tags.get(name) == tags[name] for name in ("weights", "against", "decision")):
+        if all(found.tags.get(name) == tags[name] for name in ("weights", "against", "decision", "numbers")):
             return found
     return None
 

@@ -1,14 +1,14 @@
-"""One training at a time on a set of GPUs, whichever deployments start it: a concurrency limit of Prefect's.
+"""One at a time, whichever process asks: trainings on a set of GPUs, changes of a model's champion.
 
-The limit stands on Prefect's page of concurrency limits, where an operator may raise it. Its slot is held on a lease
-that the holder renews: a process that dies lets go of it a minute later. Where Prefect is away, a training goes on
-without.
+Each is a concurrency limit of Prefect's, on its page of such limits, where an operator may raise that of trainings. Its
+slot is held on a lease that the holder renews: a process that dies lets go of it a minute later. Where Prefect is away,
+a training goes on without; a champion stays.
 """
 
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import psutil
 from prefect.client.orchestration import get_client
@@ -16,6 +16,8 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.runtime import deployment
+
+from fm.errors import UserError
 
 LIMIT = "training"
 LEASE_S = 60.0  # after which a dead holder's slot is free
@@ -51,6 +53,28 @@ def ensure(name: str) -> None:
                 client.create_global_concurrency_limit(made)
             except ObjectAlreadyExists:
                 return  # somebody else, this very moment
+
+
+@contextmanager
+def one_at_a_time(name: str) -> Iterator[None]:
+    """Holds the slot of this name during the block; waits up to two minutes for it.
+
+    Raises: UserError if there is none in that time, or Prefect is away.
+    """
+    held, wait_s = ExitStack(), 2 * LEASE_S
+    try:
+        ensure(name)
+        held.enter_context(
+            concurrency(name, 1, wait_s, strict=True, lease_duration=LEASE_S, raise_on_lease_renewal_failure=False)
+        )
+    except Exception as error:
+        why = f"Prefect gives no slot ({type(error).__name__})"
+        raise UserError(why, name, "the same again when its server answers and nobody else holds it") from None
+    try:
+        yield
+    finally:
+        with suppress(Exception):  # what was done in the block stands, and the slot is free when its lease has run out
+            held.close()
 
 
 @contextmanager

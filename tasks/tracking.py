@@ -27,6 +27,7 @@ from fm.serving import ASKED, WORDS, example
 from tasks import sessions, watching
 
 EXPERIMENT = "flow-matching"
+VIEW = "workflowType=machine_learning"  # of MLflow's pages; they open in a view of traces, which lists no run
 METRICS, PARAMETERS = 1000, 100  # MLflow takes at most so many in one call
 NO_METRICS = ("images_seen", "time")  # of a row of the records: its step and timestamp
 MEASURED = ("seconds", *FIDELITIES.values())
@@ -52,9 +53,10 @@ class Tracking:
 
     @property
     def url(self) -> str:
-        """Where MLflow shows the parent run; empty while MLflow is away."""
+        """Where MLflow shows the parent run, in the view that lists runs; empty while MLflow is away."""
         run_id = self._safely(lambda: self._run("pipeline"))
-        return f"{os.environ['MLFLOW_TRACKING_URI']}/#/experiments/{self._experiment}/runs/{run_id}" if run_id else ""
+        page = f"{os.environ['MLFLOW_TRACKING_URI']}/#/experiments/{self._experiment}/runs/{run_id}?{VIEW}"
+        return page if run_id else ""
 
     def open(self) -> None:
         """The parent run with the recipe as its parameters and the way to Prefect."""

@@ -52,6 +52,13 @@ def images_seen(run: Path) -> int:
     return rows[-1]["images_seen"] if rows else 0
 
 
+def scroll_to(page: Any, text: str) -> None:
+    """Turns the wheel until the text is there: Prefect's page draws cards when they are scrolled to."""
+    page.mouse.move(700, 700)
+    shown = page.get_by_text(text).filter(visible=True)  # a tab that is hidden may have it too
+    until(lambda: page.mouse.wheel(0, 300) or shown.count(), 60)
+
+
 def fill(page: Any, old: str, new: str) -> None:
     """Another value for the one field of the form that holds this one: labels are not tied to their fields."""
     find = f"all => all.findIndex(one => one.value === {old!r})"
@@ -74,6 +81,7 @@ def test_start_cancel_start_again_and_a_worker_that_dies(deployed: Any, browser:
 
     page.goto(f"{site}/runs/flow-run/{first}")
     until(lambda: images_seen(run) >= 640, 300)
+    assert len(training_workers()) == 2
     page.get_by_text("images seen").first.wait_for(timeout=60_000)  # the log, as it comes
     shot(page, "watching")
     page.locator(".flow-run-menu").first.click()
@@ -83,6 +91,9 @@ def test_start_cancel_start_again_and_a_worker_that_dies(deployed: Any, browser:
     until(lambda: not training_workers(), 20)
     assert time.monotonic() - start < 10
     assert deployed.wait(first, limit_s=60)["state"]["type"] == "CANCELLED"
+    page.get_by_text("Cancelled", exact=True).filter(visible=True).first.wait_for(
+        timeout=60_000
+    )  # the page hears of it
     left = newest(run)
     assert left and left.images_seen >= 640
 
@@ -106,9 +117,10 @@ def test_start_cancel_start_again_and_a_worker_that_dies(deployed: Any, browser:
     assert begun == [0, left.images_seen] and newest(run).images_seen == 12_800  # type: ignore[union-attr]
 
     page.goto(f"{site}/runs/flow-run/{again}?tab=Artifacts")
+    page.get_by_text("Completed", exact=True).filter(visible=True).first.wait_for(timeout=60_000)
     page.get_by_text("Artifacts", exact=True).first.click()
     for key in ("results", "samples", "mlflow"):
-        page.get_by_text(key).filter(visible=True).first.wait_for(timeout=60_000)  # a tab that is hidden names them too
+        scroll_to(page, key)
     shot(page, "artifacts")
     (samples,) = [
         one
@@ -127,17 +139,16 @@ def test_start_cancel_start_again_and_a_worker_that_dies(deployed: Any, browser:
 def test_mlflow_shows_curves_and_pictures_of_the_run(finished: Path, browser: Any, shot: Any) -> None:
     page = browser.new_page(viewport=WIDE)
     parent = read_json(finished / "session.json")["mlflow"]
-    page.goto(parent)
+    address = parent.partition("/#/")[0]
+    page.goto(address)  # as who knows nothing but the address
+    page.get_by_text("Model training", exact=True).click(timeout=60_000)
+    page.get_by_text("flow-matching", exact=True).first.click()
+    page.get_by_text("tiny (tiny)").first.wait_for(timeout=60_000)
+    page.goto(parent)  # as who follows the link
     page.get_by_text("tiny (tiny)").first.wait_for(timeout=60_000)
     page.get_by_text("training.batch_images").first.wait_for(timeout=60_000)
-    base, _, identity = parent.rpartition("/runs/")
-    address, experiment = base.split("/#/experiments/")
-    found = ask(
-        f"{address}/api/2.0/mlflow/runs/search",
-        body={"experiment_ids": [experiment], "filter": f"tags.`mlflow.parentRunId` = '{identity}'"},
-    )["runs"]
-    training = next(one["info"]["run_id"] for one in found if one["info"]["run_name"] == "train")
-    page.goto(f"{base}/runs/{training}/model-metrics")
+    page.locator("a[href*='/runs/']", has_text="train").first.click()
+    page.get_by_text("Model metrics").first.click()
     page.get_by_text("train (train/loss)", exact=True).first.wait_for(timeout=90_000)
     page.locator("[data-component-id='mlflow.assistant.chat_panel.close']").click()
     until(lambda: page.locator("svg.main-svg").count() > 3, 60)  # curves, drawn
@@ -148,7 +159,7 @@ def test_mlflow_shows_curves_and_pictures_of_the_run(finished: Path, browser: An
     grid = page.locator("img[src*='get-artifact?path=images']").first
     grid.wait_for(timeout=60_000)
     until(lambda: grid.evaluate("one => one.naturalWidth") > 60, 30)
-    page.goto(f"{base}/runs/{identity}/artifacts/report/samples.png")
+    page.goto(parent.replace("?", "/artifacts/report/samples.png?"))
     picture = page.locator("img[src*='samples.png'], img[src^='blob:']").first
     picture.wait_for(timeout=60_000)
     until(lambda: picture.evaluate("one => one.naturalWidth") > 100, 30)

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.request import urlopen
 
 from infra.services import ask
 
@@ -15,6 +16,14 @@ def test_runs_submitted_at_once_are_all_taken(services: Any) -> None:
 
     with ThreadPoolExecutor(4) as threads:
         assert len(set(threads.map(submit, range(24)))) == 24
+
+
+def test_pages_alone_are_told_to_ask_this_server_alone(services: Any) -> None:
+    site = services.prefect_api.removesuffix("/api")
+    api = site.removeprefix("http://")
+    for path, told in {"/": f"connect-src 'self' http://{api} ws://{api}", "/api/health": None}.items():
+        with urlopen(site + path, timeout=60) as answer:
+            assert answer.headers["content-security-policy"] == told
 
 
 def test_a_database_that_refuses_connections_is_waited_for() -> None:

@@ -23,7 +23,12 @@ from tests.drills.table import Result, Skipped
 
 PORT_BASE = 29100
 PORTS = ["--port-base", str(PORT_BASE)]
-AWAY_S, FROZEN_S, LONGER_IMAGES = 60, 30, 19_200  # longer than that, on the slowest machine that this ran on
+AWAY_S, LATE_S, FROZEN_S, LONGER_IMAGES = (
+    60,
+    10,
+    30,
+    19_200,
+)  # longer than that, on the slowest machine that this ran on
 FM = [sys.executable, "-m", "flows.cli"]
 ROOT = Path(__file__).parent.parent.parent
 TRAINING = ["--preset", "tiny", "--set", "training.save_images=640", "--set", "training.total_images=6400"]
@@ -144,11 +149,15 @@ def storage(run: Path, data: Path, undisturbed: str) -> Result:
         thawed = time.monotonic()
         wait(lambda: seen(run) > before, process)
         recovery = time.monotonic() - thawed
-        return Result(f"storage unwritable for {FROZEN_S} s", 0, recovery, finish(process, run), undisturbed)
+        weights = finish(process, run)
+        check_unbroken(run)
+        check_mirrored(run)
+        return Result(f"storage unwritable for {FROZEN_S} s", 0, recovery, weights, undisturbed)
 
 
 def through(trouble: str, away: AbstractContextManager[None], run: Path, data: Path) -> Result:
-    """Trains on through a minute of trouble; what MLflow has in the end is what the records have."""
+    """Trains on through a minute of trouble; in the end MLflow has what the records have, and Prefect a flow run and
+    tasks that completed at their first try, as those of a training without trouble."""
     longer = ["--set", f"training.total_images={LONGER_IMAGES}"]
     undisturbed = run.with_name("longer")
     if newest(undisturbed) is None:
@@ -160,11 +169,17 @@ def through(trouble: str, away: AbstractContextManager[None], run: Path, data: P
         struck = time.monotonic()
         wait(lambda: seen(run) > before, process)
         recovery = time.monotonic() - struck
-        time.sleep(max(0.0, AWAY_S - recovery))
+        time.sleep(max(0.0, AWAY_S - LATE_S - recovery))
+        late = seen(run)
+        time.sleep(LATE_S)
+        if seen(run) <= late:
+            raise SystemExit(f"{run.name}: no image was seen in the last {LATE_S} s of {trouble}")
         if process.poll() is not None:
             raise SystemExit(f"{run.name}: the training ended before it was over that {trouble}")
     weights, whole = finish(process, run), newest(undisturbed)
+    check_unbroken(run)
     check_mirrored(run, with_times=True)
+    check_states(run, undisturbed)
     return Result(f"{trouble} for {AWAY_S} s", 0, recovery, weights, whole.weights if whole else "")
 
 
@@ -218,6 +233,31 @@ def check_mirrored(run: Path, with_times: bool = False) -> None:
         there, due = ([(step, 0, loss) for step, _, loss in rows] for rows in (there, due))
     if there != due:
         raise SystemExit(f"{run.name}: MLflow has {len(there)} points, the records {len(due)} rows, or others")
+
+
+def check_unbroken(run: Path) -> None:
+    """Raises: SystemExit unless the training began once, so that no image was seen twice."""
+    starts = read(run / "records", after=-1, name="starts")
+    if len(starts) != 1:
+        raise SystemExit(f"{run.name}: the training began {len(starts)} times")
+
+
+def check_states(run: Path, undisturbed: Path) -> None:
+    """Raises: SystemExit unless Prefect has one flow run of each, Completed, with the same Completed tasks."""
+    state = run.parent / "state"
+    local.up(state, Ports.from_base(PORT_BASE), workers=False, ray=False)
+    api = f"http://127.0.0.1:{PORT_BASE}/api"
+
+    def found(of: Path) -> list[tuple[str, str, int]]:
+        flows = [one for one in ask(f"{api}/flow_runs/filter", {}) if one["parameters"].get("run") == str(of)]
+        tasks = ask(f"{api}/task_runs/filter", {"flow_runs": {"id": {"any_": [one["id"] for one in flows]}}})
+        names = [("flow", one) for one in flows] + [(one["task_key"], one) for one in tasks]
+        return sorted((name, one["state"]["type"], one["run_count"]) for name, one in names)
+
+    there, whole = found(run), found(undisturbed)
+    local.down(state)
+    if there != whole or {one[1:] for one in there} != {("COMPLETED", 1)}:
+        raise SystemExit(f"{run.name}: Prefect has {there}, of the undisturbed training {whole}")
 
 
 def mlflow(run: Path, data: Path, undisturbed: str) -> Result:

@@ -23,7 +23,7 @@ from tasks.tracking import EXPERIMENT
 from tests.tasks.test_standing import CHANGES
 
 BAD = "<script>alert(1)</script>"
-CLASSES = ("<img src=x onerror=alert(1)>", "b")
+CLASSES = ("<img src=x onerror=alert(1)>", "<script>")
 
 
 def made(folder: Path) -> Recipe:

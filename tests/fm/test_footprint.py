@@ -60,8 +60,8 @@ def test_each_worker_holds_five_copies_or_its_share_of_them() -> None:
     need = footprint(MILLION, PLAIN, workers=4, image=100)
     assert (need.weights, need.gradients, need.optimiser, need.averages) == (4e6, 4e6, 8e6, 4e6)
     assert need.with_images(10) == 20_001_000 and need.images(20_000_950) == 9
-    settings = PLAIN.model_copy(update={"fsdp": True, "ema_halflife_kimg": (1.0, 2.0)})
-    assert footprint(MILLION, settings, workers=4).fixed == 6e6
+    averages = {"ema_halflife_kimg": (1.0, 2.0), "ema_lengths": (0.05, 0.1)}
+    assert footprint(MILLION, PLAIN.model_copy(update={"fsdp": True} | averages), workers=4).fixed == 8e6
     assert at_once(PLAIN, 3) == 22 and at_once(PLAIN.model_copy(update={"micro_batch_images": 5}), 3) == 5
 
 

@@ -20,7 +20,8 @@ from fm.training import Training, check
 from tests.fm.test_training import TINY, fingerprint, network, run, stop_after
 
 SHORT = {"total_images": 48, "save_images": 999, "report_images": 12, "clip_norm": 0.5, "ema_halflife_kimg": (0.05, 1)}
-WHOLE = Training(**{**TINY, **SHORT})
+POWERS = {"ema_lengths": (0.05, 0.1), "keep_every_images": 24}
+WHOLE = Training(**{**TINY, **SHORT, **POWERS})
 SHARDED = WHOLE.model_copy(update={"fsdp": True})
 SPARING = SHARDED.model_copy(update={"checkpoint_activations": True})
 PARTS = SHARDED.model_copy(update={"micro_batch_images": 2})
@@ -87,7 +88,7 @@ def test_two_processes_in_shards_are_one_whole_and_their_checkpoints_are_of_eith
     assert sharded == pytest.approx(expected, abs=1e-6) and [*cut[0], *cut[1]] == sharded
     assert torch.load(tmp_path / "from-whole-0", weights_only=True) == pytest.approx(expected[4:], abs=1e-6)
     assert fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "sharded")
-    for average in ("ema", "ema_1kimg", "model"):
+    for average in ("ema", "ema_1kimg", "ema_power_0.1", "model"):
         one, many, mixed = (load_weights(tmp_path / name, average)[0] for name in ("whole", "sharded", "from-whole"))
         net().load_state_dict(many)
         for key in one:

@@ -17,7 +17,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from infra import local
 from infra.access import HOST
-from infra.services import POOL, Services, ask, services
+from infra.services import POOL, Services, ask, caches, services
 from infra.state import Ports, held
 
 INFRA = Path(__file__).parents[2] / "infra"
@@ -195,7 +195,7 @@ def test_the_containers_have_the_settings_of_fm_up(containers: Any) -> None:
         wanted = {
             setting: value
             for setting, value in here[name].environment.items()
-            if setting not in OF_ONE_MACHINE and "/state" not in value and HOST not in value  # folders and addresses
+            if setting not in {*OF_ONE_MACHINE, *caches(Path())} and "/state" not in value and HOST not in value
         }
         for other in others:
             given = image() | there[other]

@@ -53,7 +53,7 @@ def host() -> str:
 
 @pytest.fixture
 def planted() -> dict[str, str]:
-    return {name: f"planted-{name}-{secrets.token_hex(12)}" for name in ("prefect", "mlflow", "key", "block")}
+    return {name: f"planted-{name}-{secrets.token_hex(12)}" for name in ("prefect", "mlflow", "key", "block", "aws")}
 
 
 @pytest.fixture
@@ -75,6 +75,8 @@ def given(tmp_path: Path, host: str, planted: dict[str, str]) -> dict[str, str]:
         "MLFLOW_TRACKING_PASSWORD": planted["mlflow"],
         "MLFLOW_SERVER_ALLOWED_HOSTS": host,
         "RAY_AUTH_TOKEN_PATH": str(token),
+        "AWS_ACCESS_KEY_ID": "of-the-storage",
+        "AWS_SECRET_ACCESS_KEY": planted["aws"],
     }
 
 

@@ -33,6 +33,10 @@ def in_the_project() -> set[str]:
     return {path.name for path in ROOT.iterdir() if not path.name.endswith("_cache")}
 
 
+def in_common_folders() -> set[Path]:
+    return {path for folder in ("/tmp", "/var/tmp", "/dev/shm") for path in Path(folder).iterdir()}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_two_at_once_make_one_set_that_goes_without_a_trace(tmp_path: Path, ports: Ports) -> None:
@@ -42,7 +46,7 @@ def test_two_at_once_make_one_set_that_goes_without_a_trace(tmp_path: Path, port
     given = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
     given |= {"FM_STATE": str(state), "HOME": str(home), "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)}
     given |= {"FM_START_S": "1200"}
-    project = in_the_project()
+    project, common = in_the_project(), in_common_folders()
 
     def fm(*arguments: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "flows.cli", *arguments]
@@ -76,4 +80,5 @@ def test_two_at_once_make_one_set_that_goes_without_a_trace(tmp_path: Path, port
     assert [path.name for path in work.iterdir()] == ["runs"]
     assert [path.name for path in (work / "runs").iterdir() if path.name not in ("data", "tiny")] == []
     assert listed([home, temporary]) == [] and in_the_project() == project
+    assert in_common_folders() <= common
     assert not Path("/tmp", short_folder(state).name).is_symlink()

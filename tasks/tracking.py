@@ -55,8 +55,9 @@ class Tracking:
     def url(self) -> str:
         """Where MLflow shows the parent run, in the view that lists runs; empty while MLflow is away."""
         run_id = self._safely(lambda: self._run("pipeline"))
-        page = f"{os.environ['MLFLOW_TRACKING_URI']}/#/experiments/{self._experiment}/runs/{run_id}?{VIEW}"
-        return page if run_id else ""
+        if not run_id:
+            return ""
+        return f"{os.environ['MLFLOW_TRACKING_URI']}/#/experiments/{self._experiment}/runs/{run_id}?{VIEW}"
 
     def open(self) -> None:
         """The parent run with the recipe as its parameters and the way to Prefect."""

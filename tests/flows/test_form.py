@@ -76,7 +76,7 @@ def test_prefects_second_pages_show_the_form_too_and_are_not_where_one_begins(de
     assert "greater than or equal to 1" in batch.evaluate("one => one.validationMessage")
     assert page.url.endswith("/run")
     page.goto(f"{site.replace('127.0.0.1', 'localhost')}/deployments")  # a name that the server does not know itself by
-    page.get_by_text("pipeline-tiny", exact=True).first.wait_for(timeout=60_000)
+    page.get_by_text("pipeline-demo", exact=True).first.wait_for(timeout=60_000)
     ours = (site, site.replace("127.0.0.1", "localhost"), "data:", "blob:")
     outside = {url for url in asked if not url.startswith(ours)}
     assert outside <= {url for url, why in refused if why == "csp"}, (outside, refused)

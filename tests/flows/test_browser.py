@@ -90,7 +90,7 @@ def test_start_cancel_start_again_and_a_worker_that_dies(deployed: Any, browser:
     start = time.monotonic()
     until(lambda: not training_workers(), 20)
     assert time.monotonic() - start < 10
-    assert deployed.wait(first, limit_s=60)["state"]["type"] == "CANCELLED"
+    assert deployed.wait(first, limit_s=120)["state"]["type"] == "CANCELLED"
     page.get_by_text("Cancelled", exact=True).filter(visible=True).first.wait_for(
         timeout=60_000
     )  # the page hears of it

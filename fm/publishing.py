@@ -7,10 +7,12 @@ not trained further; a training that begins with its weights is a RUN of its own
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from fm.checkpoints import INITIAL, Store, load_weights, newest
+from fm.data.addresses import is_address
 from fm.errors import CheckpointError, UserError
 from fm.facts import facts_of, on_import
 from fm.files import atomic, sha256, sync_folder, write_json, write_text
@@ -82,6 +84,16 @@ def begin_with(there: Path, weights: str, run: Path) -> None:
         raise CheckpointError(f"does not hold its weights {weights[:16]} any more", str(there), "remove it")
     with open(saved.path / "ema.safetensors", "rb") as source, atomic(file) as copy:
         shutil.copyfileobj(source, copy)
+
+
+def note_used(run: str, weights: str, by: str) -> None:
+    """Notes in a RUN which of its weights another one uses, and how (`by`), so that nothing removes their checkpoint.
+
+    At an address, or in a folder that cannot be written to, nothing is tidied away either.
+    """
+    if not is_address(run):
+        with suppress(OSError, UserError):
+            note_cited(Path(run), weights, by)
 
 
 def note_cited(run: Path, weights: str, name: str, version: str = "") -> None:

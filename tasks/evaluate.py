@@ -4,7 +4,6 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from torch import Tensor
 from fm.cells import cell_of
 from fm.checkpoints import Saved, newest
 from fm.data import ShardedImages
-from fm.data.addresses import is_address
 from fm.errors import CheckpointError, DataError, SettingsError, Unfinished, UserError, several
 from fm.facts import facts_of
 from fm.keeping import mark_best
@@ -26,7 +24,7 @@ from fm.lineage import digest
 from fm.metrics import FEATURES, check_features
 from fm.metrics.weights import VARIABLE
 from fm.optimised import OPTIMISED, grids_file
-from fm.publishing import note_cited
+from fm.publishing import note_used
 from fm.recipe import Recipe
 from fm.reference import HELDOUT, TRAINING, describe_real, kept_in
 from fm.results import Row, bits_text, distance_text, distances, existing_row, label, worse, write_row
@@ -89,9 +87,8 @@ def evaluate(run: Path, recipe: Recipe, saved: Saved, tracking: Tracking, best: 
 
 def note_guided(guide: str, run: str, jobs: Iterable[Job]) -> None:
     """Notes in the guide's RUN, if it is a folder, which of its weights RUN's rows cite: their checkpoint stays."""
-    for weights in {job.cell.guide for job in jobs if job.cell.guide and not is_address(guide)}:
-        with suppress(OSError, UserError):  # of a folder that cannot be written to nothing is tidied away either
-            note_cited(Path(guide), weights, f"guides {run}")
+    for weights in {job.cell.guide for job in jobs if job.cell.guide}:
+        note_used(guide, weights, f"guides {run}")
 
 
 def all_measured(run: str, rows: list[Row]) -> None:

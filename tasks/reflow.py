@@ -1,6 +1,5 @@
 """What comes before a training on drawn images: they are drawn, in Ray's slots, and its first weights laid ready."""
 
-from contextlib import suppress
 from pathlib import Path
 
 from prefect import task
@@ -8,8 +7,7 @@ from prefect.cache_policies import NO_CACHE
 
 from fm.data import Preparation, inputs_digest, settled
 from fm.data.addresses import is_address
-from fm.errors import UserError
-from fm.publishing import begin_with, note_cited
+from fm.publishing import begin_with, note_used
 from fm.recipe import Recipe
 from fm.reflow import Drawn
 from fm.runs import of, pulled
@@ -31,9 +29,7 @@ def draw(source: Drawn, run: Path, recipe: Recipe, settings: Preparation, tracki
     with tracking.stage("draw"):
         if recipe.training.initial_weights:
             begin_with(Path(pulled(source.run)), source.weights, run)
-        if not is_address(source.run):
-            with suppress(OSError, UserError):  # of a folder that cannot be written to nothing is tidied away either
-                note_cited(Path(source.run), source.weights, f"draws for {of(run)}")
+        note_used(source.run, source.weights, f"draws for {of(run)}")
         here = is_address(of(run))
         manifest = prepared(source, data, settings, None, here, cluster.gpus_each())
         there = published(data, run)

@@ -112,8 +112,8 @@ def crown(version: Version, against: Version | None) -> str:
         now = champion(version.model)
         if now and now.number == version.number:
             return ""
-        kept_out = ""
-        if "rolled_back" in client.get_model_version(version.model, version.number).tags:
+        there, kept_out = client.get_model_version(version.model, version.number).tags, ""
+        if "rolled_back" in there:
             kept_out = f"version {version.number} was rolled back; to take it all the same, give it the alias in MLflow"
         elif now and (against is None or now.number != against.number):
             again = f"`fm promote RUN --model {version.model}` judges against that one"
@@ -121,6 +121,8 @@ def crown(version: Version, against: Version | None) -> str:
         if kept_out:
             client.set_model_version_tag(version.model, version.number, "kept_out", kept_out)
             return kept_out
+        if "kept_out" in there:
+            client.delete_model_version_tag(version.model, version.number, "kept_out")
         if against:
             client.set_model_version_tag(version.model, version.number, "replaced", against.number)
         client.set_registered_model_alias(version.model, ALIAS, version.number)

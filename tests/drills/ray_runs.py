@@ -23,12 +23,8 @@ from tests.drills.table import Result, Skipped
 
 PORT_BASE = 29100
 PORTS = ["--port-base", str(PORT_BASE)]
-AWAY_S, LATE_S, FROZEN_S, LONGER_IMAGES = (
-    60,
-    10,
-    30,
-    19_200,
-)  # longer than that, on the slowest machine that this ran on
+AWAY_S, LATE_S, FROZEN_S = 60, 10, 30
+LONGER_IMAGES = 19_200  # longer than AWAY_S, on the slowest machine that this ran on
 FM = [sys.executable, "-m", "flows.cli"]
 ROOT = Path(__file__).parent.parent.parent
 TRAINING = ["--preset", "tiny", "--set", "training.save_images=640", "--set", "training.total_images=6400"]

@@ -59,6 +59,11 @@ def scroll_to(page: Any, text: str) -> None:
     until(lambda: page.mouse.wheel(0, 300) or shown.count(), 60)
 
 
+def badge(page: Any, state: str) -> None:
+    """Waits until a flow run's page itself shows the state, whose word stands alone there."""
+    page.get_by_text(state, exact=True).filter(visible=True).first.wait_for(timeout=60_000)
+
+
 def fill(page: Any, old: str, new: str) -> None:
     """Another value for the one field of the form that holds this one: labels are not tied to their fields."""
     find = f"all => all.findIndex(one => one.value === {old!r})"
@@ -90,10 +95,8 @@ def test_start_cancel_start_again_and_a_worker_that_dies(deployed: Any, browser:
     start = time.monotonic()
     until(lambda: not training_workers(), 20)
     assert time.monotonic() - start < 10
-    assert deployed.wait(first, limit_s=120)["state"]["type"] == "CANCELLED"
-    page.get_by_text("Cancelled", exact=True).filter(visible=True).first.wait_for(
-        timeout=60_000
-    )  # the page hears of it
+    assert deployed.wait(first, limit_s=60)["state"]["type"] == "CANCELLED"
+    badge(page, "Cancelled")
     left = newest(run)
     assert left and left.images_seen >= 640
 
@@ -117,7 +120,7 @@ def test_start_cancel_start_again_and_a_worker_that_dies(deployed: Any, browser:
     assert begun == [0, left.images_seen] and newest(run).images_seen == 12_800  # type: ignore[union-attr]
 
     page.goto(f"{site}/runs/flow-run/{again}?tab=Artifacts")
-    page.get_by_text("Completed", exact=True).filter(visible=True).first.wait_for(timeout=60_000)
+    badge(page, "Completed")
     page.get_by_text("Artifacts", exact=True).first.click()
     for key in ("results", "samples", "mlflow"):
         scroll_to(page, key)

@@ -1,8 +1,6 @@
 """Names and refusals of the registry; versions, aliases and rollback against a real MLflow are in tests/flows."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from threading import Barrier
 
@@ -10,7 +8,7 @@ import pytest
 
 from fm.errors import SettingsError, UserError
 from infra.services import Services
-from tasks import registry, slots, tracking
+from tasks import registry, tracking
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../x", "-x", "a b", "x" * 81, "a:b", "models@1", "'"])
@@ -66,18 +64,9 @@ def test_of_two_that_beat_the_same_champion_at_once_one_becomes_it(services: Ser
         assert sorted(found.get("kept_out", "") for found in tags) == ["", kept_out]
         assert registry.rollback(model)[1].number == before.number
         assert registry.champion(model) == before
-
-
-def test_a_slot_that_is_not_taken_back_undoes_nothing(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    @contextmanager
-    def lost(*_: object, **__: object) -> Iterator[None]:
-        yield
-        raise ConnectionError
-
-    monkeypatch.setattr(slots, "concurrency", lost)
-    with slots.one_at_a_time("champion of nothing"):
-        done = True
-    assert done
+        loser = one if now.number == other.number else other
+        assert registry.crown(loser, before) == "" and registry.champion(model).tags.get("kept_out") is None  # type: ignore[union-attr]
+        assert registry.rollback(model)[1] == before
 
 
 def test_without_prefect_no_champion_is_moved() -> None:

@@ -2,6 +2,8 @@
 
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,21 @@ def seen(file: Path, limit_s: float = 180) -> float:
         assert time.monotonic() < deadline, file
         time.sleep(0.2)
     return float(file.read_text())
+
+
+def test_a_slot_that_is_not_taken_back_undoes_nothing(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def lost(*_: object, **__: object) -> Iterator[None]:
+        yield
+        raise ConnectionError
+
+    monkeypatch.setattr(slots, "concurrency", lost)
+    done = []
+    with slots.one_at_a_time("nobody's"):
+        done.append("the work")
+    with pytest.raises(KeyError), slots.one_at_a_time("nobody's"):
+        done.append({}["an error of the work itself"])
+    assert done == ["the work"]
 
 
 @pytest.mark.slow

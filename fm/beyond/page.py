@@ -1,6 +1,6 @@
 """OUT/report.html of what is beyond the paper: the table, the same as curves, and pictures at the fewest evaluations.
 
-Beside it in OUT/report the figures as PNG, all rows as CSV and the table as JSON.
+Beside it in OUT/report the figures as PNG, all rows as CSV and the table as JSON, in a file named as the paper's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,9 +51,10 @@ def write_page(
         words = "The same noises in each row and block; the first ones, not the best ones."
         shown["pictures"] = drawn(pictures), words
     lines = table(trained)
-    told = {"data_set": plan.dataset.key, "seeds": plan.seeds, "about": _what(plan, trained), "note": NOTE}
+    told = {"data_set": plan.dataset.key, "scale": plan.scale, "seeds": plan.seeds, "about": _what(plan, trained)}
+    told |= {"table": lines, "note": NOTE, "claims": []}
     document = _page(plan, trained, lines, shown, links, commands, marked)
-    return page.written(out, document, shown, {"table.csv": rows_csv(trained), "table.json": told | {"table": lines}})
+    return page.written(out, document, shown, {"table.csv": rows_csv(trained), "claims.json": told})
 
 
 def curves(trained: Sequence[Trained]) -> bytes:

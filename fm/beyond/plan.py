@@ -106,11 +106,11 @@ def points(key: str) -> list[dict[str, Any]]:
 
 
 def guided_points(key: str) -> list[dict[str, Any]]:
-    """Each budget of a training's guided lines: half as many steps as evaluations."""
+    """Each budget of a training's guided lines that makes whole steps: of two evaluations each."""
     guided = [line for line in LINES if line.key == key and line.guidance]
     return [
-        {"solver": line.solver, "nfe": nfe // 2, "guidance": line.guidance}
+        {"solver": line.solver, "nfe": nfe, "guidance": line.guidance}
         for line in guided
         for nfe in BUDGETS
-        if nfe > 1
+        if nfe % 2 == 0
     ]

@@ -30,8 +30,8 @@ def trained_of(key: str, seed: int) -> Trained:
         if point["solver"] == "jump":
             value = 150.0 + seed
         rows.append(row(key, seed, point["solver"], point["nfe"], point.get("grid", ""), value))
-    for point in guided_points(key):  # a step is two evaluations
-        guided = row(key, seed, point["solver"], 2 * point["nfe"], f"guided {point['nfe']}", 190.0 + seed)
+    for point in guided_points(key):
+        guided = row(key, seed, point["solver"], point["nfe"], f"guided {point['nfe']}", 190.0 + seed)
         rows.append({k: v for k, v in guided.items() if k != "chosen_grid"} | {"guidance": point["guidance"]})
     bits = {"bits_per_dim": 4.0 + seed / 10, "bits_per_dim_stderr": 0.1, "nll_converged": True, "nll_images": 64}
     rows.append(row(key, seed, "dopri5", None, value=90.0) | bits)

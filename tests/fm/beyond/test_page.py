@@ -19,8 +19,9 @@ def test_the_page_holds_all_by_itself(trained, tmp_path):
     for said in ("12,800 images seen with 2 seeds", "This is a miniature", "fm paper out --beyond", "no likelihood"):
         assert said in text, said
     assert "http" not in text and text.count("(better)") >= 2
-    found = json.loads((tmp_path / "report" / "table.json").read_text())
+    found = json.loads((tmp_path / "report" / "claims.json").read_text())
     assert found["table"][0][0] == "method" and len(found["table"]) == 2 + len(LINES)
+    assert found["note"] and found["claims"] == []  # what `fm paper` tells at its end, claims or none
 
 
 def test_nothing_measured_and_marked_data_are_said(tmp_path):

@@ -5,6 +5,7 @@ from fm.cells import cells
 from fm.errors import SettingsError
 from fm.lineage import differences
 from fm.optimised import MOST
+from fm.solvers.fixed import steps
 
 
 def test_each_training_differs_from_ot_in_its_own_setting_alone() -> None:
@@ -27,8 +28,9 @@ def test_each_training_differs_from_ot_in_its_own_setting_alone() -> None:
 
 def test_every_line_is_measured_at_every_budget() -> None:
     for member in planned("photos", seeds=1).members:
-        halves = [point["nfe"] for point in member.guided]
-        assert halves == ([1, 2, 4, 8, 25] if member.method.key == "fm-ot" else [])
+        guided = [point["nfe"] for point in member.guided]
+        assert guided == ([2, 4, 8, 16, 50] if member.method.key == "fm-ot" else [])
+        assert all(steps(point["solver"], point["nfe"], cost=2) for point in member.guided)  # of whole steps
         measured = {(cell.solver, cell.grid, cell.nfe) for cell in cells(member.recipe.evaluation)}
         for line in (line for line in LINES if line.key == member.method.key and not line.guidance):
             few = [nfe for nfe in BUDGETS if not line.grid or nfe <= MOST]

@@ -151,11 +151,13 @@ def storage(run: Path, data: Path, undisturbed: str) -> Result:
         return Result(f"storage unwritable for {FROZEN_S} s", 0, recovery, weights, undisturbed)
 
 
-def through(trouble: str, away: AbstractContextManager[None], run: Path, data: Path) -> Result:
+def through(
+    trouble: str, away: AbstractContextManager[None], run: Path, data: Path, undisturbed_name: str = "longer"
+) -> Result:
     """Trains on through a minute of trouble; in the end MLflow has what the records have, and Prefect a flow run and
-    tasks that completed at their first try, as those of a training without trouble."""
+    tasks that completed at their first try, as those of a training without trouble in the same databases."""
     longer = ["--set", f"training.total_images={LONGER_IMAGES}"]
-    undisturbed = run.with_name("longer")
+    undisturbed = run.with_name(undisturbed_name)
     if newest(undisturbed) is None:
         finish(start(undisturbed, data, *longer), undisturbed)
     process = start(run, data, *longer)
@@ -279,7 +281,7 @@ def postgresql(run: Path, data: Path, undisturbed: str) -> Result:
         os.environ["FM_PREFECT_DATABASE"] = cluster.address("prefect", "+asyncpg")
         os.environ["FM_MLFLOW_BACKEND"] = cluster.address("mlflow")
         try:
-            return through("both databases away (PostgreSQL)", stopped(cluster), run, data)
+            return through("both databases away (PostgreSQL)", stopped(cluster), run, data, "longer-postgresql")
         finally:
             subprocess.run([*FM, "down"], cwd=run.parent, check=True, capture_output=True)
             del os.environ["FM_PREFECT_DATABASE"], os.environ["FM_MLFLOW_BACKEND"]

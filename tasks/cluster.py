@@ -27,7 +27,7 @@ from fm.runs import of
 from tasks import losses
 from tasks.answering import check_answers
 from tasks.attending import attended
-from tasks.items import Outcome, Try, Word, end, heard, telling
+from tasks.items import Outcome, Try, Word, dismiss, end, heard, telling
 from tasks.losses import unwrapped
 from tasks.nodes import Nodes
 from tasks.overseeing import Overseer
@@ -75,6 +75,7 @@ def session(place: Place, joined: Callable[[str], None] = _unheard, asked_by: st
 
 
 _place = Place()
+_resident: set[tuple[str, str, int]] = set()  # machine, host and process of workers that keep memory of a GPU
 _joined: Callable[[str], None] = _unheard
 _asked_by = ""
 
@@ -97,6 +98,7 @@ def address() -> str:
 
 def disconnect() -> None:
     """Ends this process's work on Ray, and the Ray that it started."""
+    _resident.clear()  # a job's workers end with it
     if "ray" in sys.modules and _ray().is_initialized():
         _ray().shutdown()
 
@@ -171,8 +173,11 @@ def ray_map(
         this = ray.get_runtime_context().get_node_id()
         return [node for node in ray.nodes() if not here or node["NodeID"] == this]
 
+    # A worker that used one GPU can use no other: where a machine has several it ends with its item, else it stays.
+    stays = gpus > 0 and all(node["Resources"].get("GPU", 0) <= 1 for node in machines())
     # Ray's own retries would be silent, and may choose the same machine again.
-    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, num_returns="streaming")(telling(fn))
+    options = {"max_calls": int(gpus > 0 and not stays), "max_retries": 0, "num_returns": "streaming"}
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, **options)(telling(fn))
     nodes, waiting = Nodes(machines, cpus, gpus), enumerate(items)
     under_way: dict[Any, Try] = {}
     ended: dict[int, Outcome] = {}
@@ -202,6 +207,8 @@ def ray_map(
                 this = under_way.pop(stream)
                 said, failed = heard(ray, stream, this, longest_s)
                 if isinstance(said, Word):
+                    if stays:
+                        _resident.add((this.node, said.host, said.process))
                     under_way[stream] = replace(this, word=said, since=this.since if this.word else time.monotonic())
                     for line in said.lines:
                         tell(f"{this.name}: {line}" if this.name else line)
@@ -242,11 +249,15 @@ def _end(ray: Any, stream: Any, this: Try) -> bool:
     if not this.word:
         ray.cancel(stream, force=True)
         return True
-    killer = ray.remote(num_cpus=0, max_retries=0)(end).options(scheduling_strategy=_on(this.node))
     try:
-        return ray.get(killer.remote(this.word.host, this.word.process), timeout=ENDING_S)
+        return ray.get(_beside(ray, end, this.node, this.word.host, this.word.process), timeout=ENDING_S)
     except ray.exceptions.RayError:
         return True
+
+
+def _beside(ray: Any, fn: Callable[[str, int], Any], node: str, host: str, process: int) -> Any:
+    """What `fn` finds about a worker, from a process beside it."""
+    return ray.remote(num_cpus=0, max_retries=0)(fn).options(scheduling_strategy=_on(node)).remote(host, process)
 
 
 def _speaking(ray: Any, streams: Iterable[Any]) -> list[Any]:
@@ -281,6 +292,9 @@ def fit(
     ray = _connect()
     place = _place
     gpus = _slots(ray, place, say)
+    for worker in _resident:  # idle, they would keep memory of a GPU
+        ray.wait([_beside(ray, dismiss, *worker)], timeout=ENDING_S)
+    _resident.clear()
     config = config | {"gpus": gpus}  # a worker without one sees the machine's all the same
     scratch = (run / ".ray").resolve()
 

@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -127,6 +127,16 @@ def end(host: str, process: int) -> bool:
     except psutil.NoSuchProcess:
         pass  # it has ended meanwhile
     return True
+
+
+def dismiss(host: str, process: int) -> None:
+    """Ends a worker that has nothing to do, on its machine, and returns when its memory is free."""
+    if socket.gethostname() == host:
+        with suppress(psutil.NoSuchProcess):
+            worker = psutil.Process(process)
+            if worker.name().startswith("ray::"):  # no other process that has its number now
+                worker.kill()
+                worker.wait(LOOK_S)
 
 
 def heard(ray: Any, stream: Any, this: Try, longest_s: float) -> tuple[Word | Outcome | None, str]:

@@ -321,6 +321,36 @@ with cluster.session(Place(workers=2, gpus="all")):
     cluster.fit(work, {}, "gpus", run, tick=lambda: None)
 """
 
+ONE_GPU = """
+import os, sys, time
+from pathlib import Path
+import psutil
+from tasks import cluster
+from tasks.place import Place
+
+def process(item):
+    return os.getpid()
+
+def trained(config):
+    assert not any(psutil.pid_exists(worker) for worker in config["workers"])
+
+cluster._ray().init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+cluster.BACKENDS["GPU"] = "gloo"
+with cluster.session(Place(workers=1, gpus="all")):
+    first, second = ([one.value for one in cluster.ray_map(process, range(4), gpus=1)] for _ in range(2))
+    print(len({*first, *second}))
+    cluster.fit(trained, {"workers": [*first, *second]}, "gpu", Path(sys.argv[1]), tick=lambda: None)
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_of_the_only_gpu_of_a_machine_stays_until_a_training_wants_its_memory(tmp_path: Path) -> None:
+    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}  # not the tests' cluster
+    command = [sys.executable, "-c", ONE_GPU, str(tmp_path)]
+    done = subprocess.run(command, env=own, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split() == ["1"]
+
 
 @pytest.mark.slow
 def test_gpus_are_given_out_one_each_and_a_training_shares_those_of_a_machine(tmp_path: Path) -> None:

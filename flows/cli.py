@@ -2,6 +2,8 @@
 
 import os
 import sys
+from importlib import metadata
+from typing import Annotated
 
 import typer
 
@@ -58,6 +60,13 @@ for command, example in (
     (machine.doctor, "fm doctor --metrics"),
 ):
     app.command(command.__name__.rstrip("_"), epilog=f"Example: {example}")(command)
+
+
+@app.callback(invoke_without_command=True)
+def told(version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False) -> None:
+    if version:
+        typer.echo(f"fm {metadata.version('flow-matching-pipeline')}")
+        raise typer.Exit
 
 
 def main() -> None:

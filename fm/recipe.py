@@ -291,19 +291,21 @@ def _table(file: Path) -> dict[str, Any]:
     return values
 
 
-def _set(values: dict[str, Any], key: str, value: Any, kind: Any = Recipe) -> None:
+def _set(values: dict[str, Any], key: str, value: Any, kind: Any = Recipe, part: str = "") -> None:
     """Changes one nested value; another member of a family (`path=vp`, `path.kind=vp`) takes its defaults."""
     name, _, rest = key.partition(".")
     known = fields(kind, values.get("kind"))
     unknown = name not in known and not plugins.named(values.get("kind"))  # which knows its options when it is built
     if rest and not unknown and values.get(name) is None and fields(known[name]):
         values[name] = {}  # a part that was left out is begun
-    if unknown or (rest and not isinstance(values.get(name), dict)):
+    if rest and not unknown and not isinstance(values.get(name), dict):
+        raise SettingsError(f"{part}{name} is one value, without {rest!r}", "--set", f"give {part}{name}=VALUE")
+    if unknown:
         whole = [s.key for s in listed(Recipe, values) if s.key.split(".")[-1] == name] if kind is Recipe else []
-        mend = f"did you mean {' or '.join(whole)}?" if whole else nearest(name, known)
-        raise SettingsError(f"no such setting {name!r}", "--set", mend)
+        mend = f"did you mean {' or '.join(whole)}?" if whole else nearest(part + name, [part + one for one in known])
+        raise SettingsError(f"no such setting {part + name!r}", "--set", mend)
     if rest:
-        return _set(values[name], rest, value, known.get(name))
+        return _set(values[name], rest, value, known.get(name), f"{part}{name}.")
     if name == "kind" and values.get("kind") != value:
         values.clear()
     if isinstance(values.get(name), dict) and isinstance(value, str):

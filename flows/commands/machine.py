@@ -37,7 +37,7 @@ def up(
 def down() -> None:
     """Stop all that `fm up` started."""
     stopped = local.down(state())
-    typer.echo(f"stopped {', '.join(stopped)}" if stopped else "nothing was running")
+    typer.echo(f"stopped {', '.join(stopped)}" if stopped else f"nothing was running from {state().resolve()}")
 
 
 def status(
@@ -152,7 +152,9 @@ def _print_status(as_json: bool = False) -> None:
         health = "healthy" if s.healthy else f"NOT HEALTHY {s.word}".rstrip()
         typer.echo(f"{s.name:<8} {s.address:<62} {health:<12} {s.memory_bytes / 2**20:5.0f} MiB  since {since}")
     if not services and not as_json:
-        typer.echo("nothing is running; `fm up` starts the services")
+        typer.echo(f"nothing is running from {state().resolve()}; `fm up` starts the services")
+    elif services and not as_json:
+        typer.echo(f"state    {state().resolve()}")
 
 
 def _deploy(environment: dict[str, str]) -> None:

@@ -39,7 +39,7 @@ def reflow(
     port_base: PortBase = None,
     as_json: AsJson = False,
 ) -> None:
-    """Reflow (Liu et al. 2023): TEACHER draws images, RUN is trained on each with its noise, and needs fewer steps.
+    """Reflow (Liu and others, 2023): RUN is trained on noises and what TEACHER draws from them; it needs fewer steps.
 
     The recipe is TEACHER's. RUN is judged by the same real images. Started again it continues.
     """

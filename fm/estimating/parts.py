@@ -168,17 +168,17 @@ def _likelihood(cell: Cell, found: Measured, nfe: int, finer: int) -> float:
 
 
 def expected_nfe(cell: Cell, method: str, finer: bool = False) -> int:
-    """Evaluations of one solve: the cell's own, or what a trained network of this method takes at that tolerance; twice
-    as many with guidance.
+    """Evaluations of one solve, guidance's among them: the cell's own, or what a network of this method takes, trained,
+    at that tolerance, twice as many with guidance.
 
     The steps of a method of order five grow with the fifth root of the tolerance; the start is Table 1 of the paper.
     """
-    networks = 2 if cell.guidance else 1
     if cell.tolerance is None:
-        return (cell.nfe or 0) * (2 if finer else 1) * networks
+        return (cell.nfe or 0) * (2 if finer else 1)
     name = next((name for name in EXPECTED_NFE if method.startswith(name)), "FM w/ Diffusion")
     tolerance = cell.tolerance / 10 if finer else cell.tolerance
-    return max(LEAST_NFE, round(EXPECTED_NFE[name] * (1e-5 / tolerance) ** 0.2)) * networks
+    alone = max(LEAST_NFE, round(EXPECTED_NFE[name] * (1e-5 / tolerance) ** 0.2))
+    return alone * (2 if cell.guidance else 1)
 
 
 def method_of(recipe: Recipe, shape: tuple[int, int, int]) -> str:

@@ -24,6 +24,15 @@ def test_an_error_of_the_user_is_one_line_and_exit_2(command: Any, tmp_path: Pat
     assert done.stderr.startswith("error: nowhere: no training here")
 
 
+def test_the_version_and_where_the_services_would_be_are_told(
+    command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FM_STATE", "nobody")
+    assert re.fullmatch(r"fm \d+\.\d+\.\d+\n", command("--version", cwd=tmp_path).stdout)
+    assert f"nothing is running from {tmp_path}/nobody" in command("status", cwd=tmp_path).stdout
+    assert f"nothing was running from {tmp_path}/nobody" in command("down", cwd=tmp_path).stdout
+
+
 DATA, RUN, OUT = "data", "run", "out"
 COMMANDS = {
     "pipeline": ["pipeline", "photos:", OUT, "--preset", "tiny"],

@@ -10,7 +10,7 @@ from fm.paths import VPPath
 from fm.recipe import Recipe, differences, load, opened
 
 WRONG = [
-    ("training.batch_imges=3", "--set: no such setting 'batch_imges'; did you mean 'batch_images'?"),
+    ("training.batch_imges=3", "--set: no such setting 'training.batch_imges'; did you mean 'training.batch_images'?"),
     ("trainin.seed=1", "--set: no such setting 'trainin'; did you mean 'training'?"),
     ("precision=bf16", "--set: no such setting 'precision'; did you mean training.precision?"),
     ("seed=1", "did you mean data.seed or training.seed or evaluation.seed?"),
@@ -197,7 +197,7 @@ def test_a_part_that_a_preset_leaves_out_is_begun_by_its_first_setting() -> None
     changes = ["evaluation.along.solver=euler", "evaluation.along.nfe=4"]
     along = Recipe.load("tiny", changes).evaluation.along
     assert along is not None and (along.solver, along.nfe) == ("euler", 4)
-    with pytest.raises(SettingsError, match="no such setting 'keep_every_images'"):
+    with pytest.raises(SettingsError, match=r"training\.keep_every_images is one value, without 'keep'"):
         Recipe.load("tiny", ["training.keep_every_images.keep=4"])
 
 

@@ -19,7 +19,7 @@ import pytest
             "cifar-10-binary.tar.gz, or a folder that `fm prepare` filled",
         ),
         (["--dataset", "photos", "--source", "nowhere"], "error: nowhere: no such file or folder"),
-        (["--dataset", "photos", "--set", "training.batch=3"], "error: --set: no such setting 'batch'"),
+        (["--dataset", "photos", "--set", "training.batch=3"], "error: --set: no such setting 'training.batch'"),
         (["s3://bucket/x", "--dataset", "photos"], "error: s3://bucket/x: is an address"),
     ],
 )

@@ -82,6 +82,8 @@ def test_expected_evaluations_are_those_of_table_1_and_grow_with_the_fifth_root(
     assert expected_nfe(Cell(solver="dopri5", tolerance=1e-4), "FM w/ OT", finer=True) == 134
     assert expected_nfe(Cell(solver="dopri5", tolerance=0.5), "FM w/ OT") == 15
     assert [expected_nfe(Cell(solver="midpoint", nfe=8), "DDPM", finer) for finer in (False, True)] == [8, 16]
+    assert expected_nfe(Cell(solver="midpoint", nfe=8, guidance=1.0), "DDPM") == 8  # guidance's calls are among them
+    assert expected_nfe(Cell(solver="dopri5", tolerance=1e-5, guidance=1.0), "FM w/ OT") == 268
 
 
 def test_the_longest_jobs_begin_first() -> None:

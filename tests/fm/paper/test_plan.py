@@ -54,7 +54,7 @@ def test_the_full_scale_sweeps_solvers_and_keeps_checkpoints():
         ({"dataset": "photos", "scale": "fulll"}, "did you mean 'full'"),
         ({"dataset": "photos", "methods": ["fm-to"]}, "did you mean 'fm-ot'"),
         ({"dataset": "photos", "seeds": 0}, "--seeds: 0 is no number of seeds"),
-        ({"dataset": "photos", "changes": ["training.batch=3"]}, "no such setting 'batch'"),
+        ({"dataset": "photos", "changes": ["training.batch=3"]}, "no such setting 'training.batch'"),
     ],
 )
 def test_what_is_unknown_is_refused_with_the_nearest(asked, said):

@@ -94,14 +94,21 @@ def table(trained: Sequence[Trained]) -> list[list[str]]:
     name, found = distance_name(trained), figures(trained)
     columns = [*map(str, BUDGETS), "dopri5"]
     head = ["method", "seeds", *columns, "NFE of dopri5", "bits/dim", "images seen", "seconds"]
-    floors = [row[f"{name}_floor"] for one in trained for row in one.rows if row.get(f"{name}_floor") is not None]
-    floor = number(max(floors)) if floors else ""
-    lines = [["real training images (the floor)", "", *[floor] * len(columns), *[""] * 4]]
+    shown = [[at_budget(trained, line, nfe) for line in LINES] for nfe in BUDGETS]
+    shown.append([adaptive(trained, line.key) for line in LINES])
+    floors = [_floor(name, [row for rows in column for row in rows.values()]) for column in shown]
+    lines = [["real training images (the floor)", "", *floors, *[""] * 4]]
     for line, own in found.items():
         of = [one for one in trained if one.method.key == line.key and one.rows]
         whole = [*_whole(of), *_cost(of)] if line.plain else [""] * 4
         lines.append([line.title, str(len(of)), *(str(own.get(key, Figure(None))) for key in columns), *whole])
     return [head, *lines]
+
+
+def _floor(name: str, rows: Sequence[Row]) -> str:
+    """What as many real training images get as the rows have samples."""
+    floors = [row[f"{name}_floor"] for row in rows if row.get(f"{name}_floor") is not None]
+    return number(max(floors)) if floors else ""
 
 
 def _whole(of: Sequence[Trained]) -> list[str]:

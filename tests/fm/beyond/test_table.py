@@ -39,6 +39,12 @@ def test_the_table_has_the_floor_a_line_for_each_and_what_it_cost(trained):
     assert table([])[1][2] == "" and len(table([])) == 2
 
 
+def test_the_floor_is_of_as_many_images_as_the_figures_beside_it(trained):
+    few = {"fd_random_conv_floor": 300.0, "tolerance": 1e-4, "samples": 20, "key": "few"}  # of a point for bits/dim
+    trained[0] = replace(trained[0], rows=(*trained[0].rows, trained[0].rows[-1] | few))
+    assert set(table(trained)[1][2:9]) == {"19"}
+
+
 def test_guided_rows_stand_at_the_evaluations_that_they_took_and_in_no_other_line(trained, line):
     guided, plain = line["FM w/ OT, autoguidance"], line["FM w/ OT"]
     found = figures(trained)[guided]

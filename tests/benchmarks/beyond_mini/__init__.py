@@ -1,0 +1,1 @@
+"""What `fm paper --beyond --scale mini` found."""

@@ -104,14 +104,20 @@ def deploy(url: str | None) -> list[str]:
 
 
 def _bring(client: SyncPrefectClient, wanted: AutomationCore) -> None:
-    """The one automation of that name, as wanted; switched off stays off."""
+    """The one automation of that name, as wanted; switched off stays off.
+
+    One that is as wanted is left alone: with each update Prefect forgets which runs it waits for, those too whose
+    processes died with the machine, before it started again.
+    """
     there = client.read_automations_by_name(wanted.name)
     for double in there[1:]:
         client.delete_automation(double.id)
-    if there:
-        client.update_automation(there[0].id, wanted.model_copy(update={"enabled": there[0].enabled}))
-    else:
+    if not there:
         client.create_automation(wanted)
+        return
+    wanted = wanted.model_copy(update={"enabled": there[0].enabled})
+    if there[0].model_dump(include=set(AutomationCore.model_fields)) != wanted.model_dump():
+        client.update_automation(there[0].id, wanted)
 
 
 def _forget_block(client: SyncPrefectClient) -> None:

@@ -84,6 +84,7 @@ def test_each_stands_once_after_two_calls_and_a_failure_is_told_without_showing_
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_run_whose_processes_are_gone_is_marked_crashed(services: Services, deployed: Any, tmp_path: Path) -> None:
+    """Prefect's too, as after a power cut; `fm up` then deploys again."""
     automations.deploy("")
     name = start(deployed, deploy(deployed, "hold", "lost"), note=str(tmp_path / "lost"), until=str(tmp_path / "never"))
     deadline = time.monotonic() + 120
@@ -93,12 +94,16 @@ def test_a_run_whose_processes_are_gone_is_marked_crashed(services: Services, de
     time.sleep(10)  # its first heartbeat
     worker = Record.load(services.state).processes["worker"].process()
     assert worker is not None
-    killed = [*worker.children(recursive=True), worker]
+    server = Record.load(services.state).processes["prefect"].process()
+    assert server is not None
+    killed = [*worker.children(recursive=True), worker, server]
     for process in killed:
         process.kill()
     psutil.wait_procs(killed, timeout=10)
     killed_at = time.monotonic()
     try:
+        local.up(services.state, workers=False, ray=False)
+        automations.deploy("")
         ended = deployed.wait(name, limit_s=300)
     finally:
         local.up(services.state)  # with a new worker

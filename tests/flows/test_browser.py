@@ -74,15 +74,14 @@ def fill(page: Any, old: str, new: str) -> None:
 @pytest.mark.timeout(900)
 def test_start_cancel_start_again_and_a_worker_that_dies(deployed: Any, browser: Any, shot: Any) -> None:
     run, page = deployed.folder / "runs" / "from-the-page", browser.new_page(viewport=WIDE)
-    site, deployment = deployed.api.removesuffix("/api"), deployed.deployments["pipeline-tiny"]["id"]
+    site, deployment = deployed.api.removesuffix("/api"), deployed.deployments["pipeline-demo"]["id"]
     page.goto(f"{site}/deployments/deployment/{deployment}/run")
     page.get_by_text("OTPath").wait_for(timeout=90_000)
-    fill(page, "runs/tiny", "runs/from-the-page")
-    fill(page, "1920", "12800")
+    fill(page, "runs/demo", "runs/from-the-page")
     shot(page, "form")
     page.get_by_role("button", name="Submit").click()
     page.wait_for_url(lambda url: not url.endswith("/run"), timeout=60_000)
-    first = deployed.newest("pipeline-tiny")
+    first = deployed.newest("pipeline-demo")
 
     page.goto(f"{site}/runs/flow-run/{first}")
     until(lambda: images_seen(run) >= 640, 300)
@@ -106,7 +105,7 @@ def test_start_cancel_start_again_and_a_worker_that_dies(deployed: Any, browser:
     page.get_by_text("OTPath").wait_for(timeout=60_000)
     page.get_by_role("button", name="Submit").click()
     page.wait_for_url(lambda url: "/run" not in url.rpartition("/")[2], timeout=60_000)
-    again = until(lambda: deployed.newest("pipeline-tiny") != first and deployed.newest("pipeline-tiny"), 60)
+    again = until(lambda: deployed.newest("pipeline-demo") != first and deployed.newest("pipeline-demo"), 60)
     until(lambda: images_seen(run) > left.images_seen + 640, 300)
     worker = Record.load(STATE).processes["worker"]
     psutil.Process(worker.pid).kill()
@@ -117,7 +116,9 @@ def test_start_cancel_start_again_and_a_worker_that_dies(deployed: Any, browser:
     assert ended["state"]["type"] == "COMPLETED", ended["state"]
     assert psutil.Process(restarted.pid).is_running()
     begun = [row["images_seen"] for row in read(run / "records", after=-1, name="starts")]
-    assert begun == [0, left.images_seen] and newest(run).images_seen == 12_800  # type: ignore[union-attr]
+    assert begun == [0, left.images_seen]
+    last = newest(run)
+    assert last and last.images_seen > left.images_seen and last.seconds >= 140  # the preset's end
 
     page.goto(f"{site}/runs/flow-run/{again}?tab=Artifacts")
     badge(page, "Completed")

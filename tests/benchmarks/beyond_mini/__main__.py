@@ -19,8 +19,8 @@ and `fm evaluate` in its RUNs.
 Trained and measured on 2026-11-27 on one H200 (torch 2.11.0, CUDA 13.0, fp32), which ten commands shared by CUDA's
 multi-process service: the seconds are of that. Autoguidance and the grids at 5 to 20 evaluations were measured on two
 CPU cores (torch 2.15.0) with the same trained networks; their guide is the first 20,032 images of the same training,
-repeated there. The noise differs there in its last bits, so autoguidance is not told better or worse by pairs. The pictures
-lack skewed and stratified times, whose weights were not kept.
+repeated there. The noise differs there in its last bits, so autoguidance is not told better or worse by pairs. The
+pictures lack skewed and stratified times, whose weights were not kept.
 """
 FIGURES = {"curves": "Distance by evaluations a sample; jumps dashed", "pictures": "The same noises at 1, 2 and 4"}
 BUDGETS, GRIDS = (5, 8, 10, 20), ("uniform", "edm", "optimised")

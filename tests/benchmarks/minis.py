@@ -1,5 +1,6 @@
 """What `fm paper` and `fm superres` found, kept beside the benchmarks as Markdown with figures."""
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -23,7 +24,9 @@ def kept(out: Path, here: Path, command: str, beside: Callable[[str], str] = lam
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for file in sorted((out / "report").iterdir()):
-        if file.suffix in (".png", ".csv") or file.name == "claims.json":
+        if file.suffix == ".csv":
+            _copied(file, folder / file.name)
+        elif file.suffix == ".png" or file.name == "claims.json":
             shutil.copy(file, folder)
     head, *lines = found["table"]
     lined = "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *lines])
@@ -34,6 +37,16 @@ def kept(out: Path, here: Path, command: str, beside: Callable[[str], str] = lam
         parts.append(f"### {claim['title']}: {claim['verdict']}\n\n{claim['says']} Test: {claim['test']}\n\n{evidence}")
         parts += filter(None, [beside(claim["key"])])
     return parts
+
+
+def _copied(table: Path, to: Path) -> None:
+    """A table without the folders in which guides lay; their weights' hashes stand beside."""
+    with open(table, newline="") as file, open(to, "w", newline="") as kept_file:
+        reader = csv.DictReader(file)
+        writer = csv.DictWriter(kept_file, reader.fieldnames or [])
+        writer.writeheader()
+        for row in reader:
+            writer.writerow(row | ({"guide_run": Path(row["guide_run"]).name} if row.get("guide_run") else {}))
 
 
 def write(here: Path, head: str, sections: list[list[str]]) -> None:

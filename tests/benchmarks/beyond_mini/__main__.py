@@ -16,11 +16,7 @@ HEAD = """# Beyond the paper in miniature
 Written by `python -m tests.benchmarks.beyond_mini OUT RUN...` from what `fm paper --beyond --scale mini` left in OUT,
 and `fm evaluate` in its RUNs.
 
-Trained and measured on 2026-11-27 on one H200 (torch 2.11.0, CUDA 13.0, fp32), which ten commands shared by CUDA's
-multi-process service: the seconds are of that. Autoguidance and the grids at 5 to 20 evaluations were measured on two
-CPU cores (torch 2.15.0) with the same trained networks; their guide is the first 20,032 images of the same training,
-repeated there. The noise differs there in its last bits, so autoguidance is not told better or worse by pairs. The
-pictures lack skewed and stratified times, whose weights were not kept.
+When and on what they were measured: [the benchmarks](../README.md#beyond-the-paper).
 """
 FIGURES = {"curves": "Distance by evaluations a sample; jumps dashed", "pictures": "The same noises at 1, 2 and 4"}
 BUDGETS, GRIDS = (5, 8, 10, 20), ("uniform", "edm", "optimised")
@@ -47,7 +43,7 @@ def grids(runs: list[Path]) -> list[str]:
                 spread = f" ({number(min(values))} to {number(max(values))})" if values else ""
                 cells.append(number(fmean(values)) + spread if values else "")
             lines.append(f"| {solver}, {grid} | {' | '.join(cells)} |")
-    words = f"{name} of FM w/ OT, {len(runs)} seeds: the mean, in brackets the range."
+    words = f"{name} of FM w/ OT, seeds {len(runs)}: the mean, in brackets the range."
     return ["## Time grids", words, "\n".join(lines)]
 
 

@@ -296,6 +296,15 @@ def test_slots_that_other_work_holds_are_waited_for_aloud(ray: None, tmp_path: P
     assert not cluster._slots(ray_, Place(workers=workers, wait_s=60), said.append)
 
 
+def alone(script: str, folder: Path) -> list[str]:
+    """The lines that a script prints in a process of its own, with a Ray of its own."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}  # not the tests' cluster
+    command = [sys.executable, "-c", script, str(folder)]
+    done = subprocess.run(command, env=own, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.splitlines()
+
+
 LOGICAL_GPUS = """
 import json, os, sys
 from pathlib import Path
@@ -322,7 +331,7 @@ with cluster.session(Place(workers=2, gpus="all")):
 """
 
 ONE_GPU = """
-import os, sys, time
+import os, sys
 from pathlib import Path
 import psutil
 from tasks import cluster
@@ -345,21 +354,13 @@ with cluster.session(Place(workers=1, gpus="all")):
 
 @pytest.mark.slow
 def test_a_worker_of_the_only_gpu_of_a_machine_stays_until_a_training_wants_its_memory(tmp_path: Path) -> None:
-    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}  # not the tests' cluster
-    command = [sys.executable, "-c", ONE_GPU, str(tmp_path)]
-    done = subprocess.run(command, env=own, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split() == ["1"]
+    assert alone(ONE_GPU, tmp_path) == ["1"]
 
 
 @pytest.mark.slow
 def test_gpus_are_given_out_one_each_and_a_training_shares_those_of_a_machine(tmp_path: Path) -> None:
     """Of two that Ray is told of; nothing is computed on them."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}  # not the tests' cluster
-    command = [sys.executable, "-c", LOGICAL_GPUS, str(tmp_path)]
-    done = subprocess.run(command, env=own, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    backend, given = done.stdout.splitlines()
+    backend, given = alone(LOGICAL_GPUS, tmp_path)
     assert backend == "nccl" and set(given.split()) == {"0", "1"}
     for rank in (0, 1):  # each takes its own by its local rank
         facts = json.loads((tmp_path / f"rank-{rank}.json").read_text())

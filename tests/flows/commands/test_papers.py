@@ -3,6 +3,10 @@ from typing import Any
 
 import pytest
 
+from flows.commands import papers
+from fm.beyond.page import write_page
+from fm.beyond.plan import planned
+
 
 @pytest.mark.parametrize(
     ("words", "says"),
@@ -30,3 +34,10 @@ def test_what_paper_refuses_before_anything_is_started(
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(says) and len(done.stderr.splitlines()) == 1
     assert not any(tmp_path.iterdir())
+
+
+def test_what_is_beyond_the_paper_is_told_at_the_end_as_the_papers_claims_are(tmp_path, capsys) -> None:
+    page, *_ = write_page(tmp_path, planned("photos", seeds=1), [], {}, {}, [], "")
+    papers._tell(page, as_json=False)
+    told = capsys.readouterr().out
+    assert "real training images" in told and told.endswith(f"report: {page.as_uri()}\n")

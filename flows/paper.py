@@ -50,8 +50,8 @@ def paper(
         member.recipe.check(place.workers, place.fewest)
     ready(plan.recipe.evaluation.features, place)
     with together(out, plan) as parent, cluster.session(place, parent.joined, watching.flow_run_url()):
-        given = pictures(source, plan, parent.run, allow_different_data)
         check_room(plan, parent.run, 0 if place.address else place.workers)
+        given = pictures(source, plan, parent.run, allow_different_data)
         found = measured(plan, given, parent.run, parent)
         if beyond:
             found = guided(found, parent.run, parent)

@@ -1,5 +1,6 @@
 """What a user can cause, in one sentence: what, where, how to mend. All else is our bug and keeps its traceback."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -56,8 +57,14 @@ class Unfinished(UserError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """`did you mean 'demo'? known: a, b, c`: the tail of every message about an unknown name."""
     known = sorted(known)
-    close = get_close_matches(name, known, n=1, cutoff=0.65)
-    return (f"did you mean {close[0]!r}? " if close else "") + f"known: {', '.join(known)}"
+    plain = {_plain(one): one for one in reversed(known)}
+    close = get_close_matches(_plain(name), plain, n=1, cutoff=0.65)
+    return (f"did you mean {plain[close[0]]!r}? " if close else "") + f"known: {', '.join(known)}"
+
+
+def _plain(name: str) -> str:
+    """A name as titles and keys share it: `CIFAR-10` is near `cifar10`, `FM w/ OT` near `fm-ot`."""
+    return re.sub(r"[\W_]+", "", name.lower().replace("w/", ""))
 
 
 def several(count: int, noun: str) -> str:

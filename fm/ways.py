@@ -1,4 +1,4 @@
-"""How samples travel from noise to data: how straight, whether they turn back, when the picture shows (Figures 4 to 6).
+"""How samples travel to data: how straight, whether they turn back, when the picture shows (Figures 3 and 6).
 
 All is measured on states at the same times for every path, from solutions with next to no numerical error.
 """

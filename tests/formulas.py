@@ -52,6 +52,7 @@ LISTED = {
     "Theorem 2": "both losses have the same gradient",
     "Theorem 3": "velocity of a Gaussian path",
     "Table 1": "the five methods, NLL, FID and NFE",
+    "Table 2": "super-resolution: FID, IS, PSNR and SSIM",
     "Table 3": "training recipes",
     "Table 4": "NLL by number of dequantisations",
     "Figure 2": "conditional fields, OT against diffusion",
@@ -70,10 +71,15 @@ PLACE = r"(?:, (?:eq\.|table|section|algorithm) \d+(?:\.\d+)*)?"
 OTHERS = re.compile(rf"{NAME}(?:(?:, | & | and ){NAME})*(?: et al\.)? (?:19|20)\d\d{PLACE}")
 
 
+SENTENCE = re.compile(r"(?<=\.)(?<!al\.) (?=[A-Z`])")
+
+
 class Home(NamedTuple):
-    """A docstring: its file and qualified name, its first line, and what it cites."""
+    """A docstring: its file and qualified name, the line on which what it describes begins, its first sentence, and
+    what it cites."""
 
     place: str
+    line: int
     what: str
     paper: set[str]
     others: set[str]
@@ -83,21 +89,26 @@ def homes() -> list[Home]:
     """Every docstring of fm/ that cites something, in the order of the source."""
     found = []
     for file in sorted(ROOM.rglob("*.py")):
-        for name, doc in _docstrings(ast.parse(file.read_text()), ""):
+        for name, line, doc in _docstrings(ast.parse(file.read_text()), ""):
             text = " ".join(doc.split())
             others = {cited for cited in OTHERS.findall(text) if not cited.startswith("Lipman")}
-            home = Home(file.relative_to(ROOM).as_posix() + name, doc.splitlines()[0], set(_cited(text)), others)
+            place, first = file.relative_to(ROOM).as_posix() + name, SENTENCE.split(text)[0]
+            home = Home(place, line, first, set(_cited(text)), others)
             if home.paper or home.others:
                 found.append(home)
     return found
 
 
-def _docstrings(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
+def _docstrings(node: ast.AST, name: str) -> Iterator[tuple[str, int, str]]:
+    """Qualified name, line and docstring of a module, its classes and functions, and values with a string below."""
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (doc := ast.get_docstring(node)):
-        yield name, doc
-    for child in getattr(node, "body", []):
+        yield name, getattr(node, "lineno", 1), doc
+    body = getattr(node, "body", [])
+    for child, after in zip(body, [*body[1:], None], strict=True):
         if isinstance(child, ast.ClassDef | ast.FunctionDef):
             yield from _docstrings(child, f"{name}.{child.name}" if name else f"::{child.name}")
+        if isinstance(child, ast.Assign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+            yield f"{name}::{ast.unparse(child.targets[0])}", child.lineno, str(after.value.value)
 
 
 def _cited(text: str) -> Iterator[str]:
@@ -145,7 +156,7 @@ def text() -> str:
 
 
 def _link(home: Home) -> str:
-    return f"[{home.place}]({home.place.partition('::')[0]})"
+    return f"[{home.place}:{home.line}]({home.place.partition('::')[0]}#L{home.line})"
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def test_every_formula_has_a_home_and_every_home_is_listed() -> None:
 
 
 def test_a_citation_of_what_does_not_exist_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    home = formulas.Home("x.py::f", "", {"equation (48)", "Theorem 3"}, set())
+    home = formulas.Home("x.py::f", 1, "", {"equation (48)", "Theorem 3"}, set())
     monkeypatch.setattr(formulas, "homes", lambda: [home])
     monkeypatch.setattr(formulas, "LISTED", {"Theorem 3": "", "equation (9)": ""})
     assert formulas.wrong() == ["equation (9) has no home", "equation (48) does not exist: x.py::f"]

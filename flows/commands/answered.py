@@ -105,14 +105,16 @@ def estimate_pipeline(source: str, recipe: Any, workers: int, as_json: bool) -> 
     _tell_estimate(recipe, data, workers, {"DATA": size}, as_json)
 
 
-def estimate_paper(plan: Any, source: str, out: str, workers: int, as_json: bool) -> None:
-    """What follows from counting comes first, as for a single training."""
+def estimate_paper(plan: Any, source: str, out: str, workers: int, as_json: bool) -> Any:
+    """Tells what a comparison takes and gives it; what follows from counting comes first, as for a single training."""
     from fm.data import load_manifest, open_source
     from fm.estimating.estimate import of_folder, of_source
     from fm.paper import estimating
 
-    prepared = (Path(source) / "manifest.json").exists()
-    if prepared:
+    if not source:
+        data, size = estimating.published(plan)
+        disk = {"DATA": size}
+    elif (Path(source) / "manifest.json").exists():
         data, disk = of_folder(source, load_manifest(source)), {}
     else:
         data, size = of_source(open_source(source), plan.recipe.data)
@@ -123,6 +125,7 @@ def estimate_paper(plan: Any, source: str, out: str, workers: int, as_json: bool
             typer.echo(words)
         found = estimating.estimate_paper(plan, data, known, Path(out), disk, measuring)
     typer.echo(json.dumps(known.values() | found.values) if as_json else found.text())
+    return found
 
 
 @contextmanager

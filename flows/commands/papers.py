@@ -57,6 +57,10 @@ def paper(
     port_base: PortBase = None,
     as_json: AsJson = False,
     estimate: Estimating = False,
+    hours: Annotated[
+        float | None,
+        typer.Option(min=0, help="Refuse a new comparison that would take longer here, by the estimate's measurement."),
+    ] = None,
 ) -> None:
     """The paper's Table 1, sweeps and claims on a data set: every method trained and measured alike, seed by seed.
 
@@ -65,7 +69,7 @@ def paper(
     chosen = tuple(key.strip() for key in methods.split(",") if key.strip())
     of = known(dataset, scale, () if beyond else chosen)
     source = source or of.source
-    check_comparison(of, source, out)
+    check_comparison(of, source, out, estimate)
     if beyond:
         from fm.beyond.plan import planned
     else:
@@ -74,19 +78,25 @@ def paper(
     plan = planned(dataset, scale, seeds, chosen, changes or ())
     out = out or f"runs/{'beyond' if beyond else 'paper'}-{plan.name}"
     if estimate:
-        return estimate_paper(plan, source, out, workers, as_json)
+        estimate_paper(plan, source, out, workers, as_json)
+        return
     for member in plan.members:
         member.recipe.check(workers, fewest_workers)
     look(port_base, out, "" if (Path(source) / "manifest.json").exists() else source)
+    if hours and not Path(out).exists():
+        from fm.paper.estimating import check_time
+
+        check_time(estimate_paper(plan, source, out, workers, False), hours)
     where = place(address, workers, fewest_workers=fewest_workers, gpus=gpus)
     asked = (dataset, out, source, scale, seeds, chosen, tuple(changes or ()), allow_different_data, beyond)
     with services(port_base, address):
         compared(lambda: flow("paper", "paper")(*asked, where), out, as_json)
 
 
-def check_comparison(of: DataSet, source: str, out: str) -> None:
-    """Raises: SettingsError where a comparison has no pictures, or is to lie at an address."""
-    if not source:
+def check_comparison(of: DataSet, source: str, out: str, estimate: bool = False) -> None:
+    """Raises: SettingsError where a comparison has no pictures, or is to lie at an address; published ones need not be
+    there to estimate it."""
+    if not source and not (estimate and of.counts):
         mend = f"name its pictures: {of.hint}, or a folder that `fm prepare` filled"
         raise SettingsError(f"is missing, for {of.title} does not come with this project", "--source", mend)
     if is_address(out):
@@ -112,7 +122,7 @@ def _tell(page: Path, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"report": str(page), **found}))
         return
-    typer.echo(f"\n{aligned(found['table'])}\n{found['note']}\n")
+    typer.echo("\n".join(["", *found.get("cautions", ()), aligned(found["table"]), found["note"], ""]))
     for claim in found["claims"]:
         typer.echo(f"{claim['verdict']:<12}  {claim['says']}")
     typer.echo(f"\nreport: {page.resolve().as_uri()}")

@@ -55,11 +55,12 @@ def superres(
     of = member(dataset, DATASETS, "data set", where="--dataset")
     chosen = tuple(key.strip() for key in methods.split(",") if key.strip())
     source = source or of.source
-    check_comparison(of, source, out)
+    check_comparison(of, source, out, estimate)
     plan = planned(dataset, seeds, chosen, changes or ())
     out = out or f"runs/superres-{dataset}"
     if estimate:
-        return estimate_paper(plan, source, out, workers, as_json)
+        estimate_paper(plan, source, out, workers, as_json)
+        return
     for one in plan.members:
         one.recipe.check(workers, fewest_workers)
     look(port_base, out, "" if (Path(source) / "manifest.json").exists() else source)

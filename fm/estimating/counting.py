@@ -10,7 +10,7 @@ from fm.errors import several
 from fm.estimating.measuring import Data
 from fm.estimating.units import in_bytes, short
 from fm.footprint import Activations, activations, sampling_bytes
-from fm.models.cost import STATED, cost, h100_hours
+from fm.models.cost import SLOWER, STATED, cost, h100_hours
 from fm.recipe import Recipe
 
 
@@ -24,6 +24,7 @@ class Counted:
     batch_images: int
     images: int  # seen when the training ends, unless its time limit ends it
     workers: int
+    precision: str
     flops: int  # of the training, by those of the forward pass
     held: Activations
     sampling: tuple[int, int]  # bytes of one image while it is drawn, and images drawn at once
@@ -32,7 +33,7 @@ class Counted:
         """Three lines."""
         network = f"{self.name}: {self.pixels}, {short(self.parameters / 1e6)} M parameters"
         seen = f"batches of {self.batch_images:,}, {self.images:,} images seen, {several(self.workers, 'worker')}"
-        hours = f"{self.flops:.1e} FLOP, {short(h100_hours(self.flops), 2)} H100-hours at {STATED}"
+        hours = f"{self.flops:.1e} FLOP, {h100_words(self.flops, self.precision)} (at {STATED})"
         each, batch = self.sampling
         memory = f"{in_bytes(each * batch)} beside the weights for {several(batch, 'image')} drawn at once"
         return f"{network}, {seen}\nthe training by FLOP, not measured: {hours}\nsampling, counted: {memory}"
@@ -42,6 +43,13 @@ class Counted:
         values = vars(self) | {"training_flops": self.flops, "h100_hours_by_flops": h100_hours(self.flops)}
         values["sampling_bytes"] = math.prod(self.sampling)
         return {name: value for name, value in values.items() if name not in ("held", "flops", "sampling")}
+
+
+def h100_words(flops: float, precision: str) -> str:
+    """`79 H100-hours in bf16, 430 in fp32`: at `UTILISATION`, and as slow as the precision is that trains."""
+    hours = h100_hours(flops)
+    own = f", {short(hours * SLOWER[precision], 2)} in {precision}" if precision in SLOWER else ""
+    return f"{short(hours, 2)} H100-hours in bf16{own}"
 
 
 def count(recipe: Recipe, data: Data, workers: int) -> Counted:
@@ -57,4 +65,4 @@ def count(recipe: Recipe, data: Data, workers: int) -> Counted:
     flops = counted.training_flops(training.total_images, objective.passes)
     sizes = counted.parameters, training.batch_images, training.total_images
     drawn = sampling_bytes(model, data.shape), recipe.evaluation.batch
-    return Counted(recipe.name, pixels, *sizes, workers, flops, held, drawn)
+    return Counted(recipe.name, pixels, *sizes, workers, training.precision, flops, held, drawn)

@@ -53,6 +53,7 @@ def decided(key: str, title: str, says: str, test: str, found: Sequence[Finding]
 
 
 IN_EACH = "in each training seed and against each baseline in its better form"
+APART = " Of two equal methods two seeds of each lie so by chance once in six, four of each once in 70."
 DRAWING = " A baseline whose samples are no images decides nothing."
 
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-from fm.errors import MachineError, several
-from fm.estimating.counting import Counted, count
+from fm.data.preparation import sample_bytes
+from fm.errors import MachineError, SettingsError, several
+from fm.estimating.counting import Counted, count, h100_words
 from fm.estimating.estimate import device_here, free_here, measured, title
 from fm.estimating.measuring import Data, Measured, silent
 from fm.estimating.parts import (
@@ -30,7 +31,7 @@ from fm.estimating.parts import (
     taken,
     training,
 )
-from fm.estimating.units import aligned, in_bytes, in_time, short
+from fm.estimating.units import aligned, in_bytes, in_time
 from fm.footprint import activations, check_fits, checkpoint_bytes, size
 from fm.models.cost import STATED, h100_hours
 from fm.objectives import objective
@@ -48,10 +49,10 @@ class Cost:
     cells: tuple[Part, ...]
     seconds: float  # of the cells on the clock, in all slots of this machine
 
-    def line(self, flops: int) -> tuple[str, ...]:
+    def line(self, known: Counted) -> tuple[str, ...]:
         times = in_time(self.training.seconds), in_time(self.seconds)
         hours = taken([self.training]), taken(self.cells)
-        return self.member.folder, *times, *hours, f"{short(h100_hours(flops), 2)} H100-hours to train, by FLOP"
+        return self.member.folder, *times, *hours, f"{h100_words(known.flops, known.precision)} to train, by FLOP"
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class PaperEstimate:
     def text(self) -> str:
         """What was measured, then aligned tables: trainings, cells of all trainings together, memory and disk."""
         names = [("", "training", "evaluation", "taken to train", "to evaluate", "")]
-        trainings = [cost.line(self.known.flops) for cost in self.costs]
+        trainings = [cost.line(self.known) for cost in self.costs]
         cells = [("", "in all", "", "")] + [
             (name.strip(), taken(parts), in_time(sum(part.seconds for part in parts)), _words(parts))
             for name, parts in self.by_cell().items()
@@ -129,7 +130,7 @@ class PaperEstimate:
         times = sum(part.seconds for part in trained), self.seconds - sum(part.seconds for part in trained)
         evaluated = [self.shared, *(part for cost in self.costs for part in cost.cells)]
         words = f"{in_time(self.seconds)} one after the other, {taken([*trained, *evaluated])}; "
-        words += f"{short(h100_hours(self.known.flops * len(trained)), 2)} H100-hours to train"
+        words += f"{h100_words(self.known.flops * len(trained), self.known.precision)} to train"
         return "total", *(in_time(time) for time in times), taken(trained), taken(evaluated), words
 
     def _room(self) -> list[tuple[str, ...]]:
@@ -148,17 +149,29 @@ def _words(parts: list[Part]) -> str:
     return f"{several(len(parts), 'training')}, {low} to {high} each by the evaluations assumed of its method"
 
 
+def published(plan: Plan) -> tuple[Data, tuple[int, str]]:
+    """What stands for the published pictures, and the bytes of their shards, with their words.
+
+    Raises: SettingsError where no counts are published.
+    """
+    of, settings = plan.dataset, plan.recipe.data
+    if not of.counts:
+        raise SettingsError(f"{of.title} has no published counts to estimate by", "--source", f"name {of.hint}")
+    images = sum(of.counts.values())
+    size = images * sample_bytes(settings), f"{images:,} published pictures"
+    return Data("", of.counts["train"], settings.shape, of.classes, settings.low_size), size
+
+
 def counted(plan: Plan, data: Data, workers: int) -> tuple[Counted, str]:
     """What follows without a measurement: of one training, and in words that end with all of them."""
     known = count(plan.recipe, data, workers)
     lines = []
     for method in dict.fromkeys(member.method for member in plan.members):
         seeds = sum(member.method == method for member in plan.members)
-        lines.append((method.title, short(h100_hours(known.flops * seeds), 2), f"H100-hours, {several(seeds, 'seed')}"))
-    flops = known.flops * len(plan.members)
-    words = f"H100-hours, {several(len(plan.members), 'training')}, {flops:.1e} FLOP at {STATED}"
-    words += f"; the recipe's precision is {plan.recipe.training.precision}"
-    lines.append(("total to train", short(h100_hours(flops), 2), words))
+        lines.append((method.title, h100_words(known.flops * seeds, known.precision), several(seeds, "seed")))
+    flops, trainings = known.flops * len(plan.members), several(len(plan.members), "training")
+    words = f"{trainings}, {flops:.1e} FLOP at {STATED}"
+    lines.append(("total to train", h100_words(flops, known.precision), words))
     return known, "\n".join([known.text(), "", *aligned(lines)])
 
 
@@ -199,6 +212,14 @@ def _cost(plan: Plan, member: Member, found: Measured, data: Data, workers: int)
     if member.method.drawn_by:
         parts.append(drawing(data.images, TOLERANCE, found, name))
     return Cost(member, trained, tuple(parts), makespan((part.seconds for part in parts), slots(found)))
+
+
+def check_time(found: PaperEstimate, hours: float) -> None:
+    """Raises: MachineError if the comparison would take longer than so many hours on this machine."""
+    if found.seconds > 3600 * hours:
+        what = f"the comparison would take {in_time(found.seconds)} on this machine, more than {hours:g} h"
+        mend = "allow more, or take fewer --methods or --seeds, a smaller --scale, or a faster machine"
+        raise MachineError(what, "--hours", mend)
 
 
 def check_room(plan: Plan, out: Path, workers: int) -> None:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 NAMES = (*dict.fromkeys(method.name for method in reversed(METHODS.values()) if method.published), "FM w/ VE")
-DOTS = "dot: a training seed, bar: their mean; cross: published"
+DOTS = "dot: a training seed, bar: their mean"
+CROSS = "; cross: published"
 FACTOR = 4  # of the gradient norm, that is half of a band of its figure
 WAYS = {
     "appears": "t from which the image shows",
@@ -43,15 +44,15 @@ def drawn(plan: Plan, trained: Sequence[Trained]) -> Shown:
     made: dict[str, tuple[Callable[[], bytes | None], str]] = {
         "nfe": (
             lambda: dots(trained, nfe, "NFE of dopri5", figures("nfe")),
-            DOTS,
+            DOTS + CROSS * bool(figures("nfe")),
         ),
         "distance": (
             lambda: dots(trained, distance(name), name, figures("fid") if is_fid(name) else {}),
-            f"{DOTS}, where the distance is FID",
+            DOTS + CROSS * bool(is_fid(name) and figures("fid")),
         ),
         "nll": (
             lambda: dots(trained, bits, "bits/dim", figures("nll")),
-            f"{DOTS}, at its K",
+            DOTS + f"{CROSS}, at its K" * bool(figures("nll")),
         ),
         "error": (
             lambda: swept_curves(trained, errors, "RMS error against the\nconverged solution"),

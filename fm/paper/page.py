@@ -52,12 +52,13 @@ def write_page(
     strips: uint8 (times, n, c, h, w) by method, of the same noises at `times`.
     links: name -> address. commands: what repeats it. marked: in what the data are not the published ones.
     """
-    found, shown = claims(trained), drawn(plan, trained)
+    found, shown = claims(plan, trained), drawn(plan, trained)
     if strips:
         caption = "The same noises on their way to images, a row for each method; the first ones, not the best ones."
         shown[TRAJECTORIES] = trajectory_figure(strips, times), caption
     told: dict[str, Any] = {"data_set": plan.dataset.key, "scale": plan.scale, "table": table(plan, trained, marked)}
     told |= {"about": _what(plan, trained), "seeds": plan.seeds, "note": table_note(plan, trained, marked)}
+    told |= {"changes": list(plan.changes), "cautions": _cautions(plan, trained, marked)}
     told |= {"claims": [asdict(claim) for claim in found]}
     beside: page.Beside = {
         "table.csv": rows_csv(trained),

@@ -130,20 +130,24 @@ def _as_published(base: Recipe, of: DataSet) -> dict[str, Any]:
     return changes
 
 
-def differing(dataset: DataSet, manifest: Manifest) -> str:
+def differing(plan: Plan, manifest: Manifest) -> str:
     """In what a prepared data set is not the published one; nothing if it is, or none is published."""
+    dataset = plan.dataset
     if dataset.scheme and not manifest.source.startswith(f"{dataset.scheme}:"):
         return f"was prepared from {manifest.source}, not from {dataset.scheme}:"
-    if dataset.classes and manifest.classes and len(manifest.classes) != dataset.classes:
-        return f"has {len(manifest.classes)} classes, where {dataset.title} has {dataset.classes}"
     found = {name: split.images for name, split in manifest.splits.items()}
-    if not dataset.counts or found == dataset.counts:
-        return ""
-    if found.get("test") == OLDER_VALIDATION:
+    older = OLDER_VALIDATION.get(dataset.key)
+    if older and found.get("test") == older:
         return (
-            f"is the older downsampled ImageNet of {OLDER_VALIDATION:,} validation images (van den Oord et al. 2016), "
+            f"is the older downsampled ImageNet of {older:,} validation images (van den Oord et al. 2016), "
             "whose bits/dim are about 0.2 higher than those of the official one"
         )
+    if dataset.classes and len(manifest.classes) != dataset.classes:
+        return f"has {len(manifest.classes)} classes, where {dataset.title} has {dataset.classes}"
+    if plan.scale == "full" and dataset.resized and manifest.settings.method != dataset.resized:
+        return f"was resized by {manifest.settings.method}, where {dataset.title} is by {dataset.resized}"
+    if not dataset.counts or found == dataset.counts:
+        return ""
     words = ", ".join(f"{found.get(name, 0):,} {name}" for name in dataset.counts)
     due = ", ".join(f"{count:,} {name}" for name, count in dataset.counts.items())
     return f"holds {words} images, where {dataset.title} has {due}"
@@ -162,7 +166,7 @@ def check_data(plan: Plan, manifest: Manifest, where: str, allowed: bool) -> str
         raise DataError(
             f"its small pictures {has}, {plan.name}'s are of {due}", where, f"prepare with --low-size {due}"
         )
-    found = differing(plan.dataset, manifest)
+    found = differing(plan, manifest)
     if found and not allowed:
         raise DataError(found, where, "take the published data, or --allow-different-data, which marks the table")
     return found

@@ -1,4 +1,4 @@
-"""In what a comparison differs from the paper, and what the paper leaves open: each with our value."""
+"""In what a comparison differs from the paper's recipes (Table 3), and what those leave open: each with our value."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,6 +13,7 @@ NO_DATA = "no such data set"
 TF_GAN = "Inception, TensorFlow-GAN"
 
 SPLITS = {"heldout": "held-out", "training": "training"}
+FORMS = {"raw": "raw (the score)", "scaled": "scaled (the noise)"}
 PRECISIONS = {"fp32": "32-bit", "tf32": "32-bit with products in tf32", "bf16": "16-bit mixed, bf16"}
 
 
@@ -82,6 +83,9 @@ SETTINGS = (
         ),
         lambda r: f"{r.training.total_images:,}",
     ),
+    Setting("dropout", _each("0", "0", "0", "0"), lambda r: f"{r.model.model_dump().get('dropout', 0):g}"),
+    Setting("channels of a head", _each("64", "64", "64", "64"), _of_model("head_channels")),
+    Setting("coupling of noise and image", "independent", lambda r: r.training.coupling),
     Setting("global batch", _each("256", "1,024", "2,048", "1,536"), lambda r: f"{r.training.batch_images:,}"),
     Setting(
         "network",
@@ -112,7 +116,6 @@ SETTINGS = (
     Setting("precision of training", _each("32-bit", "32-bit", "16-bit mixed", "16-bit mixed"), _training_precision),
     Setting("precision of sampling", OPEN, _sampling_precision),
     Setting("scale of the time in the network's embedding", OPEN, _of_model("time_scale")),
-    Setting("what a score network's output means", OPEN, lambda r: "both: raw (the score) and scaled (the noise)"),
     Setting("sigma_min of the OT path", OPEN, lambda r: f"{getattr(r.path, 'sigma_min', None)}"),
     Setting("law of t in training", "uniform", lambda r: r.training.times.kind),
     Setting("average of the weights (EMA)", OPEN, _ema),
@@ -153,7 +156,17 @@ def settings_table(plan: Plan) -> list[list[str]]:
     """A line for each setting that differs from the paper or that it leaves open: its name, the paper's value, ours."""
     ot = next((one.recipe for one in plan.members if one.method.name == OT), plan.recipe)
     found = [(s.words, _paper(s, plan.dataset.key), s.ours(ot)) for s in SETTINGS]
+    forms = [method.form for method in plan.methods if method.form]
+    found += [("what a score network's output means", OPEN, ", ".join(FORMS[f] for f in dict.fromkeys(forms)))] * bool(
+        forms
+    )
+    found += [(f"{key} (--set)", f"preset {plan.dataset.preset}", value) for key, _, value in _given(plan)]
     return [["setting", "the paper", "here"], *([*line] for line in found if not _equal(*line[1:]))]
+
+
+def _given(plan: Plan) -> list[tuple[str, str, str]]:
+    """What the user changed in every recipe: key, sign, value."""
+    return [change.partition("=") for change in plan.changes]
 
 
 def _equal(paper: str, ours: str) -> bool:

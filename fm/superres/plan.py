@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from fm.errors import SettingsError, member
-from fm.paper.methods import IMAGENET_COUNTS, OT, DataSet, Method
+from fm.paper.methods import IMAGENET, OT, DataSet, Method
 from fm.paper.plan import Member, Plan, given_beside
 from fm.recipe import Recipe
 
@@ -51,8 +51,7 @@ DATASETS = {
             "ImageNet",
             "superres256",
             "ILSVRC2012_img_train.tar and _val.tar beside it",
-            classes=1000,
-            counts=IMAGENET_COUNTS,
+            **IMAGENET,
         ),
     )
 }

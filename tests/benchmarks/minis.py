@@ -30,11 +30,13 @@ def kept(out: Path, here: Path, command: str, beside: Callable[[str], str] = lam
             shutil.copy(file, folder)
     head, *lines = found["table"]
     lined = "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *lines])
-    again = f"`{command} --dataset {name} --seeds {found['seeds']}{SOURCES.get(name, '')}`"
+    changes = "".join(f" --set {change}" for change in found.get("changes", ()))
+    again = f"`{command} --dataset {name} --seeds {found['seeds']}{SOURCES.get(name, '')}{changes}`"
     parts = [f"## {name}", found["about"], again, lined, found["note"]]
     for claim in found["claims"]:
         evidence = "\n".join(f"- {line}" for line in claim["evidence"])
         parts.append(f"### {claim['title']}: {claim['verdict']}\n\n{claim['says']} Test: {claim['test']}\n\n{evidence}")
+        parts += [f"What would be needed: {claim['needs']}."] * bool(claim["needs"])
         parts += filter(None, [beside(claim["key"])])
     return parts
 
@@ -43,7 +45,7 @@ def _copied(table: Path, to: Path) -> None:
     """A table without the folders in which guides lay; their weights' hashes stand beside."""
     with open(table, newline="") as file, open(to, "w", newline="") as kept_file:
         reader = csv.DictReader(file)
-        writer = csv.DictWriter(kept_file, reader.fieldnames or [])
+        writer = csv.DictWriter(kept_file, reader.fieldnames or [], lineterminator="\n")
         writer.writeheader()
         for row in reader:
             writer.writerow(row | ({"guide_run": Path(row["guide_run"]).name} if row.get("guide_run") else {}))

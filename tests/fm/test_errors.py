@@ -29,6 +29,8 @@ def test_numeric_ones_are_value_errors() -> None:
 def test_names_the_nearest_member() -> None:
     assert nearest("dmo", ["tiny", "demo"]) == "did you mean 'demo'? known: demo, tiny"
     assert nearest("xyz", ["tiny", "demo"]) == nearest("mode", ["tiny", "demo"]) == "known: demo, tiny"
+    assert nearest("FM w/ OT", ["fm-ot", "fm-vp"]).startswith("did you mean 'fm-ot'?")
+    assert nearest("CIFAR-10", ["cifar10", "photos"]).startswith("did you mean 'cifar10'?")
     assert member("a", {"a": 1}, "letter") == 1
     with pytest.raises(SettingsError, match="here: unknown letter 'b'; known: a"):
         member("b", {"a": 1}, "letter", where="here")

@@ -20,7 +20,9 @@ def section(out: Path) -> list[str]:
     titles, name = {claim["key"]: claim["title"] for claim in found["claims"]}, found["data_set"]
 
     def figure(key: str) -> str:
-        return f"![{titles[key]}]({name}/{key}.png)" if (out / "report" / f"{key}.png").exists() else ""
+        keys = [key, *["trajectories"] * (key == "appears")]
+        there = [one for one in keys if (out / "report" / f"{one}.png").exists()]
+        return "\n\n".join(f"![{titles.get(one, titles[key])}]({name}/{one}.png)" for one in there)
 
     return kept(out, HERE, "fm paper --scale mini", figure)
 

@@ -5,7 +5,7 @@ import pytest
 from fm.paper import effort
 from fm.paper.claim import NOT_MEASURED, NOT_SHOWN, SHOWN
 
-from .conftest import changed, each_row, without
+from .conftest import changed, distance, each_row, without
 
 
 def test_the_share_of_evaluations_is_exact_on_power_laws():
@@ -88,3 +88,17 @@ def test_flat_is_flat(trained):
     assert effort.flat(changed(trained, "fm-ot", solving=rising[:1])).verdict == NOT_MEASURED
     coarse = ({"images_seen": 3, "nfe": 5, "tolerance": 1e-2},)
     assert effort.solved(replace(trained[0], solving=rising + coarse)) == [(1, 90), (2, 120)]
+
+
+def test_few_steps_are_judged_against_the_form_with_the_better_pictures(trained):
+    """A form that is as bad at every budget rises by nothing, and would make OT's rise look large."""
+    level = each_row(trained, "scoreflow-raw", lambda row: row | distance(2000.0, 0) if row["samples"] == 256 else row)
+    found = effort.few_steps(level)
+    assert found.verdict == SHOWN and not any("ScoreFlow (raw)" in line for line in found.evidence)
+
+
+def test_evaluations_above_a_baseline_s_at_any_checkpoint_are_told(trained):
+    above = tuple(record | {"nfe": 100} for record in trained[0].solving)
+    found = effort.flat(changed(trained, "fm-ot", solving=above))
+    line = next(line for line in found.evidence if "more evaluations than FM w/ Diffusion" in line)
+    assert found.verdict == NOT_SHOWN and "at 20,032, 40,064 of 4; FM w/ Diffusion: 82, 99, 116, 133 for" in line

@@ -13,7 +13,7 @@ from fm.estimating.measuring import Data, Measured
 from fm.estimating.parts import expected_nfe
 from fm.footprint import Footprint, checkpoint_bytes
 from fm.paper import estimating as module
-from fm.paper.estimating import PaperEstimate, check_room, counted, estimate_paper
+from fm.paper.estimating import PaperEstimate, check_room, check_time, counted, estimate_paper, published
 from fm.paper.plan import Plan, planned
 
 DATA = Data("", 500, (3, 32, 32), 0)
@@ -99,7 +99,7 @@ def test_counting_comes_before_anything_that_can_be_refused() -> None:
         "DDPM",
         "total to train",
     ]
-    assert f"4 trainings, {4 * known.flops:.1e} FLOP" in lines[-1] and lines[-1].endswith("precision is fp32")
+    assert f"4 trainings, {4 * known.flops:.1e} FLOP" in lines[-1] and " in fp32  " in lines[-1]
 
 
 def test_a_disk_that_cannot_hold_the_checkpoints_is_refused_in_one_sentence(tmp_path, monkeypatch) -> None:
@@ -124,3 +124,18 @@ def test_memory_that_is_too_small_is_refused_with_what_would_fit(tmp_path, monke
     with pytest.raises(SettingsError, match="GiB are needed for weights"):
         check_room(plan(1), tmp_path, 1)
     check_room(plan(1), tmp_path, 0)  # elsewhere
+
+
+def test_more_time_than_there_is_is_refused(monkeypatch) -> None:
+    found = estimated(monkeypatch, plan(1))
+    check_time(found, 1000)
+    with pytest.raises(MachineError, match=r"--hours: the comparison would take .* on this machine, more than 0\.01 h"):
+        check_time(found, 0.01)
+
+
+def test_published_counts_stand_for_pictures_that_are_not_there() -> None:
+    data, (size, words) = published(planned("imagenet64", "full", seeds=1))
+    assert (data.images, data.shape, data.classes) == (1_281_167, (3, 64, 64), 1000)
+    assert size > 1_331_167 * 3 * 64 * 64 and words == "1,331,167 published pictures"
+    with pytest.raises(SettingsError, match="--source: emoji has no published counts"):
+        published(planned("emoji64", seeds=1))

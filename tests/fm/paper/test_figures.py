@@ -28,7 +28,7 @@ def panels(monkeypatch):
 
 def test_each_claim_has_its_figure(plan, trained):
     shown = figures.drawn(plan, trained)
-    assert {claim.key for claim in claims(trained)} == shown.keys()
+    assert {claim.key for claim in claims(plan, trained)} == shown.keys()
     assert all(opened(png).width > 700 and caption.endswith(".") for png, caption in shown.values())
 
 

@@ -8,10 +8,11 @@ from fm.paper.methods import METHODS
 from fm.paper.plan import check_data, differing, members_in, planned
 
 
-def manifest(train, test, size=32, classes=10, source="cifar10:archive"):
+def manifest(train, test, size=32, classes=10, source="cifar10:archive", method="box"):
     splits = {name: SimpleNamespace(images=count) for name, count in (("train", train), ("test", test))}
     names = tuple(map(str, range(classes)))
-    return SimpleNamespace(splits=splits, shape=(3, size, size), classes=names, source=source)
+    settings = SimpleNamespace(method=method, low_size=None)
+    return SimpleNamespace(splits=splits, shape=(3, size, size), classes=names, source=source, settings=settings)
 
 
 @pytest.mark.parametrize(("dataset", "scale"), [("photos", "mini"), ("emoji64", "mini"), ("cifar10", "full")])
@@ -64,14 +65,26 @@ def test_what_is_unknown_is_refused_with_the_nearest(asked, said):
 
 def test_published_counts_and_classes_are_told_from_others():
     cifar, imagenet = planned("cifar10", seeds=1), planned("imagenet32", "full", seeds=1)
-    assert not differing(cifar.dataset, manifest(50_000, 10_000))
-    assert "has 100 classes, where CIFAR-10 has 10" in differing(cifar.dataset, manifest(50_000, 10_000, classes=100))
-    assert "49,999" in differing(imagenet.dataset, manifest(1_281_149, 49_999, classes=1000))
-    assert "holds 4,000 train, 1,000 test images" in differing(cifar.dataset, manifest(4_000, 1_000))
+    assert not differing(cifar, manifest(50_000, 10_000))
+    for classes in (0, 100):
+        found = differing(cifar, manifest(50_000, 10_000, classes=classes))
+        assert f"has {classes} classes, where CIFAR-10 has 10" in found
+    assert "the older downsampled ImageNet of 49,999" in differing(imagenet, manifest(1_281_149, 49_999, classes=0))
+    assert "older" not in differing(cifar, manifest(1_281_149, 49_999))
+    assert "holds 4,000 train, 1,000 test images" in differing(cifar, manifest(4_000, 1_000))
+
+
+def test_pictures_that_were_resized_otherwise_are_other_data():
+    full, mini = (planned("imagenet64", scale, seeds=1) for scale in ("full", "mini"))
+    official = manifest(1_281_167, 50_000, 64, 1000)
+    assert not differing(full, official)
+    other = manifest(1_281_167, 50_000, 64, 1000, method="lanczos")
+    assert differing(full, other) == "was resized by lanczos, where ImageNet 64 is by box"
+    assert not differing(mini, other)  # of another size by design
 
 
 def test_data_without_published_counts_are_known_by_their_source():
-    photos = planned("photos").dataset
+    photos = planned("photos")
     assert not differing(photos, manifest(7, 3, source="photos:?tiles=9"))
     assert differing(photos, manifest(7, 3, source="emoji:x")) == "was prepared from emoji:x, not from photos:"
 

@@ -35,3 +35,16 @@ def test_imagenet_128_states_no_draws():
 def test_of_data_that_the_paper_has_not_it_says_nothing():
     assert told("photos")["images seen"] == [NO_DATA, "120,000"]
     assert told("photos")["network"][1] == "32 channels, 1 block, 1-1, patches of 2 px, an input skip"
+
+
+def test_what_was_changed_by_hand_is_listed():
+    found = told("cifar10", "full", changes=["model.dropout=0.3", "training.report_images=512"])
+    assert found["dropout"] == ["0", "0.3"]
+    assert found["training.report_images (--set)"] == ["preset cifar10", "512"]
+
+
+def test_only_the_forms_that_were_trained_are_named():
+    words = "what a score network's output means"
+    assert told("photos")[words][1] == "raw (the score), scaled (the noise)"
+    assert told("photos", methods=["fm-ot", "score-matching-raw"])[words][1] == "raw (the score)"
+    assert words not in told("photos", methods=["fm-ot"])

@@ -123,3 +123,18 @@ def test_both_csv_hold_all_digits(plan, trained):
     rows = list(csv.DictReader(table.rows_csv(trained).splitlines()))
     assert len(rows) == sum(len(one.rows) + len(one.along) for one in trained)
     assert {row["kept"] for row in rows} == {"end", "along"} and {row["training_seed"] for row in rows} == {"0", "1"}
+
+
+def test_another_recipe_is_not_subtracted(trained):
+    plan = planned("cifar10", "full", changes=["model.channels=64", "training.total_images=256"])
+    line = by_method(table.lines(plan, each_row(trained, "", full)))["FM w/ OT"]
+    said = {value for key, value in line.items() if key.startswith("difference")}
+    assert said == {"not comparable: of another recipe (model.channels, training.total_images)"}
+
+
+def test_the_note_is_of_these_data(plan, trained):
+    assert "real training images get" in table.table_note(plan, trained)
+    against_training = each_row(trained, "", full)
+    assert "real held-out images get" in table.table_note(planned("cifar10", "full"), against_training)
+    assert "by 0.03 to 0.04 at the largest K" in table.table_note(planned("imagenet64"), trained)
+    assert "Published bits/dim" not in table.table_note(plan, trained)

@@ -183,7 +183,7 @@ class Store:
         if not file.exists() or sha256(file) != self.initial:
             what = f"does not hold the weights {str(self.initial)[:16]} that its recipe begins with"
             raise CheckpointError(what, where=str(file), mend="`fm retrain` puts them there")
-        live = {name: tensors for name, tensors in state.tensors().items() if name != "optimizer"}
+        live = {name: tensors for name, tensors in state.tensors().items() if name in ("model", *state.averages)}
         copy_into(live, dict.fromkeys(live, load_file(file)), file)
         return f" with the weights {str(self.initial)[:16]}"
 

@@ -189,7 +189,7 @@ class Flow:
         return torch.stack(self._solved(velocity, x_0, (0.0, end), at=at, **solver).at)
 
     def best_grids(
-        self, n: int = 4, seed: int = 0, *, y: Tensor | None = None, low: Tensor | None = None
+        self, n: int = 16, seed: int = 0, *, y: Tensor | None = None, low: Tensor | None = None
     ) -> dict[str, Tensor]:
         """What `grids` are, from n noises of their own: `replace(flow, grids=flow.best_grids())`."""
         z = draws(seed, "grid", torch.arange(n), self.shape, self.device)

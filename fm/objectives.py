@@ -225,7 +225,7 @@ class Shortcut(FlowMatching):
 
     A jump is learned as the mean of its two halves, one after the other, without gradient: their self-consistency, with
     jumps of any length (as Guo et al. 2025 split them) in place of powers of two. For s = t it is FlowMatching, which
-    anchors the rest.
+    anchors the rest. Targets are of the network as it trains, where they take its average.
     """
 
     jumps: ClassVar[bool] = True
@@ -276,8 +276,9 @@ class MeanFlow(Shortcut):
 
     u = v + (s - t) du/dt along the way, their identity with time from noise to data; the derivative by forward-mode
     differentiation, without gradient. The gradient of each sample's loss is divided by the root of the loss, their
-    adaptive weight with p = 1/2 (with p = 1 the answer leans so far from the mean towards what is frequent that in few
-    dimensions it is no velocity any more); the value stays what it is.
+    adaptive weight with p = 1/2; the value stays what it is. What it learns is then a geometric median, for s = t too,
+    in place of the mean that the marginal velocity is: near it in many dimensions, where all errors are about as large,
+    and far from it in few (with p = 1 farther still). Other solvers and bits/dim are of what it answers.
     """
 
     def target(self, ahead: "Ahead", x: Tensor, t: Tensor, s: Tensor, u: Tensor) -> Tensor:

@@ -4,10 +4,11 @@ One fine solve says where samples should be. Euler and DPM-Solver++ are then fol
 time in so many steps the one is kept whose samples come nearest to the fine solve's, errors of earlier steps included
 (dynamic programming; Pei et al. 2025). Steps with inner stages would take a network call for each pair of times; for
 those the sum of the errors that their weights leave of the velocities along the fine solve is the least. All of this
-guesses at what a solve will miss, so an even grid takes the place of each one that misses more when it is solved on.
+guesses at what a solve will miss, and fits the noises that it is made from: on as many others each grid is then solved
+beside the known ones, and of all the one that misses least there is taken.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path as File
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from fm.errors import DataError, SettingsError
 from fm.paths import Path
 from fm.solvers import Velocity, solve
-from fm.solvers.grids import Grid, uniform
+from fm.solvers.grids import GRIDS, Grid, uniform
 from fm.tableaux import EULER, SOLVERS, Multistep, Tableau
 
 OPTIMISED = "optimised"
@@ -34,10 +35,12 @@ def laid_out() -> list[str]:
 
 
 def best_grids(velocity: Velocity, x_0: Tensor, path: Path) -> dict[str, Tensor]:
-    """The grids of each solver for noises x_0 (n, ...): `Grids`.
+    """The grids of each solver for noises x_0 (n, ...), half of which choose and half judge: `Grids`.
 
     Takes a dopri5 solve at `TOLERANCE`, and some thousand network calls of each sample.
     """
+    half = -(-len(x_0) // 2)
+    choose, judge = torch.arange(half), torch.arange(len(x_0) - half, len(x_0))
     count = 2 * FINE  # twice as many as times to choose from: a step's middle is a time too
     times = torch.arange(count + 1, dtype=torch.float64) * path.t_max / count
     times[-1] = path.t_max
@@ -45,7 +48,8 @@ def best_grids(velocity: Velocity, x_0: Tensor, path: Path) -> dict[str, Tensor]
     with torch.no_grad():
         x = torch.stack(solve(velocity, x_0, "dopri5", at=times.tolist(), t_span=(0.0, path.t_max), **exact).at)
         u = torch.stack([velocity(state, t.to(state.device, state.dtype)) for state, t in zip(x, times, strict=True)])
-        found = {}
+        ends, judging, found = x[[0, -1]][:, judge], _of(velocity, judge), {}
+        x, u, velocity = x[:, choose], u[:, choose], _of(velocity, choose)
         for name in laid_out():
             solver = SOLVERS[name]
             if isinstance(solver, Tableau) and solver is not EULER:
@@ -53,22 +57,39 @@ def best_grids(velocity: Velocity, x_0: Tensor, path: Path) -> dict[str, Tensor]
                 rows = [fewest_errors(errors, steps) for steps in range(1, MOST + 1)]
             else:
                 rows = _followed(velocity, x[::2], times[::2], path, isinstance(solver, Multistep))
-            rows = [_or_even(velocity, name, row, x[0], x[-1], path) for row in rows]
+            rows = [_least(judging, name, row, ends, path) for row in rows]
             found[name] = torch.tensor([row + [-1] * (MOST + 1 - len(row)) for row in [[0], *rows]], dtype=torch.int16)
     return found
 
 
-def _or_even(velocity: Velocity, name: str, row: list[int], x_0: Tensor, x_1: Tensor, path: Path) -> list[int]:
-    """The places of a grid, or even ones where solving between those ends nearer to x_1."""
+def _of(velocity: Velocity, rows: Tensor) -> Velocity:
+    """The velocity of some samples, where it knows which they are."""
+    return velocity.rows(rows) if hasattr(velocity, "rows") else velocity
+
+
+def _least(velocity: Velocity, name: str, row: list[int], ends: Tensor, path: Path) -> list[int]:
+    """The places of a grid, or those next to a known grid's where solving from the first ends leads nearer to the last
+    ones, ends (2, n, ...)."""
     steps = len(row) - 1
-    even = [round(FINE * i / steps) for i in range(steps + 1)]
 
-    def missed(places: list[int]) -> float:
+    def missed(places: Iterable[int]) -> float:
         nfe = steps * SOLVERS[name].stages
-        found = solve(velocity, x_0, name, nfe=nfe, grid=lambda *_: _times(path, places), path=path)
-        return float(_rms((found.x - x_1)[None]))
+        found = solve(velocity, ends[0], name, nfe=nfe, grid=lambda *_: _times(path, [*places]), path=path)
+        return float(_rms((found.x - ends[1])[None]))
 
-    return min((row, even), key=missed)
+    known = [nearest_places(path, grid(path, 0.0, path.t_max, steps)) for grid in GRIDS.values()]
+    return list(min(dict.fromkeys(map(tuple, (row, *known))), key=missed))
+
+
+def nearest_places(path: Path, times: list[float]) -> list[int]:
+    """The places next to the times of a grid, each after the one before."""
+    places = [round(FINE * t / path.t_max) for t in times]
+    for i in range(1, len(places)):
+        places[i] = max(places[i], places[i - 1] + 1)
+    places[-1] = FINE
+    for i in reversed(range(1, len(places) - 1)):
+        places[i] = min(places[i], places[i + 1] - 1)
+    return places
 
 
 def step_errors(solver: Tableau, x: Tensor, u: Tensor, times: Tensor) -> Tensor:
@@ -133,7 +154,7 @@ def _at_once(velocity: Velocity, states: Tensor, times: Tensor) -> Tensor:
     found = []
     for some, at in zip(states.split(max(1, BATCH // n)), times.split(max(1, BATCH // n)), strict=True):
         whose = torch.arange(n).repeat(len(some))
-        own = velocity.rows(whose) if hasattr(velocity, "rows") else velocity
+        own = _of(velocity, whose)
         t = at.repeat_interleave(n).to(states.device, states.dtype)
         found.append(own(some.flatten(0, 1), t).view_as(some))
     return torch.cat(found)

@@ -105,7 +105,13 @@ def student(
     path = values["path"] if values["path"]["kind"] == "ot" else {"kind": "ot"}
     values |= {"name": f"{teacher.name}-reflow", "objective": "flow_matching", "path": path, "peer": None}
     values["training"] |= {"coupling": "independent", "coupling_block_images": None, "coupling_noises": None}
-    values["training"] |= {"flips": False, "drawn_by": None, "initial_weights": weights if begin == "run" else None}
+    seed = (teacher.training.seed + bool(teacher.training.drawn_by)) % 2**31  # another's noises than it was trained on
+    values["training"] |= {
+        "seed": seed,
+        "flips": False,
+        "drawn_by": None,
+        "initial_weights": weights if begin == "run" else None,
+    }
     own = Recipe.parse(values, run)
     recipe = Recipe.changed(values, changes, run)
     due, found = (leaves(one.model_dump(mode="json")) for one in (own, recipe))

@@ -50,7 +50,8 @@ RAY = {
 """Ray's settings, unless the environment has others."""
 ENDING_S = 60  # in which the process of an item that hangs is ended
 LOSSES = 3  # of workers in a row, without a new checkpoint, that end a training
-BACKENDS = {"GPU": "nccl", "CPU": "gloo"}  # by which a training's workers sum their gradients
+# By which a training's workers share tensors; some of a training's, as those of a coupling, never leave the CPU.
+BACKENDS = {"GPU": "cpu:gloo,cuda:nccl", "CPU": "gloo"}
 CODE = [Path(__file__).parents[1] / name for name in ("fm", "tasks")]  # what runs in workers
 # Ray's processes die with the thread that started them (Linux: PR_SET_PDEATHSIG), so that thread must live on.
 _keeper = ThreadPoolExecutor(1, "ray")

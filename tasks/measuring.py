@@ -42,7 +42,7 @@ from fm.reference import HELDOUT, TRAINING, Pairs, label_law, measure_reference,
 from fm.results import Row, write_row
 from fm.runs import pulled
 
-GRID_NOISES = 4  # that a grid is chosen for
+GRID_NOISES = 16  # of which half choose a grid and half judge it
 
 
 @dataclass(frozen=True)

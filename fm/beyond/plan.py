@@ -15,6 +15,7 @@ ASKED = {"evaluation.error_images": 0, "evaluation.nll_training_images": 0, "eva
 BUDGETS = (1, 2, 4, 8, 16, 50)
 SHOWN_BUDGETS = (1, 2, 4)  # of pictures
 FM = ("flow_matching", "ot")
+JUMPING = ("mean_flow", "shortcut")
 METHODS = {
     method.key: method
     for method in (
@@ -52,6 +53,7 @@ LINES = (
     Line(f"{OT}, EDM's grid", "fm-ot", grid="edm"),
     Line(f"{OT}, optimised grid", "fm-ot", grid=OPTIMISED),
     Line(f"{OT}, multistep", "fm-ot", "dpm2m"),
+    Line(f"{OT}, multistep, EDM's grid", "fm-ot", "dpm2m", "edm"),
     Line(f"{OT}, multistep, optimised grid", "fm-ot", "dpm2m", OPTIMISED),
     Line(f"{OT}, autoguidance", "fm-ot", guidance=1.0),
     *(Line(one.name, one.key) for one in METHODS.values() if one.objective == "flow_matching" and one.name != OT),
@@ -75,7 +77,9 @@ def planned(
             mend = f"name {method.drawn_by} too"
             raise SettingsError(f"{method.key} is trained on what {method.drawn_by} draws", "--methods", mend)
     given_beside(made, (*ASKED, "evaluation.grid", *(own for one in METHODS.values() for own in one.changes)))
-    base = of_the_paper(dataset, scale, seeds, ("fm-ot",), made).recipe
+    # A jump's target would be of another network than its answer, and all have the same.
+    without = ("model.dropout=0",) if any(one.objective in JUMPING for one in chosen) else ()
+    base = of_the_paper(dataset, scale, seeds, ("fm-ot",), (*without, *made)).recipe
     if base.class_conditional:
         raise SettingsError("some of these methods know no classes", "class_conditional", "leave it false")
     members = [
@@ -94,14 +98,14 @@ def _recipe(base: Recipe, of: DataSet, method: Method, seed: int) -> Recipe:
 
 
 def points(key: str) -> list[dict[str, Any]]:
-    """Each budget of each of a training's lines but guided ones; of one step every grid is the same, and none is chosen
-    for many."""
+    """Each budget of each of a training's lines but guided ones; of one step every grid is the same, and none is
+    optimised for many."""
     lines = [line for line in LINES if line.key == key and not line.guidance]
     return [
         {"solver": line.solver, "nfe": nfe} | ({"grid": line.grid} if line.grid else {})
         for line in lines
         for nfe in BUDGETS
-        if not line.grid or 1 < nfe <= MOST
+        if not line.grid or (nfe > 1 and (nfe <= MOST or line.grid != OPTIMISED))
     ]
 
 

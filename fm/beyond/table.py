@@ -13,27 +13,31 @@ from fm.paper.reading import distance_name, mean_of, rows_of, sampled, scored
 from fm.paper.trained import Trained
 from fm.results import Row, bits_text, number
 
-BETTER, WORSE = "better", "worse"
+BETTER, WORSE, UNPAIRED = "better", "worse", "not paired"
 NOTE = (
     "Means over training seeds of the distance to held-out images, lower is better; the columns are evaluations (NFE)."
     f" Beside a figure stands better or worse where, in each training seed, it differs from that of {OT} by Euler with"
     " as many evaluations (of dopri5: by dopri5) by more than the 95 % interval of the difference, paired by noise; one"
-    " that is not told apart stands alone. Jumps are no flow: what they draw has no likelihood, and the bits/dim of"
-    " such a network are those of its velocity, by dopri5. Reflow goes on from the weights of"
+    " that is not told apart stands alone, and one of other noise is not paired. A star is at the lowest of a column,"
+    " and at those that no training seed tells from it so. Jumps are no flow: what they draw has no likelihood, and the"
+    " bits/dim of such a network are those of its velocity, by dopri5. Reflow goes on from the weights of"
     f" {OT}, on images that these drew, and its images seen and seconds are its own alone. Autoguidance leads away from"
     " the first checkpoint that the same training kept, at two evaluations a step. Seconds are of the training, by the"
-    " clock."
+    " clock: of a machine that does other work beside it they compare nothing."
 )
 
 
 class Figure(NamedTuple):
-    """A cell of the table: mean over seeds, and whether it is better or worse than the baseline in each of them."""
+    """A cell of the table: mean over seeds, whether it is better or worse than the baseline in each of them, and
+    whether it is not told apart from the lowest of its column."""
 
     value: float | None
     verdict: str = ""
+    leads: bool = False
 
     def __str__(self) -> str:
-        return "" if self.value is None else f"{number(self.value)}{f' ({self.verdict})' if self.verdict else ''}"
+        verdict = f" ({self.verdict})" if self.verdict else ""
+        return "" if self.value is None else f"{number(self.value)}{' *' * self.leads}{verdict}"
 
 
 def at_budget(trained: Sequence[Trained], line: Line, nfe: int) -> dict[int, Row]:
@@ -66,27 +70,34 @@ def figure(rows: dict[int, Row], baseline: dict[int, Row], name: str) -> Figure:
 
 
 def _told(baseline: Row, row: Row, name: str) -> str:
-    """Whether a row is better or worse than the baseline's, of the same noise whatever the solver; empty if neither:
-    each side has the name of the verdict that its winning would be."""
+    """Whether a row is better or worse than the baseline's, of the same noise whatever the solver, or not paired; empty
+    if neither: each side has the name of the verdict that its winning would be."""
     if row is baseline or row["key"] == baseline["key"]:
         return ""
     cell = cell_of(baseline)
     found = paired(name, cell, *(Run(side, side, {cell: [one]}) for side, one in ((WORSE, baseline), (BETTER, row))))
-    return found.better
+    return found.better if found.difference is not None else UNPAIRED
 
 
 def figures(trained: Sequence[Trained]) -> dict[Line, dict[str, Figure]]:
     """Of each line that was measured its figures by column: each budget, and dopri5."""
     name, base = distance_name(trained), LINES[0]
-    found: dict[Line, dict[str, Figure]] = {}
-    for line in LINES:
-        own = {nfe: at_budget(trained, line, nfe) for nfe in BUDGETS}
-        if not any(own.values()):
-            continue
-        found[line] = {str(n): figure(rows, at_budget(trained, base, n), name) for n, rows in own.items()}
-        if line.plain:
-            found[line]["dopri5"] = figure(adaptive(trained, line.key), adaptive(trained, base.key), name)
+    rows = {line: _columns(trained, line) for line in LINES}
+    there = [line for line, own in rows.items() if any(found for key, found in own.items() if key != "1")]
+    found = {line: {key: figure(own, rows[base][key], name) for key, own in rows[line].items()} for line in there}
+    for key in rows[base]:
+        known = {line: own[key].value for line, own in found.items() if key in own and own[key].value is not None}
+        best = min(known, key=lambda line: known[line] or 0.0, default=base)
+        for line in known:
+            told = {_told(rows[best][key][seed], row, name) for seed, row in rows[line][key].items()}
+            found[line][key] = found[line][key]._replace(leads=not told & {WORSE, UNPAIRED})
     return found
+
+
+def _columns(trained: Sequence[Trained], line: Line) -> dict[str, dict[int, Row]]:
+    """The rows of a line by column and training seed."""
+    own = {str(nfe): at_budget(trained, line, nfe) for nfe in BUDGETS}
+    return own | ({"dopri5": adaptive(trained, line.key)} if line.plain else {})
 
 
 def table(trained: Sequence[Trained]) -> list[list[str]]:

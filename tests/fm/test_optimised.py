@@ -12,9 +12,20 @@ from fm.errors import DataError, SettingsError
 from fm.flow import Flow
 from fm.models import MLP
 from fm.objectives import FlowMatching
-from fm.optimised import FINE, MOST, best_grids, fewest_errors, grid_of, grids_file, kept_grids, laid_out
+from fm.optimised import (
+    FINE,
+    MOST,
+    best_grids,
+    fewest_errors,
+    grid_of,
+    grids_file,
+    kept_grids,
+    laid_out,
+    nearest_places,
+)
 from fm.paths import OTPath, Path, VPPath
 from fm.solvers import SOLVERS, solve
+from fm.solvers.grids import GRIDS
 from tests.problems import PATHS, by_kind, correlated_gaussian, randn
 
 every_path = pytest.mark.parametrize("path", PATHS, ids=by_kind)
@@ -26,7 +37,7 @@ def test_a_followed_grid_is_the_best_of_all_where_each_step_stands_alone() -> No
     data = correlated_gaussian(path, scale=0.1)
     x_0 = path.sample_source(randn(8, 3))
     exact = data.transport(x_0, 0.0, path.t_max)
-    grids = best_grids(data.velocity, x_0, path)
+    grids = best_grids(data.velocity, x_0.repeat(2, 1), path)  # the same noises choose and judge
     assert set(grids) == set(laid_out()) == {"euler", "midpoint", "heun", "rk4", "dpm2m"}
     for name in ("euler", "dpm2m"):
 
@@ -42,12 +53,13 @@ def test_a_followed_grid_is_the_best_of_all_where_each_step_stands_alone() -> No
 
 
 @pytest.mark.parametrize("scale", [0.1, 0.5])
-def test_no_grid_misses_more_than_an_even_one_on_the_noises_it_was_chosen_for(scale: float) -> None:
+def test_no_grid_misses_more_than_an_even_one_on_noises_that_did_not_choose_it(scale: float) -> None:
     path = OTPath()
     data = correlated_gaussian(path, scale=scale)
-    x_0 = path.sample_source(randn(4, 3))
+    both = path.sample_source(randn(8, 3))
+    x_0 = both[4:]
     exact = solve(data.velocity, x_0, "dopri5", rtol=1e-4, atol=1e-4, control="per_sample", path=path).x
-    for name, chosen in best_grids(data.velocity, x_0, path).items():
+    for name, chosen in best_grids(data.velocity, both, path).items():
         for steps in (2, 4, 8, 16):  # whose even places are among the times
 
             def missed(grid: object, name: str = name, nfe: int = steps * SOLVERS[name].stages) -> float:
@@ -55,6 +67,15 @@ def test_no_grid_misses_more_than_an_even_one_on_the_noises_it_was_chosen_for(sc
                 return float((found - exact).square().mean(1).sqrt().mean())
 
             assert missed(grid_of(chosen)) <= missed("uniform") + 1e-12
+
+
+@every_path
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_known_grid_has_places_of_its_own_next_to_its_times(path: Path, name: str) -> None:
+    for steps in range(1, MOST + 1):
+        places = nearest_places(path, GRIDS[name](path, 0.0, path.t_max, steps))
+        assert places[0] == 0 and places[-1] == FINE and all(a < b for a, b in pairwise(places))
+        assert name != "uniform" or all(abs(FINE * i / steps - place) <= 0.5 for i, place in enumerate(places))
 
 
 @every_path

@@ -91,6 +91,17 @@ def test_a_training_begins_with_published_weights_and_is_bound_to_them(made: Any
         train(tmp_path / "nothing", data, change)
 
 
+def test_a_coupling_that_images_keep_begins_anew_with_published_weights(made: Any, tmp_path: Path) -> None:
+    """As `fm retrain` begins from a champion that was trained with one."""
+    data, run = made
+    weights = newest(run).weights  # type: ignore[union-attr]
+    folder = publish(run, weights, tmp_path / "v1", "photos", [])
+    changes = f"training.initial_weights={weights}", "training.coupling=persistent_ot"
+    further = train(tmp_path / "further", data, *changes, initial=folder)
+    (start,) = read(further / "records", after=-1, name="starts")
+    assert start["restored"] == f"started at 0 images with the weights {weights[:16]}"
+
+
 def test_fresh_weights_keep_the_digests_that_they_had() -> None:
     recipe = Recipe.load("tiny")
     assert "initial_weights" not in recipe.training_values()["training"]

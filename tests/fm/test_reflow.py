@@ -94,6 +94,8 @@ def test_a_student_is_its_teacher_but_for_what_reflow_decides() -> None:
     other, _ = student(diffusion, "runs/ddpm", weights, 50, "scratch", changes=["training.total_images=128"])
     assert (other.objective, other.path.kind, other.training.total_images) == ("flow_matching", "ot", 128)
     other.check()
+    again, source = student(teacher.model_copy(update={"training": other.training}), "runs/reflow", weights, 50)
+    assert again.training.seed == source.seed == teacher.training.seed + 1  # no noise that the teacher was trained on
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 
 from fm.errors import DataError, MachineError, SettingsError, UserError
 from tasks import cluster, items
@@ -258,6 +259,12 @@ def test_what_answers_but_is_no_ray_is_one_sentence_at_once(services: Any) -> No
         list(cluster.ray_map(slow_square, [1]))
     assert time.monotonic() - start < 20
     server.shutdown()
+
+
+@pytest.mark.parametrize("backend", cluster.BACKENDS.values())
+def test_workers_share_what_never_leaves_the_cpu_too(backend: str) -> None:
+    """NCCL alone would refuse a coupling's table, and no test here has two GPUs to see it."""
+    assert dist.BackendConfig(dist.Backend(backend)).get_device_backend_map()["cpu"] == "gloo"
 
 
 def test_gpus_that_must_be_and_are_not_are_refused(services: Any, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from fm.beyond.plan import BUDGETS, LINES, METHODS, planned
 from fm.cells import cells
 from fm.errors import SettingsError
 from fm.lineage import differences
-from fm.optimised import MOST
+from fm.optimised import MOST, OPTIMISED
 from fm.solvers.fixed import steps
 
 
@@ -33,7 +33,7 @@ def test_every_line_is_measured_at_every_budget() -> None:
         assert all(steps(point["solver"], point["nfe"], cost=2) for point in member.guided)  # of whole steps
         measured = {(cell.solver, cell.grid, cell.nfe) for cell in cells(member.recipe.evaluation)}
         for line in (line for line in LINES if line.key == member.method.key and not line.guidance):
-            few = [nfe for nfe in BUDGETS if not line.grid or nfe <= MOST]
+            few = [nfe for nfe in BUDGETS if line.grid != OPTIMISED or nfe <= MOST]
             assert {(line.solver, line.grid if nfe > 1 else "", nfe) for nfe in few} <= measured
         assert any(cell.solver == "dopri5" and cell.nll_images for cell in cells(member.recipe.evaluation))
     assert {line.key for line in LINES} == set(METHODS)
@@ -58,3 +58,12 @@ def test_what_the_table_compares_is_not_changed() -> None:
     ]
     with pytest.raises(SettingsError, match="did you mean 'mean-flow'"):
         planned("photos", methods=["meanflow"])
+
+
+def test_networks_of_jumps_and_those_beside_them_drop_nothing_out() -> None:
+    """Preset emoji64, the full scale, drops out a tenth."""
+    for methods, dropout in (((), 0.0), (("fm-ot", "skewed"), 0.1)):
+        plan = planned("emoji64", "full", seeds=1, methods=methods)
+        assert {member.recipe.model.dropout for member in plan.members} == {dropout}  # type: ignore[union-attr]
+        for member in plan.members:
+            member.recipe.check(2)

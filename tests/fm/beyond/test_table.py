@@ -7,8 +7,8 @@ from fm.beyond.table import adaptive, at_budget, figure, figures, table
 def test_a_figure_is_better_or_worse_only_if_each_seed_says_so(trained, line):
     found = figures(trained)
     jumps, euler = found[line["MeanFlow, jumps"]], found[line["MeanFlow, Euler"]]
-    assert str(jumps["1"]) == "150 (better)" and str(jumps["50"]) == "150 (worse)" and "dopri5" not in jumps
-    assert euler["1"].verdict == "" and str(euler["dopri5"]) == "90"
+    assert str(jumps["1"]) == "150 * (better)" and str(jumps["50"]) == "150 (worse)" and "dopri5" not in jumps
+    assert euler["1"].verdict == "" and str(euler["dopri5"]) == "90 *"
     assert {one.verdict for one in found[line["FM w/ OT"]].values()} == {""}
     bad = {"fd_random_conv": 900.0, "fd_random_conv_without": [900.0] * 10}
     swapped = [
@@ -18,6 +18,21 @@ def test_a_figure_is_better_or_worse_only_if_each_seed_says_so(trained, line):
         for one in trained
     ]
     assert figures(swapped)[line["MeanFlow, jumps"]]["1"].verdict == ""
+
+
+def test_a_star_is_at_the_lowest_and_at_what_is_not_told_apart_from_it(trained, line):
+    found = figures(trained)
+    starred = {title for title, own in ((line.title, own["1"]) for line, own in found.items()) if own.leads}
+    assert starred == {"MeanFlow, jumps", "Shortcut, jumps"} and not found[line["FM w/ OT"]]["1"].leads
+    assert all(own["4"].leads == (line.solver == "jump") for line, own in found.items())
+
+
+def test_rows_of_other_noise_are_not_paired(trained, line):
+    other = [
+        replace(one, rows=tuple(row | {"noise_digest": "x"} for row in one.rows)) if one.method.key == "skewed" else one
+        for one in trained
+    ]
+    assert str(figures(other)[line["Skewed times"]]["4"]) == "200 (not paired)"
 
 
 def test_of_one_step_every_grid_is_the_same(trained, line):
@@ -33,7 +48,7 @@ def test_the_table_has_the_floor_a_line_for_each_and_what_it_cost(trained):
     by_title = {line[0]: dict(zip(head, line, strict=True)) for line in lines}
     assert floor[2] == "19" and all(len(line) == len(head) for line in lines)
     plain = by_title["FM w/ OT"]
-    assert plain["4"] == "200" and plain["dopri5"] == "90" and plain["NFE of dopri5"] == "80"
+    assert plain["4"] == "200" and plain["dopri5"] == "90 *" and plain["NFE of dopri5"] == "80"
     assert plain["bits/dim"] == "4.050" and plain["images seen"] == "12,800" and plain["seconds"] == "60"
     assert by_title["MeanFlow, jumps"]["bits/dim"] == "" and by_title["Shortcut, Euler"]["bits/dim"] == "4.050"
     assert table([])[1][2] == "" and len(table([])) == 2

@@ -24,6 +24,7 @@ OF_EVENT = {
     "value": {"__prefect_kind": "jinja", "template": "{{ event.resource['fm.data'] | tojson }}"},
 }
 SOURCES = {
+    "best": "photos:",
     "cifar10": "cifar10:data/cifar-10-binary.tar.gz",
     "cifar10-otcfm": "cifar10:data/cifar-10-binary.tar.gz",
     "demo": "photos:",

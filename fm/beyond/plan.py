@@ -25,6 +25,12 @@ METHODS = {
         Method("Logit-normal times", "logit-normal", *FM, changes={"training.times": "logit_normal"}),
         Method("Skewed times", "skewed", *FM, changes={"training.times": "skewed"}),
         Method("Stratified times", "stratified", *FM, changes={"training.stratify": True}),
+        Method(
+            "Persistent coupling, skewed times",
+            "persistent-skewed",
+            *FM,
+            changes={"training.coupling": "persistent_ot", "training.times": "skewed"},
+        ),
         Method("MeanFlow", "mean-flow", "mean_flow", "ot"),
         Method("Shortcut", "shortcut", "shortcut", "ot"),
         Method("Reflow", "reflow", *FM, drawn_by="fm-ot"),

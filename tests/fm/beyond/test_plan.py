@@ -20,6 +20,8 @@ def test_each_training_differs_from_ot_in_its_own_setting_alone() -> None:
     assert own["fm-ot"] == set() and own["mean-flow"] == own["shortcut"] == {"objective"}
     assert own["reflow"] == set()  # but for what it is trained on, which the flow knows
     assert own["minibatch-ot"] == own["persistent-ot"] == {"training.coupling"}
+    both = {part for part in own["persistent-skewed"] if not part.startswith("training.times")}
+    assert both == {"training.coupling"} < own["persistent-skewed"]
     assert own["stratified"] == {"training.stratify"}
     assert all(part.startswith("training.times") for key in ("logit-normal", "skewed") for part in own[key])
     for member in plan.members:

@@ -105,8 +105,14 @@ def estimate_pipeline(source: str, recipe: Any, workers: int, as_json: bool) -> 
     _tell_estimate(recipe, data, workers, {"DATA": size}, as_json)
 
 
-def estimate_paper(plan: Any, source: str, out: str, workers: int, as_json: bool) -> Any:
-    """Tells what a comparison takes and gives it; what follows from counting comes first, as for a single training."""
+def estimate_paper(plan: Any, source: str, out: str, workers: int, as_json: bool) -> None:
+    """What follows from counting comes first, as for a single training."""
+    known, found = paper_estimate(plan, source, out, workers, (lambda words: None) if as_json else typer.echo)
+    typer.echo(json.dumps(known.values() | found.values) if as_json else found.text())
+
+
+def paper_estimate(plan: Any, source: str, out: str, workers: int, tell: Callable[[str], None]) -> tuple[Any, Any]:
+    """What a comparison takes, counted and measured; `tell` hears what was counted before the measurement."""
     from fm.data import load_manifest, open_source
     from fm.estimating.estimate import of_folder, of_source
     from fm.paper import estimating
@@ -121,11 +127,8 @@ def estimate_paper(plan: Any, source: str, out: str, workers: int, as_json: bool
         disk = {"DATA": size}
     with _interruptible():
         known, words = estimating.counted(plan, data, workers)
-        if not as_json:
-            typer.echo(words)
-        found = estimating.estimate_paper(plan, data, known, Path(out), disk, measuring)
-    typer.echo(json.dumps(known.values() | found.values) if as_json else found.text())
-    return found
+        tell(words)
+        return known, estimating.estimate_paper(plan, data, known, Path(out), disk, measuring)
 
 
 @contextmanager

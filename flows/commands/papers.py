@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.commands.answered import estimate_paper
+from flows.commands.answered import estimate_paper, paper_estimate
 from flows.commands.asked import (
     Address,
     AsJson,
@@ -78,15 +78,14 @@ def paper(
     plan = planned(dataset, scale, seeds, chosen, changes or ())
     out = out or f"runs/{'beyond' if beyond else 'paper'}-{plan.name}"
     if estimate:
-        estimate_paper(plan, source, out, workers, as_json)
-        return
+        return estimate_paper(plan, source, out, workers, as_json)
     for member in plan.members:
         member.recipe.check(workers, fewest_workers)
     look(port_base, out, "" if (Path(source) / "manifest.json").exists() else source)
-    if hours and not Path(out).exists():
+    if hours is not None and not Path(out).exists():
         from fm.paper.estimating import check_time
 
-        check_time(estimate_paper(plan, source, out, workers, False), hours)
+        check_time(paper_estimate(plan, source, out, workers, lambda words: None)[1], hours)
     where = place(address, workers, fewest_workers=fewest_workers, gpus=gpus)
     asked = (dataset, out, source, scale, seeds, chosen, tuple(changes or ()), allow_different_data, beyond)
     with services(port_base, address):

@@ -59,8 +59,7 @@ def superres(
     plan = planned(dataset, seeds, chosen, changes or ())
     out = out or f"runs/superres-{dataset}"
     if estimate:
-        estimate_paper(plan, source, out, workers, as_json)
-        return
+        return estimate_paper(plan, source, out, workers, as_json)
     for one in plan.members:
         one.recipe.check(workers, fewest_workers)
     look(port_base, out, "" if (Path(source) / "manifest.json").exists() else source)

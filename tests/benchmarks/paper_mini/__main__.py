@@ -10,6 +10,8 @@ HEAD = """# The paper's comparison in miniature
 
 Written by `python -m tests.benchmarks.paper_mini OUT...` from what `fm paper --scale mini` left: enough to see whether
 a claim shows at this size, and no repetition of the paper's experiments.
+
+When and on what they were measured: [the benchmarks](../README.md#the-papers-comparison).
 """
 
 

@@ -41,3 +41,11 @@ def test_what_is_beyond_the_paper_is_told_at_the_end_as_the_papers_claims_are(tm
     papers._tell(page, as_json=False)
     told = capsys.readouterr().out
     assert "real training images" in told and told.endswith(f"report: {page.as_uri()}\n")
+
+
+def test_a_comparison_that_takes_longer_than_allowed_is_refused_in_one_sentence(tmp_path: Path, command: Any) -> None:
+    few = ["--set", "training.total_images=640", "--methods", "fm-ot", "--seeds", "1"]
+    done = command("paper", "--dataset", "photos", "--hours", "0", "--json", *few, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].startswith("error: --hours: the comparison would take ")
+    assert not any(tmp_path.iterdir())

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fm.beyond.plan import BUDGETS, LINES, SHOWN_BUDGETS, Line
+from fm.beyond.plan import BUDGETS, SHOWN_BUDGETS, Line
 from fm.beyond.table import NOTE, figures, table
 from fm.errors import several
 from fm.paper.claim import ONE_SEED
@@ -45,10 +45,11 @@ def write_page(
     repeats it. marked: in what the data are not the published ones.
     """
     shown: Shown = {}
-    if figures(trained):
+    measured = figures(trained)
+    if measured:
         shown["curves"] = curves(trained), "Distance by evaluations a sample; jumps dashed."
     if pictures:
-        missing = [line.title for line in LINES if line in figures(trained) and line not in pictures]
+        missing = [line.title for line in measured if line not in pictures]
         words = "The same noises in each row and block; the first ones, not the best ones."
         words += f" Not drawn: {', '.join(missing)}." * bool(missing)
         shown["pictures"] = drawn(pictures), words

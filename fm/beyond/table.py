@@ -89,7 +89,8 @@ def figures(trained: Sequence[Trained]) -> dict[Line, dict[str, Figure]]:
         known = {line: own[key].value for line, own in found.items() if key in own and own[key].value is not None}
         best = min(known, key=lambda line: known[line] or 0.0, default=base)
         for line in known:
-            told = {_told(rows[best][key][seed], row, name) for seed, row in rows[line][key].items()}
+            both = rows[best][key].keys() & rows[line][key].keys()
+            told = {_told(rows[best][key][seed], rows[line][key][seed], name) for seed in both} or {UNPAIRED}
             found[line][key] = found[line][key]._replace(leads=not told & {WORSE, UNPAIRED})
     return found
 

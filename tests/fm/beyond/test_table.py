@@ -27,6 +27,14 @@ def test_a_star_is_at_the_lowest_and_at_what_is_not_told_apart_from_it(trained, 
     assert all(own["4"].leads == (line.solver == "jump") for line, own in found.items())
 
 
+def test_a_lowest_one_that_lacks_a_seed_is_compared_by_those_that_it_has(trained, line):
+    fewer = [one for one in trained if (one.method.key, one.seed) != ("mean-flow", 1)]
+    found = figures(fewer)
+    assert found[line["MeanFlow, jumps"]]["1"].leads and not found[line["FM w/ OT"]]["1"].leads
+    apart = [one for one in fewer if one.method.key != "fm-ot" or one.seed == 1]
+    assert not figures(apart)[line["FM w/ OT"]]["1"].leads
+
+
 def test_rows_of_other_noise_are_not_paired(trained, line):
     other = [
         replace(one, rows=tuple(row | {"noise_digest": "x"} for row in one.rows)) if one.method.key == "skewed" else one

@@ -69,15 +69,15 @@ def _of(velocity: Velocity, rows: Tensor) -> Velocity:
 
 def _least(velocity: Velocity, name: str, row: list[int], ends: Tensor, path: Path) -> list[int]:
     """The places of a grid, or those next to a known grid's where solving from the first ends leads nearer to the last
-    ones, ends (2, n, ...)."""
-    steps = len(row) - 1
+    ones, ends (2, n, ...). Of steps with inner stages, each of which takes as long, only even ones are known."""
+    steps, stages = len(row) - 1, SOLVERS[name].stages
 
     def missed(places: Iterable[int]) -> float:
-        nfe = steps * SOLVERS[name].stages
-        found = solve(velocity, ends[0], name, nfe=nfe, grid=lambda *_: _times(path, [*places]), path=path)
+        found = solve(velocity, ends[0], name, nfe=steps * stages, grid=lambda *_: _times(path, [*places]), path=path)
         return float(_rms((found.x - ends[1])[None]))
 
-    known = [nearest_places(path, grid(path, 0.0, path.t_max, steps)) for grid in GRIDS.values()]
+    grids = GRIDS.values() if stages == 1 else [uniform]
+    known = [nearest_places(path, grid(path, 0.0, path.t_max, steps)) for grid in grids]
     return list(min(dict.fromkeys(map(tuple, (row, *known))), key=missed))
 
 

@@ -26,8 +26,15 @@ def file(name: str) -> Path:
 
 
 def for_size(side: int) -> str | None:
-    """The preset of the largest images no larger than pictures of that side; of several, the smallest network."""
+    """The preset of the largest images no larger than pictures of that side; of several, the smallest network, and of
+    those the one that draws its times as the paper does."""
     known = {name: tomllib.loads(file(name).read_text()) for name in names()}
     plain = {name: preset for name, preset in known.items() if not preset.get("super_resolution")}
     fitting = [name for name, preset in plain.items() if preset["data"]["size"] <= side]
-    return max(fitting, key=lambda name: (known[name]["data"]["size"], -known[name]["model"]["channels"]), default=None)
+
+    def rank(name: str) -> tuple[int, int, bool]:
+        preset = known[name]
+        uniform = preset["training"]["times"]["kind"] == "uniform"
+        return preset["data"]["size"], -preset["model"]["channels"], uniform
+
+    return max(fitting, key=rank, default=None)

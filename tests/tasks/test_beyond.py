@@ -32,6 +32,12 @@ CHANGES = (
 
 
 @pytest.fixture(autouse=True)
+def _grids_of_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How good a grid is, tests/fm/test_optimised.py asks."""
+    monkeypatch.setattr(measuring, "GRID_NOISES", 2)
+
+
+@pytest.fixture(autouse=True)
 def _without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     def here(function: Any, items: Any, **_: Any) -> Any:
         return [cluster.Outcome(item, function(item)) for item in items]
@@ -80,7 +86,7 @@ def test_jumps_and_chosen_grids_are_measured_and_drawn(tmp_path: Path) -> None:
         assert (row.get("nll_converged") is None) == (row["solver"] == "jump")
     pictures = beyond._pictures(made["found"])
     shapes = {tuple(images.shape) for images in pictures.values()}
-    assert shapes == {(3, 3, 3, 16, 16)} and len(pictures) == 7
+    assert shapes == {(3, 3, 3, 16, 16)} and len(pictures) == 8
     one_step = [images[0] for line, images in pictures.items() if line.key == "fm-ot" and line.solver == "euler"]
     assert all(torch.equal(images, one_step[0]) for images in one_step)
     assert {line[0] for line in table(made["found"])} >= {"FM w/ OT, optimised grid", "MeanFlow, jumps"}

@@ -1,5 +1,7 @@
 """One stage: trained network -> rows and report."""
 
+from typing import Any
+
 from prefect import flow
 
 from fm.cells import Evaluation
@@ -42,18 +44,19 @@ def evaluate_run(run: str, data: str = "", evaluation: Evaluation | None = None,
         return str(page)
 
 
-@flow(name="rerun", flow_run_name="rerun {key} of {run}")
+@flow(name="rerun", flow_run_name="rerun rows of {run}")
 @failing.in_sentences
-def rerun(run: str, key: str, place: Place = Place()) -> dict[str, str]:  # noqa: B008
-    """Measures one row again and compares each of its numbers to the last bit.
+def rerun(run: str, keys: tuple[str, ...], place: Place = Place()) -> dict[str, Any]:  # noqa: B008
+    """Measures rows again and compares each of their numbers to the last bit.
 
     Args:
         run: Folder of a training, or its address.
-        key: Of the row: its file's name in RUN/evaluations.
+        keys: Of the rows: their files' names in RUN/evaluations.
         place: Where it runs. Changes no number beyond rounding.
     """
     recipe = Recipe.load(pulled(run))
     with opened(run, recipe) as folder, cluster.session(place):
-        row = existing_row(folder, key)
-        ready(row.get("features", recipe.evaluation.features), place)
-        return same_again(row, folder, recipe)
+        rows = [existing_row(folder, key) for key in keys]
+        for features in {row.get("features", recipe.evaluation.features) for row in rows}:
+            ready(features, place)
+        return same_again(rows, folder, recipe)

@@ -45,7 +45,7 @@ from fm.ways import TIMES, described
 
 SAMPLES, BITS, TRAINING_BITS = "samples", "bits", "training-bits"  # the kinds of parts
 PART = 256  # samples of a part, about
-PARTS, AGAIN = ".parts", "-again"  # where in RUN the parts of a row lie by its key, and behind that if it is a rerun's
+PARTS, AGAIN = ".parts", "again"  # where in RUN the parts of a row lie by its key, and inside it those of a rerun
 ADAPTIVE = {"joint": "adaptive, joint within the batch", "per_sample": "adaptive, per_sample"}  # the grids' names
 
 

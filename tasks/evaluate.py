@@ -3,6 +3,7 @@
 import os
 import shutil
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -115,11 +116,30 @@ TIMED = ("seconds", "nll_seconds")  # of a row, what no second measurement can r
 MADE_BY = ("recipe", "code", "torch", "numpy", "python", "threads", "device")
 
 
-def same_again(row: Row, run: Path, recipe: Recipe) -> dict[str, str]:
-    """Measures a row once more, without keeping it -> how many of its values are the same to the last bit.
+def same_again(rows: Sequence[Row], run: Path, recipe: Recipe) -> dict[str, Any]:
+    """Measures rows once more, without keeping them -> how many of their values are the same to the last bit.
 
     Raises: Unfinished that names what differs, and what was another then; DataError for a row that does not say enough.
     """
+    jobs = [_once_more(row, run, recipe) for row in rows]
+    together = defaultdict[Any, list[Job]](list)  # those that share pictures to be compared with, and solutions
+    for job in jobs:
+        together[job.settings.model_dump_json(), job.cell.error_images].append(job)
+    shutil.rmtree(jobs[0].place, ignore_errors=True)  # what an earlier one left may be of other code
+    again = dict[str, Row]()
+    for some in together.values():
+        measured = _rows(some, f"{recipe.name}, {several(len(some), 'row')} again")
+        again |= {job.key: row for job, row in zip(some, measured, strict=True)}
+    shutil.rmtree(jobs[0].place, ignore_errors=True)
+    differing = [error for row in rows if (error := _difference(row, again[row["key"]]))]
+    if differing:
+        first, many = differing[0], f"{len(differing)} of {len(rows)} rows differ, the first one so: "
+        raise Unfinished(f"{many if len(rows) > 1 else ''}{first.what}", first.where, first.mend)
+    count = sum(len(_values(row, again[row["key"]])) for row in rows)
+    return {"run": of(run), "rows": len(rows), "same": f"{count:,} values to the last bit"}
+
+
+def _once_more(row: Row, run: Path, recipe: Recipe) -> Job:
     if "cell" not in row or "failed" in row:
         raise DataError("does not say what it was measured by", row["key"], "evaluate again, and rerun the new row")
     cell = cell_of(row)
@@ -127,17 +147,23 @@ def same_again(row: Row, run: Path, recipe: Recipe) -> dict[str, str]:
         update={"features": row["features"], "guide": row.get("guide_run")}
         | {name: getattr(cell, name) for name in ("samples", "reference_images", "reference_split")}
     )
-    job = Job(row["key"], of(run), run, settings, cell, row["weights"], keep=False)
-    shutil.rmtree(job.scratch, ignore_errors=True)  # what an earlier one left may be of other code
-    again = _rows([job], f"{recipe.name}, row {row['key']}")[0]
-    values = sorted({*row, *again} - {"key", *TIMED, *MADE_BY})  # a key is of code and torch, too
+    return Job(row["key"], of(run), run, settings, cell, row["weights"], keep=False)
+
+
+def _values(row: Row, again: Row) -> list[str]:
+    """The names of what must be the same; a key is of code and library, too."""
+    return sorted({*row, *again} - {"key", *TIMED, *MADE_BY})
+
+
+def _difference(row: Row, again: Row) -> Unfinished | None:
+    values = _values(row, again)
     other = [name for name in values if row.get(name) != again.get(name)]
-    if other:
-        made = [f"{name} {row.get(name)} then, {again[name]} now" for name in MADE_BY if row.get(name) != again[name]]
-        first = ", ".join(f"{name} {row.get(name)} then, {again.get(name)} now" for name in other[:3])
-        what = f"{len(other)} of {len(values)} values differ ({first})"
-        raise Unfinished(what, row["key"], "; ".join(made) or "the same code, library, threads and device")
-    return {"row": row["key"], "same": f"{len(values)} values to the last bit"}
+    if not other:
+        return None
+    made = [f"{name} {row.get(name)} then, {again[name]} now" for name in MADE_BY if row.get(name) != again[name]]
+    first = ", ".join(f"{name} {row.get(name)} then, {again.get(name)} now" for name in other[:3])
+    what = f"{len(other)} of {len(values)} values differ ({first})"
+    return Unfinished(what, row["key"], "; ".join(made) or "the same code, library, threads and device")
 
 
 def _measure(jobs: list[Job], recipe: Recipe) -> None:
@@ -148,7 +174,7 @@ def _measure(jobs: list[Job], recipe: Recipe) -> None:
 
 
 def _rows(jobs: list[Job], name: str) -> list[Row]:
-    """All jobs in Ray's slots, the longest first, so that no slot waits for a late long one; rows as they are done."""
+    """All jobs in Ray's slots, the longest first, so that no slot waits for a late long one; their rows, in order."""
     gpus = cluster.gpus_each()
     jobs = [replace(job, device="cuda" if gpus else "cpu", reference=kept_in()) for job in jobs]
     _describe_real(jobs[0], gpus)
@@ -160,14 +186,12 @@ def _rows(jobs: list[Job], name: str) -> list[Row]:
     progress = Shares(sum(len(job.missing()) for job in jobs), name)
     longest_first = sorted(jobs, key=lambda job: -(job.cell.nfe or 1000))
     waiting = [measure.with_options(task_run_name=job.name).submit(job, gpus, progress) for job in longest_first]
-    jobs_of, rows = {id(future): job for future, job in zip(waiting, longest_first, strict=True)}, []
+    jobs_of, rows = {id(future): job for future, job in zip(waiting, longest_first, strict=True)}, dict[str, Row]()
     for future in as_completed(waiting):
-        row = future.result(raise_on_failure=False)
-        if isinstance(row, Exception):
-            row = _failed(jobs_of[id(future)], row)
-        progress.say(_line(row))
-        rows.append(row)
-    return rows
+        row, job = future.result(raise_on_failure=False), jobs_of[id(future)]
+        rows[job.key] = _failed(job, row) if isinstance(row, Exception) else row
+        progress.say(_line(rows[job.key]))
+    return [rows[job.key] for job in jobs]
 
 
 def _failed(job: Job, error: Exception) -> Row:

@@ -109,7 +109,7 @@ def command_again(flow: str, given: Mapping[str, Any]) -> str:
         "pipeline": lambda: ["pipeline", given["source"], given["run"], "--preset", given["run"], *_start(given)],
         "evaluate_run": lambda: ["evaluate", given["run"], *([given["data"]] if given.get("data") else [])],
         "averages": lambda: ["ema", given["run"], *_lengths(given["lengths"])],
-        "rerun": lambda: ["evaluate", "--rerun", f"{given['run']}/evaluations/{given['key']}.json"],
+        "rerun": lambda: ["evaluate", *_rows_again(given)],
         "paper": lambda: ["paper", given["out"], *compared(given)],
         "superres": lambda: ["superres", given["out"], *compared(given)],
         "reflow": lambda: ["reflow", given["teacher"], given["run"], *_reflowed(given)],
@@ -149,6 +149,10 @@ def compared(given: Mapping[str, Any]) -> list[str]:
     words += [word for change in given.get("changes", ()) for word in ("--set", change)]
     words += ["--beyond"] * bool(given.get("beyond"))
     return words + ["--allow-different-data"] * bool(given.get("allow_different_data"))
+
+
+def _rows_again(given: Mapping[str, Any]) -> list[str]:
+    return [word for key in given["keys"] for word in ("--rerun", f"{given['run']}/evaluations/{key}.json")]
 
 
 def _lengths(lengths: Sequence[float]) -> list[str]:

@@ -79,7 +79,12 @@ class Job:
     @property
     def scratch(self) -> Path:
         """Where its parts lie until its row is there."""
-        return self.folder / PARTS / (self.key if self.keep else f"{self.key}{AGAIN}")
+        return self.place / self.key
+
+    @property
+    def place(self) -> Path:
+        """Where the scratch of all rows lies; that of rows measured once more, which may be of other code, apart."""
+        return self.folder / PARTS if self.keep else self.folder / PARTS / AGAIN
 
     def file(self, part: Part) -> Path:
         return self.scratch / f"{part.kind}-{part.start}.safetensors"
@@ -241,9 +246,8 @@ def failed(job: Job, why: str) -> Row:
 
 
 def solutions_file(job: Job) -> Path:
-    """Where the converged solutions from a job's noise are kept; of a row measured once more they are its own."""
-    name = solutions_name(job.weights, job.cell, facts_of(job.folder)["digest"])
-    return (job.folder / PARTS if job.keep else job.scratch) / name
+    """Where the converged solutions from a job's noise are kept."""
+    return job.place / solutions_name(job.weights, job.cell, facts_of(job.folder)["digest"])
 
 
 def write(file: Path, found: Found) -> None:

@@ -71,7 +71,9 @@ def evaluate(
     reference: Annotated[str, typer.Option(help="Of --images: heldout or training, what they are compared with.")] = "",
     rerun: Annotated[
         list[Path] | None,
-        typer.Option(help="A row, RUN/evaluations/KEY.json, or several: measure it again and compare each number."),
+        typer.Option(
+            help="Rows, RUN/evaluations/KEY.json, or all of them, RUN/evaluations: measure again and compare."
+        ),
     ] = None,
     changes: Changes = None,
     address: Address = "",
@@ -168,24 +170,27 @@ def _score(
     typer.echo(json.dumps(row) if as_json else f"{text_table([row])}\n{table_note([row])}")
 
 
-def _again(rows: list[Path], where: object, port_base: int | None, address: str, as_json: bool) -> None:
-    for row in rows:
-        if not row.is_file() or row.parent.name != "evaluations":
-            mend = "name a file of RUN/evaluations, as `--rerun runs/mine/evaluations/KEY.json`"
-            raise SettingsError("is no row", str(row), mend)
-        run = existing(str(row.resolve().parent.parent))
+def _again(named: list[Path], where: object, port_base: int | None, address: str, as_json: bool) -> None:
+    runs = dict[Path, list[str]]()
+    for name in named:
+        rows = sorted(name.glob("*.json")) if name.name == "evaluations" else [name]
+        if not rows or not all(row.is_file() and row.parent.name == "evaluations" for row in rows):
+            mend = "name a file of RUN/evaluations, as `--rerun runs/mine/evaluations/KEY.json`, or that folder"
+            raise SettingsError("is no row", str(name), mend)
+        run = existing(str(rows[0].resolve().parent.parent))
         look(port_base, run)
-    differing = []
+        runs.setdefault(run, []).extend(row.stem for row in rows)
+    differing = list[Unfinished]()
     with services(port_base, address):
-        for row in rows:
+        for run, keys in runs.items():
             try:
-                tell(flow("evaluate", "rerun")(str(row.resolve().parent.parent), row.stem, where), as_json)
+                tell(flow("evaluate", "rerun")(str(run), tuple(dict.fromkeys(keys)), where), as_json)
             except Unfinished as error:
                 differing.append(error)
     if differing:
         first = differing[0]
-        what = f"{len(differing)} of {len(rows)} rows differ, the first one so: {first.what}"
-        raise first if len(rows) == 1 else Unfinished(what, first.where, first.mend)
+        what = f"rows of {len(differing)} of {len(runs)} trainings differ; of the first one, {first.what}"
+        raise first if len(runs) == 1 else Unfinished(what, first.where, first.mend)
 
 
 def measurements(

@@ -19,7 +19,7 @@ from fm.results import read_row, read_rows
 
 SOLUTIONS = re.compile(r"converged-[0-9a-f]{16}\.safetensors")
 OF_ROW = re.compile(rf"({'|'.join(KINDS)})-\d+\.safetensors|{SOLUTIONS.pattern}")
-KEY = re.compile(rf"[0-9a-f]{{16}}({AGAIN})?")
+KEY = re.compile("[0-9a-f]{16}")
 
 
 def scratch_judged(
@@ -37,6 +37,8 @@ def scratch_judged(
             solutions.append(path)
         elif PART.fullmatch(path.name):
             verdicts.append(leftover(path, now))
+        elif path.name == AGAIN and all(_ours(inside) for inside in entries(path)):
+            verdicts.append(Removal(path, size_of(path), "of rows that were measured once more"))
         else:
             verdicts.append(_of_row(run, path, unfinished_s, now))
     going_on = any(isinstance(one, Kept) and KEY.fullmatch(one.path.name) for one in verdicts)
@@ -53,13 +55,8 @@ def scratch_judged(
 
 def _of_row(run: Path, parts: Path, unfinished_s: float | None, now: float) -> Judged:
     """The verdict on the parts of one row."""
-    inside = entries(parts)
-    if not (parts.is_dir() and KEY.fullmatch(parts.name)) or not all(
-        (OF_ROW.fullmatch(p.name) or PART.fullmatch(p.name)) and p.is_file() and not p.is_symlink() for p in inside
-    ):
+    if not (parts.is_dir() and _ours(parts)):
         return unknown(parts)
-    if parts.name.endswith(AGAIN):
-        return Removal(parts, size_of(parts), "of a row that was measured once more")
     row = None
     with suppress(UserError):
         row = read_row(run, parts.name)
@@ -69,6 +66,15 @@ def _of_row(run: Path, parts: Path, unfinished_s: float | None, now: float) -> J
     if unfinished_s is None or idle_s < unfinished_s:
         return kept(parts, "an unfinished evaluation goes on from it (--older-than DAYS lets it go)")
     return Removal(parts, size_of(parts), f"of an evaluation left unfinished {idle_s / DAY_S:.0f} days ago")
+
+
+def _ours(path: Path) -> bool:
+    """Whether this project wrote a thing of RUN/.parts: a file, or a row's folder with all that lies in it."""
+    if path.is_symlink():
+        return False
+    if path.is_dir():
+        return bool(KEY.fullmatch(path.name)) and all(_ours(file) and file.is_file() for file in entries(path))
+    return bool(OF_ROW.fullmatch(path.name) or PART.fullmatch(path.name))
 
 
 def _current(run: Path, recipe: Recipe, checkpoints: Iterable[Path]) -> set[str]:

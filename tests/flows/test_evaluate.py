@@ -87,8 +87,11 @@ def test_a_failed_cell_is_said_and_is_all_that_the_next_start_measures(
     options = ["--solvers", "heun", "--nfe", "2", "--samples", "20", "--set", "evaluation.nll_images=0"]
     assert command("evaluate", str(run), *options, cwd=tmp_path).returncode == 0  # whose settings are its own
     file = run / "evaluations" / f"{euler[1]['key']}.json"
-    again = command("evaluate", "--rerun", str(file), "--json", cwd=tmp_path)
-    assert again.returncode == 0 and "to the last bit" in json.loads(again.stdout.splitlines()[-1])["same"]
+    again = command("evaluate", "--rerun", str(file.parent), "--json", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    told = json.loads(again.stdout.splitlines()[-1])
+    assert told["rows"] == len(list(file.parent.glob("*.json"))) and "to the last bit" in told["same"]
+    assert not (run / ".parts" / "again").exists()
     write_row(run, euler[1] | {name: euler[1][name] * (1 + 1e-15)})
     other = command("evaluate", "--rerun", str(file), cwd=tmp_path)
     assert other.returncode == 1 and f"values differ ({name} " in other.stderr.splitlines()[-1]

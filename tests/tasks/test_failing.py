@@ -108,5 +108,6 @@ def test_a_comparison_and_a_rerun_go_on_by_their_own_commands() -> None:
     assert failing.command_again("reflow", drawn | {"place": Place(workers=8)}) == again
     late = {"source": "photos:", "run": "runs/x", "place": Place(), "start_at": "evaluate"}
     assert failing.command_again("pipeline", late) == "fm pipeline photos: runs/x --preset runs/x --from evaluate"
-    row = {"run": "runs/x", "key": "abc", "place": Place()}
-    assert failing.command_again("rerun", row) == "fm evaluate --rerun runs/x/evaluations/abc.json"
+    rows = {"run": "runs/x", "keys": ("abc", "def"), "place": Place()}
+    again = "fm evaluate --rerun runs/x/evaluations/abc.json --rerun runs/x/evaluations/def.json"
+    assert failing.command_again("rerun", rows) == again

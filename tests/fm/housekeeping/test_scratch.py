@@ -59,12 +59,13 @@ def test_parts_stay_until_their_row_is_there_and_solutions_while_they_fit(run: P
     Share(job, job.parts()[0]).keep(measuring.found(Share(job, job.parts()[0])))
     again = replace(job, keep=False)
     solutions(again, 2)
+    Share(again, again.parts()[0]).keep({"x": torch.zeros(2)})
     (run / ".parts" / "mine").mkdir()
     found = parts(run)
     assert found.pop("mine") == (False, "unknown, kept")
     assert found == {
         job.key: (True, "its row is there"),
-        again.scratch.name: (True, "of a row that was measured once more"),
+        "again": (True, "of rows that were measured once more"),
         exact: fits,
         other: (True, "of weights, settings or code that are not here any more"),
     }

@@ -50,7 +50,9 @@ def reflow(
         raise DataError(what, teacher, "name them: `fm evaluate RUN DATA`")
     manifest, weights = load_manifest(facts["data"]), drawing_weights(here(run), drawing.weights)
     count = images or manifest.splits["train"].images
-    recipe, source = student(Recipe.load(there), settled(teacher), weights, count, begin, tolerance, changes)
+    frequencies = dict(zip(manifest.classes, manifest.splits["train"].class_images, strict=True))
+    teaching = Recipe.load(there)
+    recipe, source = student(teaching, settled(teacher), weights, count, begin, tolerance, changes, frequencies)
     recipe.check(place.workers, place.fewest)
     ready(recipe.evaluation.features, place)
     judgeable(manifest, recipe)

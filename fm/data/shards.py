@@ -63,7 +63,7 @@ def write_shards(
         found = source.digest()
         before = _finished_here(root, inputs_of(found, settings))
         _check_begun(root, source, found, settings)
-        plan = Plan(source, found, root, settings, classes=before.classes if before else ())
+        plan = Plan(source, found, root, settings, classes=before.classes if before else source.classes())
         return _write(plan, before, map, progress)
 
 

@@ -61,6 +61,29 @@ def test_image_i_is_what_noise_i_flows_to_and_is_trained_on_with_it(teacher: Pat
     assert torch.equal(told["z"], noise.draws(7, DRAWN, batch.indices[2:5], flow.shape))
 
 
+def test_a_class_conditional_network_draws_each_image_with_a_class_of_its_own(tmp_path: Path) -> None:
+    several = pictures(tmp_path / "pictures")
+    (several / "two").mkdir()
+    for i in range(20):
+        (several / "one" / f"{i}.png").rename(several / "two" / f"{i}.png")
+    real = write_shards(open_source(str(several)), tmp_path / "data", SETTINGS)
+    teacher = train_here(tmp_path / "run", tmp_path / "data", Recipe.load("tiny", [*SHORT, "class_conditional=true"]))
+    frequencies = dict(zip(real.classes, real.splits["train"].class_images, strict=True)) | {"unseen": 0}
+    recipe, source = student(
+        Recipe.load(teacher), str(teacher), weights_of(teacher), 70, tolerance=1e-2, frequencies=frequencies
+    )
+    manifest = write_shards(source, tmp_path / "drawn", SETTINGS)
+    assert recipe.class_conditional and manifest.classes == ("one", "two", "unseen")
+    images, numbers = ShardedImages(tmp_path / "drawn", "train"), torch.arange(BATCH)
+    y = torch.from_numpy(images.labels[:BATCH])
+    drawn_of = manifest.splits["train"].class_images
+    assert drawn_of[2] == 0 and 0.1 < drawn_of[1] / 70 < 0.4  # 0.25 of the real ones
+    flow = fm.load(teacher)
+    z = noise.draws(source.seed, DRAWN, numbers, flow.shape)
+    due = flow.decode(flow.path.sample_source(z), y=y, rtol=1e-2, atol=1e-2)
+    assert torch.equal(torch.from_numpy(images.gather(numbers.numpy())).permute(0, 3, 1, 2), due)
+
+
 def test_the_drawn_set_is_the_same_after_a_stop_and_another_of_another_seed(teacher: Path, tmp_path: Path) -> None:
     class Stop(Exception):
         pass
@@ -101,8 +124,7 @@ def test_a_student_is_its_teacher_but_for_what_reflow_decides() -> None:
 @pytest.mark.parametrize(
     ("changes", "begin", "says"),
     [
-        (["class_conditional=true"], "scratch", "runs/x: is told more than a noise"),
-        (["super_resolution=true", "data.low_size=8"], "scratch", "runs/x: is told more than a noise"),
+        (["super_resolution=true", "data.low_size=8"], "scratch", "runs/x: is told a small picture"),
         (["objective=noise_matching", "path=vp"], "run", r"runs/x: does not predict a velocity \(noise_matching\)"),
         (["objective=mean_flow"], "run", r"runs/x: does not predict a velocity \(mean_flow\)"),
     ],

@@ -90,6 +90,10 @@ class Source(ABC):
         """How many pictures each split is known to have; nothing where nobody knows."""
         return {}
 
+    def classes(self) -> tuple[str, ...]:
+        """Names of classes that it has whether or not a picture is of them."""
+        return ()
+
     def passed_over(self) -> dict[str, int]:
         """How many files beside the pictures it does not list, by ending; nothing where it does not look."""
         return {}

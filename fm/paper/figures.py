@@ -249,6 +249,7 @@ def ways(trained: Sequence[Trained], names: Sequence[str]) -> bytes | None:
             style = look(one.method) | {"linestyle": "none", "markersize": 5, "capsize": 2}
             axes.errorbar([way(name)(one) or 0.0], [at], xerr=[way_half(one, name)], **style)
         axes.set_xlabel(WAYS[name])
+        axes.locator_params(axis="x", nbins=5)  # small figures have long labels
         _down(axes, methods)
     return png_of(figure)
 

@@ -24,6 +24,9 @@ from fm.tableaux import EULER, SOLVERS, Multistep, Tableau
 OPTIMISED = "optimised"
 FINE = 64  # steps of the fine solve that a grid's times are chosen from
 MOST = 20  # steps of a chosen grid; with more, any grid does
+NOISES = 16  # that a network's grids are chosen from: half choose, half judge
+CALLS = 4_000  # of the network for each of them, about
+FEW = 8  # steps at most for which all known grids are tried with solvers of several stages
 TOLERANCE = 1e-4  # of the fine solve
 BATCH = 64  # samples whose velocities are computed at once
 Grids = Mapping[str, Tensor]  # by solver int (MOST + 1, MOST + 1): row n has the n + 1 places among FINE + 1 times
@@ -37,7 +40,7 @@ def laid_out() -> list[str]:
 def best_grids(velocity: Velocity, x_0: Tensor, path: Path) -> dict[str, Tensor]:
     """The grids of each solver for noises x_0 (n, ...), half of which choose and half judge: `Grids`.
 
-    Takes a dopri5 solve at `TOLERANCE`, and some thousand network calls of each sample.
+    Takes a dopri5 solve at `TOLERANCE`, and about `CALLS` network calls of each sample.
     """
     half = -(-len(x_0) // 2)
     choose, judge = torch.arange(half), torch.arange(len(x_0) - half, len(x_0))
@@ -69,14 +72,14 @@ def _of(velocity: Velocity, rows: Tensor) -> Velocity:
 
 def _least(velocity: Velocity, name: str, row: list[int], ends: Tensor, path: Path) -> list[int]:
     """The places of a grid, or those next to a known grid's where solving from the first ends leads nearer to the last
-    ones, ends (2, n, ...). Of steps with inner stages, each of which takes as long, only even ones are known."""
+    ones, ends (2, n, ...). Of many steps with inner stages, each of which takes as long, only even ones are known."""
     steps, stages = len(row) - 1, SOLVERS[name].stages
 
     def missed(places: Iterable[int]) -> float:
         found = solve(velocity, ends[0], name, nfe=steps * stages, grid=lambda *_: _times(path, [*places]), path=path)
         return float(_rms((found.x - ends[1])[None]))
 
-    grids = GRIDS.values() if stages == 1 else [uniform]
+    grids = GRIDS.values() if stages == 1 or steps <= FEW else [uniform]
     known = [nearest_places(path, grid(path, 0.0, path.t_max, steps)) for grid in grids]
     return list(min(dict.fromkeys(map(tuple, (row, *known))), key=missed))
 

@@ -91,7 +91,7 @@ def paired(
 
     `blocks_from(start)` yields all images of the next `settings.block_images` stream positions, on every rank. For a
     `conditional` network noises stay within the data's labels, whatever labels training drops. The independent coupling
-    leaves `batches_from` as it is, the persistent one needs the number of `images`.
+    leaves `batches_from` as it is, the persistent one needs the number of `images` and a network without labels.
     """
     if settings.coupling == "independent":
         return batches_from

@@ -212,6 +212,26 @@ def load(run: str | Path, device: str = "cpu", weights: str = "ema") -> Flow:
     return replace(flow, grids=kept_grids(run, info["weights"]))
 
 
+def check_guide(run: str | Path, guide: str | Path) -> None:
+    """Raises: SettingsError if the network in RUN cannot be led away from that in `guide`, which is of another kind."""
+    own, other = (_kind(recorded(folder), facts_of(folder)) for folder in (pulled(run), pulled(guide)))
+    if apart := [f"{name} {other[name]} (here {own[name]})" for name in own if own[name] != other[name]]:
+        raise SettingsError(
+            f"is a network of another kind: {'; '.join(apart)}", str(guide), "name a weaker RUN of the same kind"
+        )
+
+
+def _kind(recipe: Recipe, data: dict[str, Any]) -> dict[str, Any]:
+    classes = len(data["classes"]) if recipe.class_conditional else 0
+    return {
+        "objective": recipe.objective,
+        "path": recipe.path.kind,
+        "shape": "x".join(map(str, data["shape"])),
+        "classes": classes,
+        "small picture": recipe.low_size,
+    }
+
+
 def untrained(run: str | Path, device: str = "cpu") -> Flow:
     """The RUN's network as it was before its first step: the baseline that every distance is shown against."""
     run = pulled(run)

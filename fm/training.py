@@ -18,7 +18,7 @@ from fm.arithmetic import as_asked, backward
 from fm.checkpoints import Saved, Store
 from fm.couplings import COUPLINGS, PERSISTENT, coupling
 from fm.data import Order, order_of
-from fm.drawing import Inputs, drawn
+from fm.drawing import Inputs, drawn, is_conditional
 from fm.ema import averages
 from fm.ema import check as check_averages
 from fm.errors import Diverged, SettingsError, member
@@ -213,7 +213,7 @@ def train(
     Raises: Diverged before the weights are touched, if loss or gradient is not finite or the loss a million times its
     lowest; CheckpointError; SettingsError.
     """
-    check(settings, world, objective.jumps)
+    check(settings, world, objective.jumps, is_conditional(model))
     torch.set_num_threads(settings.threads)
     keep_freed()
     with room_for("weights, gradients, moments and averages"):

@@ -24,7 +24,7 @@ from fm.keeping import mark_best
 from fm.lineage import digest
 from fm.metrics import FEATURES, check_features
 from fm.metrics.weights import VARIABLE
-from fm.optimised import OPTIMISED, grids_file
+from fm.optimised import CALLS, NOISES, OPTIMISED, grids_file
 from fm.publishing import note_used
 from fm.recipe import Recipe
 from fm.reference import HELDOUT, TRAINING, describe_real, kept_in
@@ -234,7 +234,8 @@ def _solve(job: Job, gpus: float) -> None:
 
 def _grids(job: Job, gpus: float) -> measuring.Found:
     """The grids of a network, chosen anew: those in RUN may be of other code, and are for who draws."""
-    watching.say("evaluate: optimised grids are chosen, which takes as long as drawing 40 samples at NFE 256")
+    many = NOISES * CALLS // 256
+    watching.say(f"evaluate: optimised grids are chosen, which takes as long as drawing {many} samples at NFE 256")
     (outcome,) = mapped(measuring.best_grids, [job], gpus)
     found = outcome.needed()
     if job.keep:

@@ -37,12 +37,11 @@ from fm.facts import facts_of
 from fm.files import atomic
 from fm.flow import Flow
 from fm.metrics import FEATURES, Features, identity_of, load_features
+from fm.optimised import NOISES
 from fm.recipe import load, untrained
 from fm.reference import HELDOUT, TRAINING, Pairs, label_law, measure_reference, pairs, pictures
 from fm.results import Row, write_row
 from fm.runs import pulled
-
-GRID_NOISES = 16  # of which half choose a grid and half judge it
 
 
 @dataclass(frozen=True)
@@ -173,9 +172,9 @@ def _on_grids(flow: Flow, job: Job) -> Flow:
 def best_grids(job: Job) -> Found:
     """Grids chosen for a job's weights, by solver: the same in cells of every seed."""
     flow, labels = _flow(job.run, job.weights, job.device), label_law(_images(job.run, HELDOUT), job.settings)
-    given = _pairs(flow, job.run, HELDOUT, 0, GRID_NOISES)
-    y = labels_of(flow, 0, torch.arange(GRID_NOISES), labels)
-    return flow.best_grids(GRID_NOISES, y=y, low=given and given.low)
+    given = _pairs(flow, job.run, HELDOUT, 0, NOISES)
+    y = labels_of(flow, 0, torch.arange(NOISES), labels)
+    return flow.best_grids(NOISES, y=y, low=given and given.low)
 
 
 def _pairs(flow: Flow, run: str, split: str, start: int, stop: int) -> Pairs | None:

@@ -21,7 +21,7 @@ from fm.facts import facts_of
 from fm.files import read_json
 from fm.lineage import code_digest, differences, digest
 from fm.metrics import check_features, identity_of
-from fm.recipe import Recipe, untrained_weights
+from fm.recipe import Recipe, check_guide, untrained_weights
 from fm.records import read
 from fm.reference import FEWEST, HELDOUT
 from fm.report import kept as kept_page
@@ -155,10 +155,12 @@ def jobs(run: Path, recipe: Recipe, saved: Saved) -> list[Job]:
         what = "was imported, and on what data it is to be measured is not said"
         raise DataError(what, str(run), "name them: `fm evaluate RUN DATA`")
     features = identity_of(settings.features)
+    if settings.guide:
+        check_guide(run, settings.guide)
     grid = [_led(cell, settings) for cell in cells(settings)]
     check_judged(recipe, facts_of(run).get("images", {}).get(HELDOUT, 0), facts_of(run)["classes"])
     # The cheapest cell: a network before its first step answers zero, which every solver integrates exactly.
-    baseline = min(grid, key=lambda cell: cell.nfe or 1000).model_copy(update=UNGUIDED | {"error_images": 0})
+    baseline = min(grid, key=lambda cell: cell.nfe or 1000).model_copy(update=PLAIN | {"error_images": 0})
     pairs = [(cell, saved.weights) for cell in grid] + [(baseline, untrained_weights(recipe))]
     if point := along(settings):
         point = _led(point, settings)
@@ -169,7 +171,7 @@ def jobs(run: Path, recipe: Recipe, saved: Saved) -> list[Job]:
     return [Job(key, of(run), run, settings, cell, weights) for key, (cell, weights) in zip(keys, pairs, strict=True)]
 
 
-UNGUIDED = {name: Cell.model_fields[name].default for name in ("guidance", "interval", "guide")}
+PLAIN = {name: Cell.model_fields[name].default for name in ("grid", "guidance", "interval", "guide")}
 
 
 def _led(cell: Cell, settings: Evaluation) -> Cell:

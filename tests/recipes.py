@@ -15,7 +15,10 @@ FILE = presets.FOLDER / "README.md"
 # Millions of parameters as published or counted on the reference implementation, and where the settings are from.
 PAPER = "Lipman et al. 2023, Table 3"
 SOURCES = {
-    "best": ("", "ours: preset demo with what won in tests/benchmarks/beyond_mini from sixteen evaluations on"),
+    "best": (
+        "",
+        "ours: preset demo with skewed times, of lowest mean in tests/benchmarks/beyond_mini from NFE 16 on",
+    ),
     "cifar10": ("171.27", f"{PAPER}: 391k steps, which are 2,000 epochs"),
     "cifar10-otcfm": ("", "Tong et al. 2024 and the code of torchcfm's CIFAR-10 example"),
     "demo": ("", "ours; ends after 140 s, if not by images"),

@@ -59,7 +59,9 @@ def ema(
         raise SettingsError("is at an address, and averages are made in a folder", run, "copy it into one")
     folder = existing(run)
     if guide:
-        existing(guide)
+        from fm.recipe import check_guide
+
+        check_guide(folder, existing(guide))
     look(port_base, run)
     points = measurements(solvers, nfe, tolerances, "joint", guidances(guidance, interval), samples=samples)
     points += ["evaluation.along=none", "evaluation.nll_images=0", "evaluation.nll_training_images=0"]

@@ -103,7 +103,9 @@ def evaluate(
         return _again(rerun, place(address, workers, gpus=gpus), port_base, address, as_json)
     folder = existing(run)
     if guide:
-        existing(guide)
+        from fm.recipe import check_guide
+
+        check_guide(folder, existing(guide))
     look(port_base, run)
     wanted = {
         "samples": samples,

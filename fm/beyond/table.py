@@ -15,15 +15,16 @@ from fm.results import Row, bits_text, number
 
 BETTER, WORSE, UNPAIRED = "better", "worse", "not paired"
 NOTE = (
-    "Means over training seeds of the distance to held-out images, lower is better; the columns are evaluations (NFE)."
-    f" Beside a figure stands better or worse where, in each training seed, it differs from that of {OT} by Euler with"
-    " as many evaluations (of dopri5: by dopri5) by more than the 95 % interval of the difference, paired by noise; one"
-    " that is not told apart stands alone, and one of other noise is not paired. A star is at the lowest of a column,"
-    " and at those that no training seed tells from it so. Jumps are no flow: what they draw has no likelihood, and the"
-    " bits/dim of such a network are those of its velocity, by dopri5. Reflow goes on from the weights of"
-    f" {OT}, on images that these drew, and its images seen and seconds are its own alone. Autoguidance leads away from"
-    " the first checkpoint that the same training kept, at two evaluations a step. Seconds are of the training, by the"
-    " clock: of a machine that does other work beside it they compare nothing."
+    "Means over training seeds of the distance to held-out images, lower is better; the columns are evaluations"
+    f" (NFE). Beside a figure stands better or worse where, in each training seed, it differs from that of {OT} by"
+    " Euler with as many evaluations (of dopri5: by dopri5) by more than the 95 % interval of the difference, paired"
+    " by noise; one that is not told apart stands alone, and one of other noise is not paired. A star is at the"
+    " lowest of a column, and at those that not every training seed tells from it so; what is not paired has none."
+    " Jumps are no flow: what they draw has no likelihood, and the bits/dim of such a network are those of its"
+    f" velocity, by dopri5. Reflow goes on from the weights o {OT}, on images that these drew, and its images seen"
+    " and seconds are its own alone. Autoguidance leads away from the first checkpoint that the same training kept,"
+    " at two evaluations a step. Seconds are of the training, by the clock: of a machine that does other work beside"
+    " it they compare nothing."
 )
 
 
@@ -86,12 +87,13 @@ def figures(trained: Sequence[Trained]) -> dict[Line, dict[str, Figure]]:
     there = [line for line, own in rows.items() if any(found for key, found in own.items() if key != "1")]
     found = {line: {key: figure(own, rows[base][key], name) for key, own in rows[line].items()} for line in there}
     for key in rows[base]:
-        known = {line: own[key].value for line, own in found.items() if key in own and own[key].value is not None}
-        best = min(known, key=lambda line: known[line] or 0.0, default=base)
+        there_too = {line: own[key] for line, own in found.items() if key in own and own[key].value is not None}
+        known = {line: one.value or 0.0 for line, one in there_too.items() if one.verdict != UNPAIRED}
+        best = min(known, key=lambda line: known[line], default=base)
         for line in known:
             both = rows[best][key].keys() & rows[line][key].keys()
-            told = {_told(rows[best][key][seed], rows[line][key][seed], name) for seed in both} or {UNPAIRED}
-            found[line][key] = found[line][key]._replace(leads=not told & {WORSE, UNPAIRED})
+            told = {_told(rows[best][key][seed], rows[line][key][seed], name) for seed in both}
+            found[line][key] = found[line][key]._replace(leads=told not in ({WORSE}, {UNPAIRED}, set()))
     return found
 
 

@@ -17,6 +17,7 @@ from fm.estimating.measuring import Data, Measured
 from fm.estimating.units import in_time, short
 from fm.flow import Flow
 from fm.keeping import staying
+from fm.optimised import CALLS, NOISES, OPTIMISED
 from fm.progress import GRID
 from fm.recipe import Recipe
 from fm.tableaux import tableau
@@ -103,12 +104,13 @@ def reference(settings: Evaluation, found: Measured, data: Data) -> Part:
 
 
 def cell_parts(recipe: Recipe, found: Measured, method: str, images: int) -> list[Part]:
-    """Each cell, after the solutions that errors are measured against and before the point that is measured along the
-    training; the untrained cell last."""
+    """Each cell, after the solutions that errors are measured against and the choice of optimised grids, and before the
+    point that is measured along the training; the untrained cell last."""
     settings = recipe.evaluation
     grid = cells(settings)
     baseline = min(grid, key=lambda cell: cell.nfe or 1000)
     parts = [_converged(settings, found, method)] if settings.error_images else []
+    parts += [_grids(found)] if any(cell.grid == OPTIMISED for cell in grid) else []
     parts += [_cell(cell, settings, found, method) for cell in grid]
     if point := along(settings):
         count = len(checkpoints(recipe.training, images)) - in_grid(point, grid)
@@ -137,6 +139,12 @@ def _converged(settings: Evaluation, found: Measured, method: str) -> Part:
     seconds = settings.error_images * nfe * found.sample_s
     words = f"{settings.error_images:,} samples x assumed {nfe} evaluations, which errors are measured against"
     return Part("  converged", seconds, seconds, unit(found), words)
+
+
+def _grids(found: Measured) -> Part:
+    seconds = NOISES * CALLS * found.sample_s
+    words = f"{NOISES} noises x about {CALLS:,} evaluations, from which optimised grids are chosen"
+    return Part("  grids", seconds, seconds, unit(found), words)
 
 
 def _cell(cell: Cell, settings: Evaluation, found: Measured, method: str, trained: bool = True) -> Part:

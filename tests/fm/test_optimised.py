@@ -13,6 +13,7 @@ from fm.flow import Flow
 from fm.models import MLP
 from fm.objectives import FlowMatching
 from fm.optimised import (
+    CALLS,
     FINE,
     MOST,
     best_grids,
@@ -76,6 +77,18 @@ def test_a_known_grid_has_places_of_its_own_next_to_its_times(path: Path, name: 
         places = nearest_places(path, GRIDS[name](path, 0.0, path.t_max, steps))
         assert places[0] == 0 and places[-1] == FINE and all(a < b for a, b in pairwise(places))
         assert name != "uniform" or all(abs(FINE * i / steps - place) <= 0.5 for i, place in enumerate(places))
+
+
+def test_a_choice_takes_about_as_many_calls_as_are_foretold() -> None:
+    path, called = OTPath(), 0
+
+    def velocity(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        nonlocal called
+        called += len(x)
+        return -x
+
+    best_grids(velocity, randn(4, 2), path)
+    assert called / 4 == pytest.approx(CALLS, rel=0.1)
 
 
 @every_path

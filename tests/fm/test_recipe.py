@@ -6,8 +6,9 @@ import torch
 
 from fm import presets
 from fm.errors import SettingsError, UserError
+from fm.files import write_json
 from fm.paths import VPPath
-from fm.recipe import Recipe, differences, load, opened
+from fm.recipe import Recipe, check_guide, differences, load, opened
 
 WRONG = [
     ("training.batch_imges=3", "--set: no such setting 'training.batch_imges'; did you mean 'training.batch_images'?"),
@@ -184,6 +185,25 @@ def test_jumps_want_a_network_that_predicts_them_without_dropout_and_unguided() 
     for message, changes in wrong.items():
         with pytest.raises(SettingsError, match=message):
             Recipe.load("tiny", changes).check(workers=2)
+
+
+def test_a_guide_is_a_network_of_the_same_kind(tmp_path: Path) -> None:
+    def run(name: str, *changes: str, shape: tuple[int, ...] = (3, 16, 16)) -> Path:
+        write_json(tmp_path / name / "recipe.json", Recipe.load("tiny", changes).model_dump(mode="json"))
+        write_json(tmp_path / name / "data.json", {"data": "", "digest": "d", "shape": shape, "classes": ["a", "b"]})
+        return tmp_path / name
+
+    own = run("own")
+    check_guide(own, run("weaker", "model.channels=64"))
+    wrong = {
+        r"objective mean_flow \(here flow_matching\)": run("other", "objective=mean_flow"),
+        r"path vp \(here ot\)": run("path", "path=vp"),
+        r"shape 3x8x8 \(here 3x16x16\)": run("shape", shape=(3, 8, 8)),
+        r"classes 2 \(here 0\)": run("classes", "class_conditional=true"),
+    }
+    for says, guide in wrong.items():
+        with pytest.raises(SettingsError, match=f"another kind: {says}; name a weaker RUN of the same kind"):
+            check_guide(own, guide)
 
 
 @pytest.mark.parametrize("text", ["[1]", '"x"', '{"a": 1}', "null"])

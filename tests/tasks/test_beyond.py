@@ -34,7 +34,7 @@ CHANGES = (
 @pytest.fixture(autouse=True)
 def _grids_of_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     """How good a grid is, tests/fm/test_optimised.py asks."""
-    monkeypatch.setattr(measuring, "GRID_NOISES", 2)
+    monkeypatch.setattr(measuring, "NOISES", 2)
 
 
 @pytest.fixture(autouse=True)

@@ -171,6 +171,8 @@ def test_a_job_for_each_cell_and_one_untrained_with_keys_of_all_that_matters(tmp
     recipe = Recipe.load("tiny")
     jobs = standing.jobs(tmp_path, recipe, SAVED)
     assert [job.name for job in jobs] == ["euler 4", "midpoint 8", "dopri5 0.001", "untrained, euler 4"]
+    optimised = Recipe.load("tiny", ["evaluation.grid=[{solver='euler', nfe=4, grid='optimised'}]"])
+    assert [job.cell.grid for job in standing.jobs(tmp_path, optimised, SAVED)] == ["optimised", ""]
     keys = [job.key for job in jobs]
     assert len(set(keys)) == len(keys)
     assert keys == [job.key for job in standing.jobs(tmp_path, recipe, SAVED)]

@@ -27,6 +27,26 @@ def test_a_star_is_at_the_lowest_and_at_what_is_not_told_apart_from_it(trained, 
     assert all(own["4"].leads == (line.solver == "jump") for line, own in found.items())
 
 
+def test_a_star_is_lost_only_if_every_seed_tells_a_line_from_the_lowest(trained, line):
+    (jumps,) = (one for one in trained if (one.method.key, one.seed) == ("mean-flow", 0))
+    lowest = next(row for row in jumps.rows if row["solver"] == "jump")
+    close = {name: lowest[name] for name in ("fd_random_conv", "fd_random_conv_without")}
+    one_seed = [
+        replace(one, rows=tuple(row | close if row["nfe"] == 1 else row for row in one.rows))
+        if (one.method.key, one.seed) == ("skewed", 0)
+        else one
+        for one in trained
+    ]
+    assert figures(one_seed)[line["Skewed times"]]["1"].leads
+    other = {"fd_random_conv": 1.0, "noise_digest": "x"}
+    unpaired = [
+        replace(one, rows=tuple(row | other for row in one.rows)) if one.method.key == "skewed" else one
+        for one in trained
+    ]
+    found = figures(unpaired)
+    assert not found[line["Skewed times"]]["1"].leads and found[line["MeanFlow, jumps"]]["1"].leads
+
+
 def test_a_lowest_one_that_lacks_a_seed_is_compared_by_those_that_it_has(trained, line):
     fewer = [one for one in trained if (one.method.key, one.seed) != ("mean-flow", 1)]
     found = figures(fewer)

@@ -6,6 +6,7 @@ from fm.cells import Cell, cells
 from fm.estimating.measuring import Data, Measured
 from fm.estimating.parts import Part, cell_parts, checkpoints, evaluation, expected_nfe, makespan, taken
 from fm.footprint import Footprint
+from fm.optimised import CALLS, NOISES
 from fm.recipe import Recipe
 
 NEED = Footprint(0, 0, 0, 0)
@@ -42,6 +43,12 @@ def test_errors_are_measured_against_solutions_at_the_converged_tolerance_solved
     found = seconds("evaluation.error_images=6")
     assert found.pop("converged") == pytest.approx(6 * round(134 * 10**0.2) * SAMPLE)
     assert found == seconds()
+
+
+def test_optimised_grids_are_chosen_once_for_all_their_points() -> None:
+    points = ("{solver='euler',nfe=4,grid='optimised'}", "{solver='euler',nfe=8,grid='optimised'}")
+    found = seconds(f"evaluation.grid=[{', '.join(points)}]")
+    assert found["grids"] == pytest.approx(NOISES * CALLS * SAMPLE) and "grids" not in seconds()
 
 
 def test_a_point_along_the_training_is_measured_on_every_kept_checkpoint() -> None:

@@ -43,7 +43,10 @@ def paper(
     source: Comparing = "",
     seeds: Seeds = 2,
     methods: Annotated[
-        str, typer.Option(help="Some methods alone, by key: fm-ot,fm-vp,ddpm,score-matching-raw, ... Default: all.")
+        str,
+        typer.Option(
+            help="Some alone, by key: fm-ot,fm-vp,ddpm, ...; with --beyond fm-ot,skewed,mean-flow, ... Default: all."
+        ),
     ] = "",
     beyond: Annotated[
         bool, typer.Option("--beyond", help="What came after the paper beside FM w/ OT, in one table, instead.")

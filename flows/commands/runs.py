@@ -60,6 +60,8 @@ def sample(
     fixed, between = not tableau(solver, "--solver").error, interval_of(interval)
     if (guidance and not (class_name or guide)) or (guide and not guidance):
         raise SettingsError("go together", "--guidance and --class or --guide", "for example --guidance 1 --guide RUN")
+    if guidance and isinstance(tableau(solver), Jumps):
+        raise SettingsError("a jump is not guided", "--guidance", "leave it out, or choose another solver")
     if guide:
         existing(guide)
     from fm.files import atomic

@@ -13,7 +13,7 @@ from typing import Any
 from fm.beyond.table import figure
 from fm.checkpoints import newest
 from fm.files import read_json
-from fm.results import Row, distances, number, read_rows
+from fm.results import Row, csv_table, distances, number, read_rows
 from tests.benchmarks.minis import write
 
 HERE = Path(__file__).parent
@@ -99,5 +99,8 @@ def averages(runs: list[Path]) -> list[str]:
 if __name__ == "__main__":
     runs = [Path(run) for run in sys.argv[1:]]
     found = by_point(runs)
-    name = distances([row for rows in found.values() for row in rows.values()])[0]
-    write(HERE, HEAD, [part(found, name, len(runs)) for part in (grids, guidance)] + [averages(runs)])
+    rows = [row for own in found.values() for row in own.values()]
+    named = [row | ({"guide_run": Path(row["guide_run"]).name} if "guide_run" in row else {}) for row in rows]
+    (HERE / "table.csv").write_text(csv_table(named))
+    parts = [part(found, distances(rows)[0], len(runs)) for part in (grids, guidance)]
+    write(HERE, HEAD, [*parts, averages(runs)])

@@ -47,7 +47,7 @@ def by_point(runs: list[Path]) -> dict[Point, dict[int, Row]]:
 
 def shown(rows: dict[int, Row], baseline: dict[int, Row], name: str) -> str:
     values = [row[name] for row in rows.values()]
-    if not values:
+    if not values or len(values) < len(baseline):
         return ""
     verdict = figure(rows, baseline, name).verdict
     words = f"{number(fmean(values))} ({number(min(values))} to {number(max(values))})"

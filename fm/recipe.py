@@ -222,12 +222,11 @@ def check_guide(run: str | Path, guide: str | Path) -> None:
 
 
 def _kind(recipe: Recipe, data: dict[str, Any]) -> dict[str, Any]:
-    classes = len(data["classes"]) if recipe.class_conditional else 0
     return {
         "objective": recipe.objective,
-        "path": recipe.path.kind,
+        "path": str(recipe.path),
         "shape": "x".join(map(str, data["shape"])),
-        "classes": classes,
+        "classes": ", ".join(data["classes"]) if recipe.class_conditional else "none",
         "small picture": recipe.low_size,
     }
 

@@ -21,7 +21,7 @@ NOTE = (
     " by noise; one that is not told apart stands alone, and one of other noise is not paired. A star is at the"
     " lowest of a column, and at those that not every training seed tells from it so; what is not paired has none."
     " Jumps are no flow: what they draw has no likelihood, and the bits/dim of such a network are those of its"
-    f" velocity, by dopri5. Reflow goes on from the weights o {OT}, on images that these drew, and its images seen"
+    f" velocity, by dopri5. Reflow goes on from the weights of {OT}, on images that these drew, and its images seen"
     " and seconds are its own alone. Autoguidance leads away from the first checkpoint that the same training kept,"
     " at two evaluations a step. Seconds are of the training, by the clock: of a machine that does other work beside"
     " it they compare nothing."

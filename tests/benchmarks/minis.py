@@ -29,16 +29,20 @@ def kept(out: Path, here: Path, command: str, beside: Callable[[str], str] = lam
         elif file.suffix == ".png" or file.name == "claims.json":
             shutil.copy(file, folder)
     head, *lines = found["table"]
-    lined = "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *lines])
     changes = "".join(f" --set {change}" for change in found.get("changes", ()))
     again = f"`{command} --dataset {name} --seeds {found['seeds']}{SOURCES.get(name, '')}{changes}`"
-    parts = [f"## {name}", found["about"], again, lined, found["note"]]
+    parts = [f"## {name}", found["about"], again, table(head, lines), found["note"]]
     for claim in found["claims"]:
         evidence = "\n".join(f"- {line}" for line in claim["evidence"])
         parts.append(f"### {claim['title']}: {claim['verdict']}\n\n{claim['says']} Test: {claim['test']}\n\n{evidence}")
         parts += [f"What would be needed: {claim['needs']}."] * bool(claim["needs"])
         parts += filter(None, [beside(claim["key"])])
     return parts
+
+
+def table(head: list[str], lines: list[list[str]]) -> str:
+    """As Markdown."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *lines])
 
 
 def _copied(table: Path, to: Path) -> None:

@@ -197,9 +197,10 @@ def test_a_guide_is_a_network_of_the_same_kind(tmp_path: Path) -> None:
     check_guide(own, run("weaker", "model.channels=64"))
     wrong = {
         r"objective mean_flow \(here flow_matching\)": run("other", "objective=mean_flow"),
-        r"path vp \(here ot\)": run("path", "path=vp"),
+        r"path VPPath\(.*\) \(here OTPath\(sigma_min=0.0001, .*\)": run("path", "path=vp"),
+        r"path OTPath\(sigma_min=0.01, .*\) \(here OTPath\(sigma_min=0.0001, .*\)": run("width", "path.sigma_min=0.01"),
         r"shape 3x8x8 \(here 3x16x16\)": run("shape", shape=(3, 8, 8)),
-        r"classes 2 \(here 0\)": run("classes", "class_conditional=true"),
+        r"classes a, b \(here none\)": run("classes", "class_conditional=true"),
     }
     for says, guide in wrong.items():
         with pytest.raises(SettingsError, match=f"another kind: {says}; name a weaker RUN of the same kind"):

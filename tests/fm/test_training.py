@@ -96,6 +96,12 @@ def run(
     return list(train(model, objective, settings, batches_from, store, world, stop))
 
 
+def test_noises_that_stay_with_their_images_are_refused_where_labels_are_told(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="would tell the labels of these; take minibatch_ot"):
+        run(tmp_path, KEEPING, network())
+    assert not any(tmp_path.iterdir())
+
+
 def fingerprint(folder: Path) -> str:
     """SHA-256 over the bytes of weights, average and optimiser of the newest checkpoint."""
     newest = max(path for path in (folder / "checkpoints").iterdir() if path.name.isdigit())

@@ -14,7 +14,7 @@ from fm.beyond.table import figure
 from fm.checkpoints import newest
 from fm.files import read_json
 from fm.results import Row, csv_table, distances, number, read_rows
-from tests.benchmarks.minis import write
+from tests.benchmarks.minis import table, write
 
 HERE = Path(__file__).parent
 HEAD = """# Chosen after the training, in miniature
@@ -52,10 +52,6 @@ def shown(rows: dict[int, Row], baseline: dict[int, Row], name: str) -> str:
     verdict = figure(rows, baseline, name).verdict
     words = f"{number(fmean(values))} ({number(min(values))} to {number(max(values))})"
     return f"{words} {verdict}".strip()
-
-
-def table(head: list[str], lines: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *lines])
 
 
 def grids(found: dict[Point, dict[int, Row]], name: str, seeds: int) -> list[str]:

@@ -43,6 +43,7 @@ def test_an_address_is_sampled_as_the_folder_is(finished: Path, command: Any, s3
         (["--solver", "eulr"], "unknown solver 'eulr'; did you mean 'euler'?"),
         (["--solver", "midpoint", "--nfe", "3"], "error: "),
         (["--class", "cat"], "not class-conditional"),
+        (["--solver", "jump", "--guidance", "1", "--guide", "weaker"], "a jump is not guided"),
     ],
 )
 def test_sample_says_what_it_cannot_do(

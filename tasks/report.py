@@ -9,6 +9,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from torch import Tensor
 
+from fm import presets
 from fm.cells import Cell, cell_of
 from fm.checkpoints import Saved
 from fm.data import ShardedImages
@@ -125,9 +126,12 @@ def next_commands(run: str, recipe: Recipe) -> list[tuple[str, str]]:
     """The commands worth trying next."""
     fm = ".venv/bin/fm" if Path(".venv/bin/fm").exists() else "fm"
     run, grid = (run, "grid.png") if is_address(run) else (os.path.relpath(run), f"{os.path.relpath(run)}/grid.png")
-    another = f"{fm} pipeline YOUR_PICTURES runs/ANOTHER --preset {recipe.name}"
+    preset = (
+        recipe.name if recipe.name in presets.names() else run
+    )  # of a comparison's or reflow's no preset has the name
+    another = f"{fm} pipeline YOUR_PICTURES runs/ANOTHER --preset {preset}"
     return [
         (f"{fm} sample {run} --n 64 --out {grid}", "draw more pictures"),
         (f"{fm} up", "Prefect and MLflow, to look at this run in both"),
-        *([] if recipe.peer else [(another, "the same on another folder of pictures")]),
+        *([] if recipe.peer or recipe.training.drawn_by else [(another, "the same on another folder of pictures")]),
     ]

@@ -7,7 +7,11 @@ from tasks.report import budgets, finest, measured_cells, next_commands
 def test_three_commands_to_go_on_with() -> None:
     commands = next_commands("runs/demo", Recipe.load("demo"))
     assert [command.split("fm ")[1].split()[0] for command, _ in commands] == ["sample", "up", "pipeline"]
-    assert "runs/demo" in commands[0][0]
+    assert "runs/demo" in commands[0][0] and commands[2][0].endswith("--preset demo")
+    renamed = next_commands("runs/x", Recipe.load("demo", ["name=photos-mini"]))
+    assert renamed[2][0].endswith("--preset runs/x")
+    drawn = next_commands("runs/x", Recipe.load("demo", ["training.drawn_by=0123456789abcdef"]))
+    assert [command.split("fm ")[1].split()[0] for command, _ in drawn] == ["sample", "up"]
 
 
 def test_the_pictures_are_drawn_as_the_finest_row_of_the_table_that_was_measured() -> None:

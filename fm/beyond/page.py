@@ -22,7 +22,7 @@ from fm.paper.table import rows_csv
 from fm.paper.trained import Trained
 from fm.report import page
 from fm.report.comparison_figures import sheet
-from fm.report.figures import COLOURS, MARKERS, plain, png_of
+from fm.report.figures import COLOURS, MARKERS, nfe_ticks, plain, png_of
 
 LIMIT = (
     "This is a miniature: a small network, few images seen, few samples. Couplings and few-step objectives can win at"
@@ -61,22 +61,31 @@ def write_page(
 
 
 def curves(trained: Sequence[Trained]) -> bytes:
-    """Distance by evaluations, a curve for each line."""
+    """Distance by evaluations, a curve for each line: what the solving changes beside what the training does."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
 
-    drawing = Figure((8, 5), layout="constrained")
-    axes = drawing.subplots()
-    for i, (line, found) in enumerate(figures(trained).items()):
-        points = [(n, found[str(n)].value) for n in BUDGETS if found[str(n)].value is not None]
-        style = "--" if line.solver == "jump" else "-"
-        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]
-        axes.plot(*zip(*points, strict=True), style, marker=marker, color=colour, label=line.title)
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_xlabel("NFE a sample")
-    axes.set_ylabel(f"{distance_name(trained)} (lower is better)")
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    plain(axes)
+    base, *others = figures(trained).items()
+    solved = [of for of in others if of[0].key == base[0].key]
+    panels = {f"{base[0].title} solved in other ways": solved, "Trained in other ways": others[len(solved) :]}
+    drawn = {title: lines for title, lines in panels.items() if lines} or {base[0].title: []}
+    drawing = Figure((6.5 * len(drawn), 4.5), layout="constrained")
+    for place, (title, lines) in enumerate(drawn.items(), 1):
+        axes = drawing.add_subplot(1, len(drawn), place, sharey=drawing.axes[0] if place > 1 else None)
+        for i, (line, found) in enumerate([base, *lines]):
+            points = [(n, found[str(n)].value) for n in BUDGETS if found[str(n)].value is not None]
+            style = "--" if line.solver == "jump" else "-"
+            colour = COLOURS[(i - 1) % len(COLOURS)] if i else "black"
+            marker = MARKERS[(i + (i - 1) // len(COLOURS)) % len(MARKERS)]
+            axes.plot(*zip(*points, strict=True), style, marker=marker, color=colour, label=line.title)
+        axes.set_title(title)
+        nfe_ticks(axes, BUDGETS)
+        axes.set_yscale("log")
+        for each in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            each(LogFormatter(minor_thresholds=(1, 0.5)))  # 600, not 6 x 10^2
+        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+        plain(axes)
+    drawing.axes[0].set_ylabel(f"{distance_name(trained)} (lower is better)")
     return png_of(drawing)
 
 

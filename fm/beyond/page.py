@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fm.beyond.plan import BUDGETS, SHOWN_BUDGETS, Line
+from fm.beyond.plan import BUDGETS, METHODS, SHOWN_BUDGETS, Line
 from fm.beyond.table import NOTE, figures, table
 from fm.errors import several
 from fm.paper.claim import ONE_SEED
@@ -55,7 +55,8 @@ def write_page(
         shown["pictures"] = drawn(pictures), words
     lines = table(trained)
     told = {"data_set": plan.dataset.key, "scale": plan.scale, "seeds": plan.seeds, "about": _what(plan, trained)}
-    told |= {"table": lines, "note": NOTE, "claims": []}
+    some = [one.key for one in plan.methods] if len(plan.methods) < len(METHODS) else []
+    told |= {"methods": some, "changes": list(plan.changes), "table": lines, "note": NOTE, "claims": []}
     document = _page(plan, trained, lines, shown, links, commands, marked)
     return page.written(out, document, shown, {"table.csv": rows_csv(trained), "claims.json": told})
 

@@ -61,7 +61,7 @@ LINES = (
     Line(f"{OT}, multistep", "fm-ot", "dpm2m"),
     Line(f"{OT}, multistep, EDM's grid", "fm-ot", "dpm2m", "edm"),
     Line(f"{OT}, multistep, optimised grid", "fm-ot", "dpm2m", OPTIMISED),
-    Line(f"{OT}, autoguidance", "fm-ot", guidance=1.0),
+    *(Line(f"{OT}, autoguidance {by:g}", "fm-ot", guidance=by) for by in (0.5, 1.0)),
     *(Line(one.name, one.key) for one in METHODS.values() if one.objective == "flow_matching" and one.name != OT),
     *(Line(f"{METHODS[key].name}, jumps", key, "jump") for key in ("mean-flow", "shortcut")),
     *(Line(f"{METHODS[key].name}, Euler", key) for key in ("mean-flow", "shortcut")),

@@ -16,10 +16,9 @@ def found_in(out: Path) -> dict[str, Any]:
 
 
 def kept(out: Path, here: Path, command: str, beside: Callable[[str], str] = lambda key: "") -> list[str]:
-    """Copies the tables and figures of a comparison into `here` -> the parts of its section: what it is, its table, its
-    claims, each with what stands `beside` it."""
-    found = found_in(out)
-    name = found["data_set"]
+    """Copies the tables and figures of a comparison into `here`, under the name of its folder -> the parts of its
+    section: what it is, its table, its claims, each with what stands `beside` it."""
+    found, name = found_in(out), out.name
     folder = here / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -29,8 +28,10 @@ def kept(out: Path, here: Path, command: str, beside: Callable[[str], str] = lam
         elif file.suffix == ".png" or file.name == "claims.json":
             shutil.copy(file, folder)
     head, *lines = found["table"]
-    changes = "".join(f" --set {change}" for change in found.get("changes", ()))
-    again = f"`{command} --dataset {name} --seeds {found['seeds']}{SOURCES.get(name, '')}{changes}`"
+    given = "".join(f" --set {change}" for change in found.get("changes", ()))
+    given += f" --methods {','.join(found['methods'])}" if found.get("methods") else ""
+    data = found["data_set"]
+    again = f"`{command} --dataset {data} --seeds {found['seeds']}{SOURCES.get(data, '')}{given}`"
     parts = [f"## {name}", found["about"], again, table(head, lines), found["note"]]
     for claim in found["claims"]:
         evidence = "\n".join(f"- {line}" for line in claim["evidence"])

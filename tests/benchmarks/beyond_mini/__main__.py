@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from tests.benchmarks.minis import found_in, kept, write
+from tests.benchmarks.minis import kept, write
 
 HERE = Path(__file__).parent
 HEAD = """# Beyond the paper in miniature
@@ -17,8 +17,8 @@ FIGURES = {"curves": "Distance by evaluations a sample; jumps dashed", "pictures
 
 
 def section(out: Path) -> list[str]:
-    name, parts = found_in(out)["data_set"], kept(out, HERE, "fm paper --beyond")
-    return [*parts, *(f"{words}:\n\n![{words}]({name}/{key}.png)" for key, words in FIGURES.items())]
+    parts = kept(out, HERE, "fm paper --beyond")
+    return [*parts, *(f"{words}:\n\n![{words}]({out.name}/{key}.png)" for key, words in FIGURES.items())]
 
 
 if __name__ == "__main__":

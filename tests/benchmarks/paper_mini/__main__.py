@@ -19,12 +19,12 @@ def section(out: Path) -> list[str]:
     found = found_in(out)
     if found["scale"] != "mini":
         raise SystemExit(f"{out} is of scale {found['scale']}, not mini")
-    titles, name = {claim["key"]: claim["title"] for claim in found["claims"]}, found["data_set"]
+    titles = {claim["key"]: claim["title"] for claim in found["claims"]}
 
     def figure(key: str) -> str:
         keys = [key, *["trajectories"] * (key == "appears")]
         there = [one for one in keys if (out / "report" / f"{one}.png").exists()]
-        return "\n\n".join(f"![{titles.get(one, titles[key])}]({name}/{one}.png)" for one in there)
+        return "\n\n".join(f"![{titles.get(one, titles[key])}]({out.name}/{one}.png)" for one in there)
 
     return kept(out, HERE, "fm paper --scale mini", figure)
 

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from tests.benchmarks.minis import found_in, kept, write
+from tests.benchmarks.minis import kept, write
 
 HERE = Path(__file__).parent
 HEAD = """# Super-resolution in miniature
@@ -20,8 +20,8 @@ FIGURES = {
 
 
 def section(out: Path) -> list[str]:
-    name, (title, *rest) = found_in(out)["data_set"], kept(out, HERE, "fm superres")
-    figures = [f"{words}:\n\n![{words}]({name}/{key}.png)" for key, words in FIGURES.items()]
+    title, *rest = kept(out, HERE, "fm superres")
+    figures = [f"{words}:\n\n![{words}]({out.name}/{key}.png)" for key, words in FIGURES.items()]
     return [title, *rest[:4], *figures, *rest[4:]]
 
 

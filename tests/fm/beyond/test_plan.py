@@ -30,8 +30,9 @@ def test_each_training_differs_from_ot_in_its_own_setting_alone() -> None:
 
 def test_every_line_is_measured_at_every_budget() -> None:
     for member in planned("photos", seeds=1).members:
-        guided = [point["nfe"] for point in member.guided]
-        assert guided == ([2, 4, 8, 16, 50] if member.method.key == "fm-ot" else [])
+        guided = [(point["guidance"], point["nfe"]) for point in member.guided]
+        each = [(by, nfe) for by in (0.5, 1.0) for nfe in (2, 4, 8, 16, 50)]
+        assert guided == (each if member.method.key == "fm-ot" else [])
         assert all(steps(point["solver"], point["nfe"], cost=2) for point in member.guided)  # of whole steps
         measured = {(cell.solver, cell.grid, cell.nfe) for cell in cells(member.recipe.evaluation)}
         for line in (line for line in LINES if line.key == member.method.key and not line.guidance):

@@ -89,7 +89,7 @@ def test_the_floor_is_of_as_many_images_as_the_figures_beside_it(trained):
 
 
 def test_guided_rows_stand_at_the_evaluations_that_they_took_and_in_no_other_line(trained, line):
-    guided, plain = line["FM w/ OT, autoguidance"], line["FM w/ OT"]
+    guided, plain = line["FM w/ OT, autoguidance 1"], line["FM w/ OT"]
     found = figures(trained)[guided]
     assert not at_budget(trained, guided, 1) and found["1"].value is None and "dopri5" not in found
     assert str(found["4"]) == "190 (better)" and str(found["50"]) == "190 (worse)"

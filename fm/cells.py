@@ -4,16 +4,20 @@ A cell is complete: with the weights, the data and the code it decides every dig
 """
 
 import json
+from functools import partial
 from typing import Any, Literal
 
+import torch
 from pydantic import Field
+from torch import Tensor
 
 from fm.errors import SettingsError, member
 from fm.metrics import DISTANCES, FEATURES
+from fm.objectives import Objective
 from fm.optimised import OPTIMISED, laid_out
 from fm.results import Row, grid_text, guidance_text
 from fm.settings import Settings
-from fm.solvers import steps
+from fm.solvers import GRIDS, grid_for, steps
 from fm.tableaux import SOLVERS, tableau
 
 SEEDS = 100  # at most
@@ -239,6 +243,28 @@ def check_guidance(settings: Evaluation, class_conditional: bool, label_drop: fl
     if not label_drop:
         what = "guidance leads away from the network without label, which was never trained (training.label_drop is 0)"
         raise SettingsError(what, "evaluation.grid", "train with training.label_drop=0.1, or set evaluation.guide=RUN")
+
+
+def check_guided_budgets(settings: Evaluation, target: Objective) -> None:
+    """Raises: SettingsError that names all guided points whose evaluations no whole number of steps makes, each with
+    the nearest that can be made: a guided evaluation takes two calls of a network."""
+    refused = []
+    for budget in (*settings.grid, *filter(None, [settings.along])):
+        if not budget.guidance or budget.nfe is None:
+            continue
+        velocity = target.velocity(_not_asked, None, None, budget.guidance, budget.interval or (0.0, 1.0), _not_asked)
+        layout = partial(GRIDS[budget.grid or tableau(budget.solver).grid], target.path, 0.0, target.path.t_max)
+        try:
+            grid_for(budget.solver, budget.nfe, velocity, torch.float32, layout)
+        except SettingsError as error:
+            refused.append(f"{budget.solver} {budget.nfe} ({error.mend})")
+    if refused:
+        what = f"a guided evaluation takes two network calls, and no whole steps make {', '.join(refused)}"
+        raise SettingsError(what, "evaluation.grid", "choose another NFE for them")
+
+
+def _not_asked(*_: Any) -> Tensor:
+    raise AssertionError("calls are counted, and not made")
 
 
 def check_jumps(settings: Evaluation, jumps: bool) -> None:

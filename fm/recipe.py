@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import nn
 
 from fm import plugins, presets
-from fm.cells import Evaluation, cells, check_guidance, check_jumps
+from fm.cells import Evaluation, cells, check_guidance, check_guided_budgets, check_jumps
 from fm.data import Preparation
 from fm.data.plane import Points
 from fm.enlarging import check_pairs
@@ -160,6 +160,7 @@ class Recipe(Settings):
         cells(self.evaluation)
         check_guidance(self.evaluation, self.class_conditional, self.training.label_drop)
         check_jumps(self.evaluation, target.jumps)
+        check_guided_budgets(self.evaluation, target)
         if target.jumps and getattr(self.model, "dropout", False):
             mend = "set it to 0"
             raise SettingsError("a jump's target would be of another network than its answer", "model.dropout", mend)

@@ -18,7 +18,19 @@ from fm.solvers.jumping import jumping
 from fm.solvers.multistep import multistep
 from fm.tableaux import SOLVERS, Jumps, Multistep, Tableau, tableau
 
-__all__ = ["CONTROLS", "GRIDS", "SOLVERS", "Jumps", "Multistep", "Solution", "Tableau", "Velocity", "solve", "steps"]
+__all__ = [
+    "CONTROLS",
+    "GRIDS",
+    "SOLVERS",
+    "Jumps",
+    "Multistep",
+    "Solution",
+    "Tableau",
+    "Velocity",
+    "grid_for",
+    "solve",
+    "steps",
+]
 
 CONTROLS = {"joint": False, "per_sample": True}
 

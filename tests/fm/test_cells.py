@@ -1,13 +1,16 @@
 from typing import Any, get_args
 
 import pytest
+import torch
 from pydantic import ValidationError
 
-from fm.cells import Budget, Cell, Evaluation, along, cells, check_guidance, in_grid, tightest
+from fm.cells import Budget, Cell, Evaluation, along, cells, check_guidance, check_guided_budgets, in_grid, tightest
 from fm.errors import SettingsError
+from fm.objectives import FlowMatching
 from fm.optimised import OPTIMISED
+from fm.paths import OTPath, VPPath
 from fm.recipe import Recipe
-from fm.solvers import GRIDS
+from fm.solvers import GRIDS, solve
 
 GRID = [{"solver": "euler", "nfe": 2}, {"solver": "dopri5", "tolerance": 1e-3, "samples": 20}]
 
@@ -71,6 +74,30 @@ def test_guidance_away_from_nothing_is_refused(point, more, says) -> None:
         cells(own)
         check_guidance(own, **given)
     check_guidance(settings(grid=[GRID[0] | {"guidance": 1.0}], guide="runs/weak"), False, 0.0)
+
+
+@pytest.mark.parametrize("path", [OTPath(), VPPath()])
+def test_guided_budgets_are_refused_before_anything_starts_if_and_only_if_the_solver_refuses_them(path) -> None:
+    target, model = FlowMatching(path), lambda x, t, *_: torch.zeros_like(x)
+    points = [("euler", 15), ("euler", 16), ("rk4", 12), ("rk4", 16), ("dpm2m", 5), ("heun", 12), ("midpoint", 10)]
+    refused, named = set(), set()
+    for solver, nfe in points:
+        for interval in ((0.0, 1.0), (0.2, 0.8), (0.5, 1.0)):
+            point = {"solver": solver, "nfe": nfe, "guidance": 1.0, "interval": interval}
+            velocity = target.velocity(model, guidance=1.0, interval=interval, guide=model)
+            try:
+                solve(velocity, torch.zeros(1, 3), method=solver, nfe=nfe)
+            except SettingsError:
+                refused.add((solver, nfe, interval))
+            try:
+                check_guided_budgets(settings(grid=[point], guide="runs/weak"), target)
+            except SettingsError as error:
+                assert f"{solver} {nfe} (the nearest is " in str(error)
+                named.add((solver, nfe, interval))
+    assert named == refused and ("euler", 15, (0.0, 1.0)) in named and ("euler", 16, (0.0, 1.0)) not in named
+    both = [{"solver": "euler", "nfe": nfe, "guidance": 1.0} for nfe in (7, 8, 9)]
+    with pytest.raises(SettingsError, match=r"euler 7 \(the nearest is 6 or 8\), euler 9 \(the nearest is 8 or 10\)"):
+        check_guided_budgets(settings(grid=both, guide="runs/weak"), target)
 
 
 def test_an_adaptive_solver_shares_its_steps_or_not_and_fixed_ones_have_none_to_share() -> None:

@@ -48,11 +48,12 @@ class Cost:
     training: Part
     cells: tuple[Part, ...]
     seconds: float  # of the cells on the clock, in all slots of this machine
+    flops: float  # of the training
 
     def line(self, known: Counted) -> tuple[str, ...]:
         times = in_time(self.training.seconds), in_time(self.seconds)
         hours = taken([self.training]), taken(self.cells)
-        return self.member.folder, *times, *hours, f"{h100_words(known.flops, known.precision)} to train, by FLOP"
+        return self.member.folder, *times, *hours, f"{h100_words(self.flops, known.precision)} to train, by FLOP"
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,13 @@ class PaperEstimate:
     @property
     def values(self) -> dict[str, Any]:
         """The same for scripts."""
-        flops = self.known.flops
         members = {
             cost.member.folder: {
                 "training_s": cost.training.seconds,
                 "training_hours": cost.training.hours,
                 "evaluation_s": cost.seconds,
                 "evaluation_hours": sum(part.hours for part in cost.cells),
-                "h100_hours_by_flops": h100_hours(flops),
+                "h100_hours_by_flops": h100_hours(cost.flops),
             }
             for cost in self.costs
         }
@@ -104,7 +104,7 @@ class PaperEstimate:
             "training_hours": sum(one["training_hours"] for one in members.values()),
             "evaluation_hours": self.shared.hours + sum(one["evaluation_hours"] for one in members.values()),
             "total_s": self.seconds,
-            "h100_hours_by_flops": h100_hours(flops * len(members)),
+            "h100_hours_by_flops": h100_hours(sum(cost.flops for cost in self.costs)),
             "disk_bytes": {name: size for name, (size, _) in self.disk.items()},
             "free_disk_bytes": self.free_disk,
             "peak_bytes": self.found.peak_bytes,
@@ -130,7 +130,7 @@ class PaperEstimate:
         times = sum(part.seconds for part in trained), self.seconds - sum(part.seconds for part in trained)
         evaluated = [self.shared, *(part for cost in self.costs for part in cost.cells)]
         words = f"{in_time(self.seconds)} one after the other, {taken([*trained, *evaluated])}; "
-        words += f"{h100_words(self.known.flops * len(trained), self.known.precision)} to train"
+        words += f"{h100_words(sum(cost.flops for cost in self.costs), self.known.precision)} to train"
         return "total", *(in_time(time) for time in times), taken(trained), taken(evaluated), words
 
     def _room(self) -> list[tuple[str, ...]]:
@@ -167,9 +167,10 @@ def counted(plan: Plan, data: Data, workers: int) -> tuple[Counted, str]:
     known = count(plan.recipe, data, workers)
     lines = []
     for method in dict.fromkeys(member.method for member in plan.members):
-        seeds = sum(member.method == method for member in plan.members)
-        lines.append((method.title, h100_words(known.flops * seeds, known.precision), several(seeds, "seed")))
-    flops, trainings = known.flops * len(plan.members), several(len(plan.members), "training")
+        own = [known.flops * _dearer(plan, member) for member in plan.members if member.method == method]
+        lines.append((method.title, h100_words(sum(own), known.precision), several(len(own), "seed")))
+    flops = sum(known.flops * _dearer(plan, member) for member in plan.members)
+    trainings = several(len(plan.members), "training")
     words = f"{trainings}, {flops:.1e} FLOP at {STATED}"
     lines.append(("total to train", h100_words(flops, known.precision), words))
     return known, "\n".join([known.text(), "", *aligned(lines)])
@@ -189,7 +190,7 @@ def estimate_paper(
     Raises: SettingsError before anything is measured if a training does not suit this machine, with what would.
     """
     found = measured(plan.recipe, data, known, say)
-    costs = tuple(_cost(plan, member, found, data, known.workers) for member in plan.members)
+    costs = tuple(_cost(plan, member, found, data, known) for member in plan.members)
     settings = plan.recipe.training
     one, kept = checkpoint_bytes(known.parameters, settings), len(_final(plan.recipe))
     words = f"{several(len(costs), 'training')} x {several(kept, 'checkpoint')} of {in_bytes(one)}"
@@ -204,14 +205,20 @@ def estimate_paper(
     )
 
 
-def _cost(plan: Plan, member: Member, found: Measured, data: Data, workers: int) -> Cost:
-    name = method_of(member.recipe, data.shape)
+def _dearer(plan: Plan, member: Member) -> float:
+    """What a step of a member's training costs by FLOP, as a multiple of one of the recipe that is measured."""
     own, shared = (objective(recipe.objective)(recipe.path).passes for recipe in (member.recipe, plan.recipe))
-    trained, images = training(member.recipe, found, workers, found.step_s * own / shared, name)
+    return own / shared
+
+
+def _cost(plan: Plan, member: Member, found: Measured, data: Data, known: Counted) -> Cost:
+    name, dearer = method_of(member.recipe, data.shape), _dearer(plan, member)
+    trained, images = training(member.recipe, found, known.workers, found.step_s * dearer, name)
     parts = cell_parts(member.recipe, found, name, images) + guided_parts(member.recipe, member.guided, found, name)
     if member.method.drawn_by:
         parts.append(drawing(data.images, TOLERANCE, found, name))
-    return Cost(member, trained, tuple(parts), makespan((part.seconds for part in parts), slots(found)))
+    seconds = makespan((part.seconds for part in parts), slots(found))
+    return Cost(member, trained, tuple(parts), seconds, known.flops * dearer)
 
 
 def check_time(found: PaperEstimate, hours: float) -> None:

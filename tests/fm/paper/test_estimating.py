@@ -12,6 +12,7 @@ from fm.errors import MachineError, SettingsError
 from fm.estimating.measuring import Data, Measured
 from fm.estimating.parts import expected_nfe
 from fm.footprint import Footprint, checkpoint_bytes
+from fm.models.cost import h100_hours
 from fm.paper import estimating as module
 from fm.paper.estimating import PaperEstimate, check_room, check_time, counted, estimate_paper, published
 from fm.paper.plan import Plan, planned
@@ -89,6 +90,15 @@ def test_what_is_drawn_and_guided_beyond_the_paper_is_counted(monkeypatch) -> No
     assert guided == pytest.approx(euler) and "euler 8, guidance 1" not in reflow  # of as many evaluations in all
     assert reflow["drawn images"] == pytest.approx(500 * 85 * 0.01) and "drawn images" not in ot
     assert expected_nfe(Cell(solver="dopri5", tolerance=1e-4), "FM w/ OT") == 85
+
+
+def test_an_objective_that_takes_more_passes_a_step_is_counted_so(monkeypatch) -> None:
+    of = planned_beyond("photos", seeds=1, methods=["fm-ot", "shortcut"], changes=FEW[:-1])
+    found = estimated(monkeypatch, of)
+    plain, dearer = (cost.flops for cost in found.costs)
+    assert dearer / plain == pytest.approx(3.5 / 3)
+    assert found.values["h100_hours_by_flops"] == pytest.approx(h100_hours(plain + dearer))
+    assert f"2 trainings, {plain + dearer:.1e} FLOP" in counted(of, DATA, 1)[1]
 
 
 def test_counting_comes_before_anything_that_can_be_refused() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from fm.errors import SettingsError, member
 from fm.metrics import DISTANCES, FEATURES
 from fm.objectives import Objective
-from fm.optimised import OPTIMISED, laid_out
+from fm.optimised import MOST, OPTIMISED, laid_out
 from fm.results import Row, grid_text, guidance_text
 from fm.settings import Settings
 from fm.solvers import GRIDS, grid_for, steps
@@ -332,6 +332,9 @@ def _check_grid(budget: Budget, where: str) -> None:
         return
     if budget.solver not in laid_out():
         raise SettingsError(f"is not chosen for {budget.solver}", f"{where}.grid", f"known: {', '.join(laid_out())}")
+    if (count := steps(budget.solver, budget.nfe)) > MOST:
+        what = f"is chosen for up to {MOST} steps, and {budget.solver} {budget.nfe} makes {count}"
+        raise SettingsError(what, f"{where}.grid", "choose uniform, or a smaller NFE")
     if budget.guidance:
         raise SettingsError("is chosen for the network without guidance", f"{where}.grid", "choose uniform")
 

@@ -2,13 +2,14 @@
 
 One fine solve says where samples should be. Euler and DPM-Solver++ are then followed step by step: of all ways to a
 time in so many steps the one is kept whose samples come nearest to the fine solve's, errors of earlier steps included
-(dynamic programming; Pei et al. 2025). Steps with inner stages would take a network call for each pair of times; for
-those the sum of the errors that their weights leave of the velocities along the fine solve is the least. All of this
-guesses at what a solve will miss, and fits the noises that it is made from: on as many others each grid is then solved
-beside the known ones, and of all the one that misses least there is taken.
+(dynamic programming; Pei et al. 2025). That is a search and no proof, for what comes after depends on more than how
+near a sample is: where little is missed, more steps can miss more. Steps with inner stages would take a network call
+for each pair of times; for those the sum of the errors that their weights leave of the velocities along the fine solve
+is the least. All of this guesses at what a solve will miss, and fits the noises that it is made from: on as many others
+each grid is then solved beside the known ones, and of all the one that misses least there is taken.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path as File
 from typing import Any
 
@@ -18,18 +19,19 @@ from torch import Tensor
 from fm.errors import DataError, SettingsError
 from fm.paths import Path
 from fm.solvers import Velocity, solve
+from fm.solvers.field import column
 from fm.solvers.grids import GRIDS, Grid, uniform
 from fm.tableaux import EULER, SOLVERS, Multistep, Tableau
 
 OPTIMISED = "optimised"
-FINE = 64  # steps of the fine solve that a grid's times are chosen from
+FINE = 64  # steps of the fine solve between which a grid's times are chosen
 MOST = 20  # steps of a chosen grid; with more, any grid does
 NOISES = 16  # that a network's grids are chosen from: half choose, half judge
 CALLS = 4_000  # of the network for each of them, about
 FEW = 8  # steps at most for which all known grids are tried with solvers of several stages
 TOLERANCE = 1e-4  # of the fine solve
 BATCH = 64  # samples whose velocities are computed at once
-Grids = Mapping[str, Tensor]  # by solver int (MOST + 1, MOST + 1): row n has the n + 1 places among FINE + 1 times
+Grids = Mapping[str, Tensor]  # by solver float64 (MOST + 1, MOST + 1): row n has the n + 1 times of n steps, then NaN
 
 
 def laid_out() -> list[str]:
@@ -60,8 +62,11 @@ def best_grids(velocity: Velocity, x_0: Tensor, path: Path) -> dict[str, Tensor]
                 rows = [fewest_errors(errors, steps) for steps in range(1, MOST + 1)]
             else:
                 rows = _followed(velocity, x[::2], times[::2], path, isinstance(solver, Multistep))
-            rows = [_least(judging, name, row, ends, path) for row in rows]
-            found[name] = torch.tensor([row + [-1] * (MOST + 1 - len(row)) for row in [[0], *rows]], dtype=torch.int16)
+            chosen = torch.full((MOST + 1, MOST + 1), torch.nan, dtype=torch.float64)
+            for steps, places in enumerate(rows, 1):
+                own = times[::2][places].tolist()
+                chosen[steps, : steps + 1] = torch.tensor(_least(judging, name, own, ends, path), dtype=torch.float64)
+            found[name] = chosen
     return found
 
 
@@ -70,29 +75,17 @@ def _of(velocity: Velocity, rows: Tensor) -> Velocity:
     return velocity.rows(rows) if hasattr(velocity, "rows") else velocity
 
 
-def _least(velocity: Velocity, name: str, row: list[int], ends: Tensor, path: Path) -> list[int]:
-    """The places of a grid, or those next to a known grid's where solving from the first ends leads nearer to the last
-    ones, ends (2, n, ...). Of many steps with inner stages, each of which takes as long, only even ones are known."""
-    steps, stages = len(row) - 1, SOLVERS[name].stages
+def _least(velocity: Velocity, name: str, own: list[float], ends: Tensor, path: Path) -> list[float]:
+    """The times of a grid, or those of a known one where solving from the first ends leads nearer to the last ones,
+    ends (2, n, ...). Of many steps with inner stages, each of which takes as long, only even ones are known."""
+    steps, stages = len(own) - 1, SOLVERS[name].stages
 
-    def missed(places: Iterable[int]) -> float:
-        found = solve(velocity, ends[0], name, nfe=steps * stages, grid=lambda *_: _times(path, [*places]), path=path)
+    def missed(times: list[float]) -> float:
+        found = solve(velocity, ends[0], name, nfe=steps * stages, grid=lambda *_: times, path=path)
         return float(_rms((found.x - ends[1])[None]))
 
     grids = GRIDS.values() if stages == 1 or steps <= FEW else [uniform]
-    known = [nearest_places(path, grid(path, 0.0, path.t_max, steps)) for grid in grids]
-    return list(min(dict.fromkeys(map(tuple, (row, *known))), key=missed))
-
-
-def nearest_places(path: Path, times: list[float]) -> list[int]:
-    """The places next to the times of a grid, each after the one before."""
-    places = [round(FINE * t / path.t_max) for t in times]
-    for i in range(1, len(places)):
-        places[i] = max(places[i], places[i - 1] + 1)
-    places[-1] = FINE
-    for i in reversed(range(1, len(places) - 1)):
-        places[i] = min(places[i], places[i + 1] - 1)
-    return places
+    return min([own, *(grid(path, 0.0, path.t_max, steps) for grid in grids)], key=missed)
 
 
 def step_errors(solver: Tableau, x: Tensor, u: Tensor, times: Tensor) -> Tensor:
@@ -104,7 +97,7 @@ def step_errors(solver: Tableau, x: Tensor, u: Tensor, times: Tensor) -> Tensor:
         # Stages stand at a step's begin, middle or end, which are times of the fine solve.
         stages = [2 * i + (float(c) * (later - 2 * i)).round().long() for c in solver.c]
         slope = sum(float(b) * u[at] for at, b in zip(stages, solver.b, strict=True))
-        errors[i, i + 1 :] = _rms(x[2 * i] + _column(times[later] - times[2 * i], x) * slope - x[later])
+        errors[i, i + 1 :] = _rms(x[2 * i] + column(times[later] - times[2 * i], x) * slope - x[later])
     return errors
 
 
@@ -138,7 +131,7 @@ def _followed(velocity: Velocity, x: Tensor, times: Tensor, path: Path, multiste
             if multistep:
                 ends = _extrapolated(at[k], own, before[1][k], schedule, level, float(before[2][k]), k, later)
             else:
-                ends = at[k] + _column(times[later] - times[k], x) * own
+                ends = at[k] + column(times[later] - times[k], x) * own
             errors = _rms(ends - x[later])
             nearer = errors < least[later]
             places = later[nearer]
@@ -170,9 +163,9 @@ def _extrapolated(
     a, sigma = schedule.a.flatten(), schedule.sigma.flatten()
     ahead = (level[later] - level[k]) / (2 * length)
     ahead = torch.where((later == FINE) | ~ahead.isfinite(), 0.0, ahead)
-    guess = own + _column(ahead, x[None]) * (own - before)
+    guess = own + column(ahead, x[None]) * (own - before)
     shrink = sigma[later] / sigma[k]
-    return _column(shrink, x[None]) * x + _column(a[later] - a[k] * shrink, x[None]) * guess
+    return column(shrink, x[None]) * x + column(a[later] - a[k] * shrink, x[None]) * guess
 
 
 def _way(came: list[Tensor], last: int) -> list[int]:
@@ -182,29 +175,23 @@ def _way(came: list[Tensor], last: int) -> list[int]:
     return places[::-1]
 
 
-def _times(path: Path, places: list[int]) -> list[float]:
-    return [*(path.t_max * place / FINE for place in places[:-1]), path.t_max]
-
-
 def _rms(missed: Tensor) -> Tensor:
     """Of (places, n, ...): root mean square over dimensions, mean over samples, (places,) float64."""
     return missed.flatten(2).square().mean(2).sqrt().mean(1).double().cpu()
 
 
-def _column(values: Tensor, like: Tensor) -> Tensor:
-    return values.to(like.device, like.dtype).view(-1, *[1] * (like.ndim - 1))
-
-
 def grid_of(chosen: Tensor) -> Grid:
-    """The grid that a solver is run on, `chosen` being its own of `Grids`, in both directions; of more than `MOST`
-    steps a uniform one."""
+    """The grid that a solver is run on, `chosen` being its own of `Grids`, in both directions.
+
+    The grid raises: SettingsError for more than `MOST` steps, and for other ends than noise and data.
+    """
 
     def grid(path: Path | None, start: float, end: float, count: int) -> list[float]:
         if path is None or {start, end} != {0.0, path.t_max}:
             raise SettingsError("an optimised grid leads from noise to data or back", "grid", "choose uniform")
         if count > MOST:
-            return uniform(path, start, end, count)
-        times = _times(path, chosen[count, : count + 1].tolist())
+            raise SettingsError(f"is chosen for up to {MOST} steps, not for {count}", "grid", "choose uniform")
+        times = chosen[count, : count + 1].tolist()
         return times if start < end else times[::-1]
 
     return grid
@@ -212,7 +199,7 @@ def grid_of(chosen: Tensor) -> Grid:
 
 def grids_file(run: File, weights: str) -> File:
     """Where a RUN keeps the grids that were chosen for these weights (SHA-256)."""
-    return run / "grids" / f"{weights[:16]}.safetensors"
+    return run / "grids" / f"{weights[:16]}-times.safetensors"
 
 
 def kept_grids(run: File, weights: str) -> dict[str, Tensor]:

@@ -75,8 +75,6 @@ class UNet(nn.Module):
         self.time_embed = nn.Sequential(nn.Linear(channels, emb), nn.SiLU(), nn.Linear(emb, emb))
         if classes is not None:
             self.label_emb = nn.Embedding(classes, emb)
-        if jumps:
-            self.jump_embed = nn.Sequential(nn.Linear(channels, emb), nn.SiLU(), zeroed(nn.Linear(emb, emb)))
         block = partial(ResBlock, emb=emb, dropout=dropout, scale_shift=scale_shift)
         widths = [channels * multiple for multiple in multiples]
 
@@ -112,6 +110,8 @@ class UNet(nn.Module):
         last = nn.Conv2d(width, out_channels * patch**2, 3, padding=1)
         self.out = nn.Sequential(GroupNorm32(width), nn.SiLU(), zeroed(last))
         self.input_skip = zeroed(nn.Linear(emb, in_channels // out_channels)) if input_skip else None
+        if jumps:  # last, so that all other weights begin as those of the same network without
+            self.jump_embed = nn.Sequential(nn.Linear(channels, emb), nn.SiLU(), zeroed(nn.Linear(emb, emb)))
 
     def embed(self, t: Tensor, y: Tensor | None, h: Tensor | None = None) -> Tensor:
         """Embedding of time, label and jump (batch, 4 channels): float32 under autocast too; bf16 rounds t > 0.998

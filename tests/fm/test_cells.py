@@ -120,6 +120,7 @@ def test_a_point_chooses_its_time_grid() -> None:
         '{solver="euler",nfe=4,grid="optimized"}': "or 'optimised'",
         '{solver="jump",nfe=1,grid="optimised"}': "is not chosen for jump",
         '{solver="euler",nfe=4,grid="optimised",guidance=1}': "without guidance",
+        '{solver="midpoint",nfe=42,grid="optimised"}': "for up to 20 steps, and midpoint 42 makes 21",
     }
     for point, says in wrong.items():
         with pytest.raises(SettingsError, match=says):

@@ -335,6 +335,22 @@ def test_the_derivative_is_that_of_the_whole_network_through_its_attention() -> 
 
 
 @pytest.mark.parametrize("name", JUMPING)
+def test_gradients_in_bf16_are_near_those_in_float32(name: str) -> None:
+    torch.manual_seed(0)
+    objective, net = OBJECTIVES[name](OTPath()), UNet(16, 32, (1, 1), 1, (8,), 16, jumps=True)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    z, x_1 = torch.randn(2, 8, 3, 16, 16)
+    t, s = torch.rand(2, 8).sort(0).values
+    found = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = objective.loss(net, x_1, t=t, z=z, s=s).mean()
+        found.append(torch.cat([part.flatten() for part in torch.autograd.grad(loss, [*net.parameters()])]))
+    assert 0 < float((found[1] - found[0]).norm() / found[0].norm()) < 0.2
+
+
+@pytest.mark.parametrize("name", JUMPING)
 def test_one_jump_of_a_trained_network_lands_where_one_step_of_euler_does_not(name: str) -> None:
     """Eight points in a ring: a step of Euler leads all to their mean."""
     torch.manual_seed(0)

@@ -27,6 +27,7 @@ WRONG = [
     ('evaluation.grid=[{solver="midpoint", nfe=3}]', "evaluation.grid.0: midpoint"),
     ("training.coupling=ot", "training.coupling: unknown coupling 'ot'"),
     ("training.schedule=linear", "training.schedule: unknown schedule 'linear'"),
+    ("training.precision=fp16", 'training.precision: "fp16" given, but'),  # jumps' derivatives overflow in it
     ("nonsense", "'nonsense' is not of the form key=value"),
 ]
 
@@ -175,6 +176,8 @@ def test_jumps_want_a_network_that_predicts_them_without_dropout_and_unguided() 
     Recipe.load("tiny", [jump, objective]).check()
     model, target = Recipe.load("tiny", [jump, objective]).build((3, 16, 16), None)
     assert target.jumps and hasattr(model, "jump_embed")
+    plain, told = Recipe.load("tiny").build((3, 16, 16), None)[0].state_dict(), model.state_dict()
+    assert all(torch.equal(told[name], weight) for name, weight in plain.items()) and len(told) == len(plain) + 4
     guided = 'evaluation.grid=[{solver="jump",nfe=1,guidance=1}]'
     wrong = {
         "jump takes a network that predicts mean velocities; train with objective=mean_flow": [jump],

@@ -31,7 +31,7 @@ CALLS = 4_000  # of the network for each of them, about
 FEW = 8  # steps at most for which all known grids are tried with solvers of several stages
 TOLERANCE = 1e-4  # of the fine solve
 BATCH = 64  # samples whose velocities are computed at once
-Grids = Mapping[str, Tensor]  # by solver float64 (MOST + 1, MOST + 1): row n has the n + 1 times of n steps, then NaN
+Grids = Mapping[str, Tensor]  # by solver float64 (MOST + 1, MOST + 1): row n has the n + 1 times of n steps, then -1
 
 
 def laid_out() -> list[str]:
@@ -62,7 +62,7 @@ def best_grids(velocity: Velocity, x_0: Tensor, path: Path) -> dict[str, Tensor]
                 rows = [fewest_errors(errors, steps) for steps in range(1, MOST + 1)]
             else:
                 rows = _followed(velocity, x[::2], times[::2], path, isinstance(solver, Multistep))
-            chosen = torch.full((MOST + 1, MOST + 1), torch.nan, dtype=torch.float64)
+            chosen = torch.full((MOST + 1, MOST + 1), -1.0, dtype=torch.float64)
             for steps, places in enumerate(rows, 1):
                 own = times[::2][places].tolist()
                 chosen[steps, : steps + 1] = torch.tensor(_least(judging, name, own, ends, path), dtype=torch.float64)

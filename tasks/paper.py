@@ -121,12 +121,14 @@ def _measured(member: Member, given: Pictures, out: Path, parent: Tracking) -> T
 
 
 def trained(member: Member, run: Path, recipe: Recipe, saved: Saved, rows: list[Row]) -> Trained:
-    """What stands in RUN, sorted by what it is of."""
-    whole = [row for row in rows if "failed" not in row and row["method"] != "untrained"]
-    final = [row for row in whole if not along_training(row, saved)]
-    point, on_the_way = along(recipe.evaluation), [row for row in whole if along_training(row, saved)]
+    """What stands in RUN, sorted by what it is of. Failed rows stay at their place: what they were to measure is
+    missing then, and no coarser row stands in for it."""
+    own = [row for row in rows if row["method"] != "untrained"]
+    final = [row for row in own if not along_training(row, saved)]
+    whole = [row for row in final if "failed" not in row]
+    point, on_the_way = along(recipe.evaluation), [r for r in own if along_training(r, saved) and "failed" not in r]
     if point:
-        on_the_way += [row for row in final if in_grid(point, [cell_of(row)])][:1]
+        on_the_way += [row for row in whole if in_grid(point, [cell_of(row)])][:1]
     failed = [row for row in rows if "failed" in row]
     return Trained(
         member.method,
@@ -208,7 +210,7 @@ def options(plan: Plan, given: Pictures, every: Collection[str], **more: Any) ->
 
 def _commands(out: Path, found: list[Trained], asked: list[str]) -> list[str]:
     """What repeats the comparison, and one of its rows."""
-    rows = [row_file(Path(one.where), row["key"]) for one in found for row in one.rows]
+    rows = [row_file(Path(one.where), row["key"]) for one in found for row in one.rows if "failed" not in row]
     again = [shlex.join(["fm", "evaluate", "--rerun", str(row)]) for row in rows[:1]]
     return [shlex.join(["fm", asked[0], str(out), *asked[1:]]), *again]
 

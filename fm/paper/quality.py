@@ -113,8 +113,12 @@ def _of_seed(name: str, ours: Trained, other: Trained, title: str) -> Finding:
     if len(both) < 2:
         return Finding(None, f"{words}: fewer than two checkpoints of both")
     last = theirs[both[-1]]
-    early = [seen for seen in both[:-1] if _better(name, mine[seen], last) == "ours"]
-    above = [seen for seen in both if _better(name, mine[seen], theirs[seen]) == "other"]
+    to_last = {seen: _better(name, mine[seen], last) for seen in both[:-1]}
+    to_own = {seen: _better(name, mine[seen], theirs[seen]) for seen in both}
+    if None in (*to_last.values(), *to_own.values()):
+        return Finding(None, f"{words}: checkpoints were not measured alike")
+    early = [seen for seen, which in to_last.items() if which == "ours"]
+    above = [seen for seen, which in to_own.items() if which == "other"]
     told = f"never below its final {number(last[name])} before the last checkpoint"
     if early:
         told = f"below its final {number(last[name])} after {early[0]:,} images of {both[-1]:,}"
@@ -123,11 +127,12 @@ def _of_seed(name: str, ours: Trained, other: Trained, title: str) -> Finding:
     return Finding(bool(early) and not above, f"{words}: {told}{at} ({pairs})")
 
 
-def _better(name: str, ours: Row, other: Row) -> str:
-    """Which of two rows is better, paired; empty if neither, or they were measured otherwise."""
+def _better(name: str, ours: Row, other: Row) -> str | None:
+    """Which of two rows is better, paired; empty if neither, None if they cannot be paired."""
     cell = cell_of(ours)
     runs = run_of("other", "", [other]), run_of("ours", "", [ours])
-    return paired(name, cell, *runs).better if cell in runs[0].cells else ""
+    found = paired(name, cell, *runs) if cell in runs[0].cells else None
+    return None if found is None or found.difference is None else found.better
 
 
 def generalising(trained: Sequence[Trained]) -> Claim:

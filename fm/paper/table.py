@@ -158,7 +158,8 @@ def _notes(trained: Sequence[Trained], form: Form, shown: dict[str, Value]) -> l
     notes += ["extra row: the paper has no figure of it"] * (not method.published)
     judged = {words: value for words, value in shown.items() if words != "floor"}
     if len(forms(trained, method.name)) > 1 and form.trained:
-        best = [words for words, value in judged.items() if better(trained, method.name, value).method == method]
+        found = {words: better(trained, method.name, value) for words, value in judged.items()}
+        best = [words for words, one in found.items() if one.method == method and not one.lacks]
         notes += [f"the better form in {', '.join(best)}"] * bool(best)
     failed = [f"seed {one.seed}: {one.failed}" for one in form.trained.values() if one.failed]
     unconverged = any(row.get("nll_converged") is False for one in form.trained.values() for row in one.rows)

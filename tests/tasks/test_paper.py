@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -5,6 +6,7 @@ import pytest
 
 from fm.checkpoints import Saved
 from fm.errors import DataError, SettingsError, Unfinished
+from fm.paper import reading
 from fm.paper.methods import METHODS
 from fm.paper.plan import planned
 from fm.paper.trained import Trained
@@ -34,10 +36,25 @@ def test_rows_are_sorted_by_what_they_are_of(tmp_path: Path) -> None:
     Recorder(tmp_path / "records").write(64, 1.0, loss=2.0)
     Recorder(tmp_path / "records", "solving").write(64, 1.0, nfe=50)
     found = paper.trained(member, tmp_path, member.recipe, SAVED, rows)
-    assert [row["nfe"] for row in found.rows] == [16, 8]
+    assert [row["nfe"] for row in found.rows] == [16, 8, 32]  # the failed one at its place
+    assert found.along[-1] is found.rows[0]
     assert [row["images_seen"] for row in found.along] == [20_000, 40_000, 120_000]
     assert (found.records[0]["loss"], found.solving[0]["nfe"]) == (2.0, 50)
     assert found.failed == "1 cell failed: no memory"
+
+
+def test_no_coarser_row_stands_in_for_a_failed_one(tmp_path: Path) -> None:
+    """Samples at the finest tolerance failed: of 20 samples at another there are figures, but none of the table's."""
+    member = planned("photos", seeds=1, methods=["ddpm"]).members[0]
+    rows = []
+    for tolerance, samples in ((1e-4, 20), (1e-5, 256)):
+        cell = {"solver": "dopri5", "tolerance": tolerance, "samples": samples, "batch": 64}
+        rows.append(a_row(50) | cell | {"key": f"{samples}", "cell": json.dumps(cell), "nfe_mean": float(samples)})
+    whole = paper.trained(member, tmp_path, member.recipe, SAVED, rows)
+    assert reading.nfe(whole) == 256
+    rows[1] = {k: v for k, v in rows[1].items() if k not in ("nfe", "nfe_mean")} | {"failed": "no memory"}
+    found = paper.trained(member, tmp_path, member.recipe, SAVED, rows)
+    assert reading.nfe(found) is None and reading.distance("fd_x")(found) is None and found.failed
 
 
 def test_what_failed_is_said_at_the_end() -> None:

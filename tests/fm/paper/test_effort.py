@@ -90,6 +90,15 @@ def test_flat_is_flat(trained):
     assert effort.solved(replace(trained[0], solving=rising + coarse)) == [(1, 90), (2, 120)]
 
 
+def test_evaluations_of_another_batch_or_of_fewer_checkpoints_are_not_compared(trained):
+    assert effort.fewest(trained).verdict == SHOWN and effort.flat(trained).verdict == SHOWN
+    other = each_row(trained, "fm-ot", lambda row: row | {"batch": 1})
+    claim = effort.fewest(other)
+    assert claim.verdict == NOT_MEASURED and "were not measured alike" in claim.evidence[0]
+    late = [replace(one, solving=one.solving[-2:]) if one.method.key == "fm-ot" else one for one in trained]
+    assert effort.flat(late).verdict == NOT_MEASURED
+
+
 def test_few_steps_are_judged_against_the_form_with_the_better_pictures(trained):
     """A form that is as bad at every budget rises by nothing, and would make OT's rise look large."""
     level = each_row(trained, "scoreflow-raw", lambda row: row | distance(2000.0, 0) if row["samples"] == 256 else row)

@@ -5,7 +5,7 @@ import pytest
 from fm.paper import quality
 from fm.paper.claim import NOT_MEASURED, NOT_SHOWN, SHOWN
 
-from .conftest import FD, changed, without
+from .conftest import FD, SEEN, changed, each_row, without
 
 
 def test_a_distance_within_its_interval_is_not_shown(trained):
@@ -29,6 +29,17 @@ def test_distances_of_other_noise_are_not_compared(trained):
 def test_what_is_measured_along_the_training_says_that_the_solver_errs_too(trained):
     said = quality.faster(trained).test
     assert "at each kept checkpoint (midpoint 16)" in said and "the solver's error is part of the distance" in said
+
+
+def test_a_checkpoint_of_other_noise_leaves_the_course_open(trained):
+    """However far it lies: what cannot be paired is no sign that nothing is worse."""
+    assert quality.faster(trained).verdict == SHOWN
+
+    def other(row):
+        return row | ({"noise_digest": "m", FD: 9000.0} if row["images_seen"] == SEEN[0] else {})
+
+    claim = quality.faster(each_row(trained, "fm-ot", other, "along"))
+    assert claim.verdict == NOT_MEASURED and "checkpoints were not measured alike" in claim.evidence[0]
 
 
 def test_one_checkpoint_is_no_course(trained):

@@ -113,6 +113,20 @@ def test_a_mean_over_fewer_seeds_says_so(plan, trained):
     assert "seeds" not in table.ranged(line, FD) and table.ranged(line | {value: 1}, FD).endswith(", 1 of 2 seeds")
 
 
+def test_no_form_is_the_better_one_where_none_has_the_value(plan, trained):
+    def better_in(found):
+        head, *body = table.table(plan, found)
+        notes = [dict(zip(head, line, strict=True)) for line in body]
+        notes = [line["note"] for line in notes if line["method"].startswith("Score Matching")]
+        return " ".join(note.partition("the better form in ")[2].partition(";")[0] for note in notes)
+
+    assert "bits/dim" in better_in(trained)
+    lost = trained
+    for key in ("score-matching-raw", "ddpm"):  # whose training Score Matching (scaled) repeats
+        lost = each_row(lost, key, lambda row: row | dict.fromkeys(("bits_per_dim", "bits_per_dim_k1")))
+    assert "bits/dim" not in better_in(lost) and "NFE" in better_in(lost)
+
+
 def test_nothing_measured_is_a_table_without_figures(plan):
     assert table.table(plan, [])[0] == ["method", "seeds", "note"]
 

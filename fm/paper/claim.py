@@ -103,6 +103,8 @@ def differing(words: str, found: Mapping[int, Difference], limit: float = 0.0) -
     verdict = False if False in holds else None if len(known) < len(found) else True
     means = [one[0] for one in known]
     over = f"; mean {fmean(means):+.3g}, from {min(means):+.3g} to {max(means):+.3g}" if len(means) > 1 else ""
+    if len(known) == len(found) and all(value - half > limit for value, half in known):
+        over += "; the opposite, in each seed"
     return Finding(verdict, f"{words}: {', '.join(told)}{over}")
 
 

@@ -72,7 +72,8 @@ def _lacks(form: Form, value: Value) -> str:
     if not form.trained:
         return f"{form.title} was not trained"
     bare = [one for one in form.trained.values() if value(one) is None]
-    return next((f"{form.title}, seed {one.seed}: {one.failed or 'has no value'}" for one in bare), "")
+    why = "has not converged" if value is bits and any(map(scored, bare)) else "has no value"
+    return "; ".join(f"{form.title}, seed {one.seed}: {one.failed or why}" for one in bare)
 
 
 def _blank(form: Form) -> str:

@@ -73,7 +73,7 @@ def test_what_a_perfect_model_would_show_stands_beside_the_ways(trained):
     assert behaviour.independent(VPPath()) == pytest.approx(0.929, abs=1e-3)
     beside = behaviour.early(trained).evidence[-1]
     assert "t = 0.81 on the OT path, 0.93 on the VP path and 0.63 on the VE path" in beside
-    assert "FM w/ VE, seed 1, does at 0.80" in beside
+    assert "FM w/ OT, seed 0, does at 0.40" in beside and "FM w/ VE, seed 1, does at 0.80" in beside
     ot, vp = behaviour.of_gaussian(OTPath()), behaviour.of_gaussian(VPPath())
     assert ot["detour"] == pytest.approx(1.21, abs=0.005) and ot["backtracking"] == pytest.approx(0.1, abs=0.01)
     assert vp["detour"] == pytest.approx(1) and vp["backtracking"] == pytest.approx(0)

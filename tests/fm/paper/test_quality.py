@@ -5,7 +5,7 @@ import pytest
 from fm.paper import quality
 from fm.paper.claim import NOT_MEASURED, NOT_SHOWN, SHOWN
 
-from .conftest import FD, SEEN, changed, each_row, without
+from .conftest import FD, SEEN, changed, each_row, swapped, without
 
 
 def test_a_distance_within_its_interval_is_not_shown(trained):
@@ -18,6 +18,20 @@ def test_a_distance_within_its_interval_is_not_shown(trained):
     found = [replace(one, rows=tuple(map(unsure, one.rows))) if one.method.key == "fm-ot" else one for one in trained]
     assert quality.best_distance(found).verdict == NOT_SHOWN
     assert quality.best_distance(trained).verdict == SHOWN
+
+
+def test_the_opposite_is_told_where_each_seed_shows_it(trained):
+    worse = quality.best_distance(swapped(trained, "fm-ot", "score-matching-raw"))
+    assert worse.verdict == NOT_SHOWN and "FM w/ OT minus DDPM" in worse.evidence[0]
+    assert worse.evidence[0].endswith("; the opposite, in each seed")
+    assert not any("opposite" in line for line in quality.best_distance(trained).evidence)
+
+
+def test_what_has_not_converged_is_told_so(trained):
+    rows = {"bits_per_dim": None, "nll_converged": False}
+    lost = each_row(trained, "ddpm", lambda row: row | (rows if row["nll_converged"] else {}))
+    told = next(line for line in quality.best_bits(lost).evidence if "DDPM" in line)
+    assert told == "DDPM, seed 0: has not converged; DDPM, seed 1: has not converged"
 
 
 def test_distances_of_other_noise_are_not_compared(trained):

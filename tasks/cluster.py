@@ -27,6 +27,7 @@ from fm.runs import of
 from tasks import losses
 from tasks.answering import check_answers
 from tasks.attending import attended
+from tasks.door import Door
 from tasks.items import Outcome, Try, Word, dismiss, end, heard, telling
 from tasks.losses import unwrapped
 from tasks.nodes import Nodes
@@ -57,27 +58,25 @@ CODE = [Path(__file__).parents[1] / name for name in ("fm", "tasks")]  # what ru
 _keeper = ThreadPoolExecutor(1, "ray")
 
 
-def _unheard(dashboard: str) -> None:
-    """Who asks for no dashboard."""
-
-
 @contextmanager
-def session(place: Place, joined: Callable[[str], None] = _unheard, asked_by: str = "") -> Iterator[None]:
+def session(place: Place, joined: Callable[[str], None] | None = None, asked_by: str = "") -> Iterator[None]:
     """Ray for the length of a block: started when first needed; leaving the block, even by a signal, ends its work.
 
     `joined` hears, in this thread, the address of Ray's dashboard, if it has one; that shows `asked_by`, an address.
     """
     global _place, _joined, _asked_by
     _place, _joined, _asked_by = place, joined, asked_by
+    _door.open = True
     try:
         yield
     finally:
         disconnect()
 
 
+_door = Door()
 _place = Place()
 _resident: set[tuple[str, str, int]] = set()  # machine, host and process of workers that keep memory of a GPU
-_joined: Callable[[str], None] = _unheard
+_joined: Callable[[str], None] | None = None
 _asked_by = ""
 
 
@@ -100,6 +99,7 @@ def address() -> str:
 def disconnect() -> None:
     """Ends this process's work on Ray, and the Ray that it started."""
     _resident.clear()  # a job's workers end with it
+    _door.close()
     if "ray" in sys.modules and _ray().is_initialized():
         _ray().shutdown()
 
@@ -109,11 +109,12 @@ def _connect() -> Any:
 
     Raises: UserError if the cluster does not answer.
     """
+    _door.check()
     started = _keeper.submit(_start)
     while wait([started], 0.5).not_done:
         continue  # short waits: a single long one would not hear a signal
     ray, dashboard = started.result()
-    if dashboard:
+    if dashboard and _joined:
         _joined(dashboard)
     return ray
 
@@ -130,8 +131,7 @@ def _start() -> tuple[Any, str]:
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "error"}
     if address == "local":
         options |= {"num_cpus": max(os.cpu_count() or 1, _place.workers), "include_dashboard": False}
-    variables = _place.variables()
-    environment: dict[str, Any] = {"env_vars": variables} if variables else {}
+    environment: dict[str, Any] = {"env_vars": variables} if (variables := _place.variables()) else {}
     if _place.address not in ("", "local"):  # its machines need the packages that this project depends on, no more
         environment |= {"py_modules": [str(path) for path in CODE], "excludes": ["__pycache__"]}
     options["runtime_env"] = environment
@@ -190,39 +190,41 @@ def ray_map(
 
     for place in itertools.count():
         while place not in ended:
-            free = 2 * nodes.slots - len(under_way) if len(ended) < 8 * nodes.slots else 0
-            for number, item in itertools.islice(waiting, free):
-                submit(Try(number, item))
-            if not under_way:
-                return
-            begun = Counter(this.node for this in under_way.values() if this.word)
-            for stream, this in [*under_way.items()]:
-                if not this.word and begun[this.node] >= nodes.room.get(this.node, 1):
-                    under_way[stream] = replace(this, since=time.monotonic())  # it waits for those
-                elif this.hangs(longest_s) and not this.told:
-                    hung = _end(ray, stream, this)
-                    under_way[stream] = replace(this, told=hung, since=this.since if hung else time.monotonic())
-                elif this.hangs(longest_s + ENDING_S):  # nothing is heard of its end, nor of it
-                    ray.cancel(stream, force=True)
-            for stream in _speaking(ray, under_way):
-                this = under_way.pop(stream)
-                said, failed = heard(ray, stream, this, longest_s)
-                if isinstance(said, Word):
-                    if stays:
-                        _resident.add((this.node, said.host, said.process))
-                    under_way[stream] = replace(this, word=said, since=this.since if this.word else time.monotonic())
-                    for line in said.lines:
-                        tell(f"{this.name}: {line}" if this.name else line)
-                    continue
-                nodes.ended(this.node, bool(failed))
-                if said is None:
-                    lost(this.item, failed)
-                    submit(this)
-                elif failed and len(this.failed_on) < (min(retries, 1) if this.hangs(longest_s) else retries):
-                    lost(this.item, failed)
-                    submit(replace(this, failed_on=(*this.failed_on, this.node)))
-                else:
-                    ended[this.place] = said
+            with _door.asking():
+                free = 2 * nodes.slots - len(under_way) if len(ended) < 8 * nodes.slots else 0
+                for number, item in itertools.islice(waiting, free):
+                    submit(Try(number, item))
+                if not under_way:
+                    return
+                begun = Counter(this.node for this in under_way.values() if this.word)
+                for stream, this in [*under_way.items()]:
+                    if not this.word and begun[this.node] >= nodes.room.get(this.node, 1):
+                        under_way[stream] = replace(this, since=time.monotonic())  # it waits for those
+                    elif this.hangs(longest_s) and not this.told:
+                        hung = _end(ray, stream, this)
+                        under_way[stream] = replace(this, told=hung, since=this.since if hung else time.monotonic())
+                    elif this.hangs(longest_s + ENDING_S):  # nothing is heard of its end, nor of it
+                        ray.cancel(stream, force=True)
+                for stream in _speaking(ray, under_way):
+                    this = under_way.pop(stream)
+                    said, failed = heard(ray, stream, this, longest_s)
+                    if isinstance(said, Word):
+                        if stays:
+                            _resident.add((this.node, said.host, said.process))
+                        since = this.since if this.word else time.monotonic()
+                        under_way[stream] = replace(this, word=said, since=since)
+                        for line in said.lines:
+                            tell(f"{this.name}: {line}" if this.name else line)
+                        continue
+                    nodes.ended(this.node, bool(failed))
+                    if said is None:
+                        lost(this.item, failed)
+                        submit(this)
+                    elif failed and len(this.failed_on) < (min(retries, 1) if this.hangs(longest_s) else retries):
+                        lost(this.item, failed)
+                        submit(replace(this, failed_on=(*this.failed_on, this.node)))
+                    else:
+                        ended[this.place] = said
         yield ended.pop(place)
 
 

@@ -204,7 +204,7 @@ def _strips(found: list[Trained]) -> dict[str, Tensor]:
 def options(plan: Plan, given: Pictures, every: Collection[str], **more: Any) -> list[str]:
     """The options of the command that repeats a comparison; `every`: the methods that it takes by itself."""
     asked = {"dataset": plan.dataset.key, "seeds": plan.seeds, "source": str(given.data), "changes": plan.changes}
-    asked |= {"methods": [m.key for m in plan.methods] if len(plan.methods) < len(every) else []}
+    asked |= {"methods": plan.some(every)}
     return failing.compared(asked | {"allow_different_data": bool(given.marked)} | more)
 
 

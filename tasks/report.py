@@ -126,9 +126,7 @@ def next_commands(run: str, recipe: Recipe) -> list[tuple[str, str]]:
     """The commands worth trying next."""
     fm = ".venv/bin/fm" if Path(".venv/bin/fm").exists() else "fm"
     run, grid = (run, "grid.png") if is_address(run) else (os.path.relpath(run), f"{os.path.relpath(run)}/grid.png")
-    preset = (
-        recipe.name if recipe.name in presets.names() else run
-    )  # of a comparison's or reflow's no preset has the name
+    preset = recipe.name if recipe.name in presets.names() else run  # comparisons name theirs as no preset is named
     another = f"{fm} pipeline YOUR_PICTURES runs/ANOTHER --preset {preset}"
     return [
         (f"{fm} sample {run} --n 64 --out {grid}", "draw more pictures"),

@@ -55,8 +55,7 @@ def write_page(
         shown["pictures"] = drawn(pictures), words
     lines = table(trained)
     told = {"data_set": plan.dataset.key, "scale": plan.scale, "seeds": plan.seeds, "about": _what(plan, trained)}
-    some = [one.key for one in plan.methods] if len(plan.methods) < len(METHODS) else []
-    told |= {"methods": some, "changes": list(plan.changes), "table": lines, "note": NOTE, "claims": []}
+    told |= {"methods": plan.some(METHODS), "changes": list(plan.changes), "table": lines, "note": NOTE, "claims": []}
     document = _page(plan, trained, lines, shown, links, commands, marked)
     return page.written(out, document, shown, {"table.csv": rows_csv(trained), "claims.json": told})
 
@@ -69,10 +68,10 @@ def curves(trained: Sequence[Trained]) -> bytes:
     base, *others = figures(trained).items()
     solved = [of for of in others if of[0].key == base[0].key]
     panels = {f"{base[0].title} solved in other ways": solved, "Trained in other ways": others[len(solved) :]}
-    drawn = {title: lines for title, lines in panels.items() if lines} or {base[0].title: []}
-    drawing = Figure((6.5 * len(drawn), 4.5), layout="constrained")
-    for place, (title, lines) in enumerate(drawn.items(), 1):
-        axes = drawing.add_subplot(1, len(drawn), place, sharey=drawing.axes[0] if place > 1 else None)
+    panels = {title: lines for title, lines in panels.items() if lines} or {base[0].title: []}
+    drawing = Figure((6.5 * len(panels), 4.5), layout="constrained")
+    for place, (title, lines) in enumerate(panels.items(), 1):
+        axes = drawing.add_subplot(1, len(panels), place, sharey=drawing.axes[0] if place > 1 else None)
         for i, (line, found) in enumerate([base, *lines]):
             points = [(n, found[str(n)].value) for n in BUDGETS if found[str(n)].value is not None]
             style = "--" if line.solver == "jump" else "-"

@@ -71,6 +71,8 @@ def against_all(
 ) -> list[Finding]:
     """FM w/ OT against each baseline in its better form by `value`, seed by seed; see `against` and `better`."""
     ours = better(trained, OT, value, pictures)
+    if ours.lacks:
+        return [Finding(None, ours.lacks)]
     return [against(ours, better(trained, name, value, pictures), judge, limit) for name in BASELINES]
 
 

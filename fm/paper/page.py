@@ -15,7 +15,7 @@ from fm.errors import several
 from fm.paper.claim import NOT_MEASURED, NOT_SHOWN, ONE_SEED, SHOWN, Claim
 from fm.paper.claims import claims
 from fm.paper.figures import Shown, drawn, trajectory_figure
-from fm.paper.methods import TABLE_1
+from fm.paper.methods import METHODS, TABLE_1
 from fm.paper.plan import Plan
 from fm.paper.reading import rows_of, sampled
 from fm.paper.settings import SPLITS, settings_table
@@ -58,7 +58,7 @@ def write_page(
         shown[TRAJECTORIES] = trajectory_figure(strips, times), caption
     told: dict[str, Any] = {"data_set": plan.dataset.key, "scale": plan.scale, "table": table(plan, trained, marked)}
     told |= {"about": _what(plan, trained), "seeds": plan.seeds, "note": table_note(plan, trained, marked)}
-    told |= {"changes": list(plan.changes), "cautions": _cautions(plan, trained, marked)}
+    told |= {"methods": plan.some(METHODS), "changes": list(plan.changes), "cautions": _cautions(plan, trained, marked)}
     told |= {"claims": [asdict(claim) for claim in found]}
     beside: page.Beside = {
         "table.csv": rows_csv(trained),

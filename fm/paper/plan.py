@@ -58,6 +58,10 @@ class Plan:
     def name(self) -> str:
         return f"{self.dataset.key}-{self.scale}"
 
+    def some(self, every: Collection[str]) -> list[str]:
+        """The keys of its methods as they are asked for; none where they are all that there are."""
+        return [method.key for method in self.methods] if len(self.methods) < len(every) else []
+
     @property
     def recipe(self) -> Recipe:
         """What all members share, with the path and objective of the first."""

@@ -232,6 +232,9 @@ def services(port_base: int | None, address: str = "") -> Iterator[None]:
             os.environ.setdefault(f"PREFECT_LOGGING_FORMATTERS_STANDARD_{kind}_FMT", line)
         try:
             yield
+        except (KeyboardInterrupt, SystemExit):  # a signal, of which Prefect says that something crashed
+            typer.echo("stopped: what is done is kept, and the same command goes on", err=True)
+            raise
         finally:
             importlib.import_module("tasks.watching").flush()
 

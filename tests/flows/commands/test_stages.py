@@ -1,9 +1,14 @@
+import os
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from subprocess import CompletedProcess
+from types import SimpleNamespace
 
 import pytest
+
+from flows.commands import stages
 
 
 @pytest.mark.parametrize(
@@ -41,3 +46,16 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
     assert late.returncode == 2 and re.search("prepare has not left here .* start at the beginning", late.stderr)
     assert "did you mean 'train'" in command(*words, "--from", "trian", cwd=tmp_path).stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("left", [KeyboardInterrupt(), SystemExit(143)])
+def test_a_command_that_a_signal_ends_says_what_goes_on(
+    left: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Signals of real commands: tests/infra/test_local.py and the drills."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    up = SimpleNamespace(environment=dict)
+    monkeypatch.setattr(stages.local, "embedded", lambda *_: nullcontext(up))
+    with pytest.raises(type(left)), stages.services(None):
+        raise left
+    assert capsys.readouterr().err.endswith("stopped: what is done is kept, and the same command goes on\n")

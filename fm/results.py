@@ -13,6 +13,7 @@ from fm.lineage import digest
 
 Row = dict[str, Any]
 SIMILARITIES = ("precision", "recall")  # among the distances: better the higher
+SETTLED = 1 / 256  # half of a grey level: by so much two fine solutions may differ and count as converged
 UNIFORM_BITS = (
     8.0  # what uniform noise over 256 levels costs: no model of it can do better, any model of pictures should
 )
@@ -300,12 +301,34 @@ def notes_on(rows: Sequence[Row]) -> list[str]:
             "not converged: with twice the steps bits/dim moves by 0.001 or more (its images by 0.01 on average), "
             "as it does for few fixed steps"
         )
+    if adrift := [far for far in map(apart, _by_network(rows)) if far is not None and not far <= SETTLED]:
+        notes.append(
+            f"solver's error: the finest adaptive solution ends {number(max(adrift))} from those that count as"
+            " converged, which so have not, and no such figure of that network is an error"
+        )
     if failed := [row for row in rows if "failed" in row]:
         notes.append(f"{several(len(failed), 'cell')} failed, the first one so: {failed[0]['failed']}")
     if short := [row for row in rows if _rank_deficient(row)]:
         fewest, width = min(map(_fewest, short)), short[0]["features_dimensions"]
         notes.append(f"fd: {fewest} pictures do not span {width} dimensions; its bias is large, kid has none")
     return notes
+
+
+def apart(rows: Iterable[Row]) -> float | None:
+    """RMS a value between the solutions that errors of these rows of one network are measured against, and those of
+    the finest coarser tolerance: two solutions that differ by more than `SETTLED` show that the network is too stiff
+    for either. None where no adaptive solver was measured."""
+    known = [row for row in rows if row.get("solution_error") is not None and row.get("tolerance")]
+    coarser = [row for row in known if row["tolerance"] > row.get("solution_error_tolerance", 0.0)]
+    finest = min((row["tolerance"] for row in coarser), default=None)
+    return max((row["solution_error"] for row in coarser if row["tolerance"] == finest), default=None)
+
+
+def _by_network(rows: Iterable[Row]) -> list[list[Row]]:
+    found: dict[Any, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.get("weights"), []).append(row)
+    return [*found.values()]
 
 
 def _rank_deficient(row: Row) -> bool:

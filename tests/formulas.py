@@ -13,7 +13,7 @@ from typing import NamedTuple
 ROOM = Path(__file__).parent.parent / "fm"
 FILE = ROOM / "FORMULAS.md"
 
-# What the project reproduces of the paper: each of these must have a home.
+# What the project reproduces of the paper.
 LISTED = {
     "equation (1)": "flow of a velocity: d/dt x_t = v_t(x_t)",
     "equation (5)": "flow matching loss",
@@ -64,6 +64,19 @@ LISTED = {
     "Figure 10": "NFE along the training",
 }
 LAST = {"equation": 47, "Theorem": 3, "Table": 4, "Figure": 17}  # the paper has no more
+# What has none, and why.
+PROOF = "no code: a step of a proof or derivation; what follows from it stands at its neighbours"
+PICTURES = "no code of its own: pictures, of which `fm sample`, `fm superres` and `fm demo` draw the like"
+HOMELESS = {
+    "equation (2)": "no code: the flow begins where it is, phi_0(x) = x; solvers are given x_0",
+    "equation (3)": "no code: the push-forward of p_0, which samples of the flow follow",
+    "equation (4)": "no code: the change of variables of it; equation (27) computes densities",
+    "equation (7)": "no code: the marginal path ends at the data, for each conditional one does",
+    "equation (12)": "no code: the push-forward by the conditional flow, which is sampled by equation (11)",
+    "equation (26)": "no code: the continuity equation, from which equation (27) follows",
+    **{f"equation ({n})": PROOF for n in (24, 25, 29, 30, 35, 38, 39, 41)},
+    **{f"Figure {n}": PICTURES for n in (1, 8, 9, *range(11, 18))},
+}
 
 PAPERS = re.compile(r"\b([Ee]quations?|Theorems?|Tables?|Figures?) (\(?\d+\)?(?:(?:, | and )\(?\d+\)?)*)")
 NAME = r"[A-ZÀ-Ž][\w-]+"
@@ -120,14 +133,18 @@ def _cited(text: str) -> Iterator[str]:
 
 
 def wrong() -> list[str]:
-    """Listed formulas without a home, and citations of what the paper does not have."""
+    """Formulas of the paper that have no home and no reason why, or both; and citations of what it does not have."""
     cited = {(formula, home.place) for home in homes() for formula in home.paper}
-    unknown = [f"{f} does not exist: {place}" for f, place in sorted(cited) if not 0 < _number(f) <= LAST[f.split()[0]]]
-    return [f"{f} has no home" for f in LISTED if f not in {formula for formula, _ in cited}] + unknown
+    there, every = {formula for formula, _ in cited}, all_of_the_paper()
+    lost = [f"{f} has no home" for f in every if f not in there and f not in HOMELESS]
+    both = [f"{f} has a home after all" for f in every if f in there and f in HOMELESS]
+    return lost + both + [f"{f} does not exist: {place}" for f, place in sorted(cited) if f not in every]
 
 
-def _number(formula: str) -> int:
-    return int(re.sub(r"\D", "", formula))
+def all_of_the_paper() -> list[str]:
+    """Every equation, theorem, table and figure, in this order."""
+    counted = ((kind, n) for kind, last in LAST.items() for n in range(1, last + 1))
+    return [f"{kind} ({n})" if kind == "equation" else f"{kind} {n}" for kind, n in counted]
 
 
 def text() -> str:
@@ -142,11 +159,10 @@ def text() -> str:
         "| --- | --- | --- |",
     ]
     found = homes()
-    formulas = {f for home in found for f in home.paper}
-    for formula in sorted(formulas, key=lambda f: (list(LAST).index(f.split()[0]), _number(f))):
-        places = [home for home in found if formula in home.paper]
-        what = LISTED.get(formula, places[0].what)
-        lines.append(f"| {formula} | {what} | {'<br>'.join(_link(home) for home in places)} |")
+    for formula in all_of_the_paper():
+        what = HOMELESS.get(formula) or LISTED[formula]
+        where = "<br>".join(_link(home) for home in found if formula in home.paper)
+        lines.append(f"| {formula} | {what} | {where or 'none'} |")
     lines += ["", "## Other sources", "", "| source | where | what |", "| --- | --- | --- |"]
     for source in sorted({source for home in found for source in home.others}):
         for home in found:

@@ -70,10 +70,12 @@ def test_every_formula_has_a_home_and_every_home_is_listed() -> None:
 
 
 def test_a_citation_of_what_does_not_exist_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    home = formulas.Home("x.py::f", 1, "", {"equation (48)", "Theorem 3"}, set())
+    home = formulas.Home("x.py::f", 1, "", {"equation (1)", "equation (4)", "Theorem 1"}, set())
     monkeypatch.setattr(formulas, "homes", lambda: [home])
-    monkeypatch.setattr(formulas, "LISTED", {"Theorem 3": "", "equation (9)": ""})
-    assert formulas.wrong() == ["equation (9) has no home", "equation (48) does not exist: x.py::f"]
+    monkeypatch.setattr(formulas, "LAST", {"equation": 3, "Theorem": 1})
+    monkeypatch.setattr(formulas, "HOMELESS", {"equation (1)": "why", "equation (2)": "why"})
+    wrong = ["equation (3) has no home", "equation (1) has a home after all", "equation (4) does not exist: x.py::f"]
+    assert formulas.wrong() == wrong
     text = "By equations (9), (14) and (23), equation (2), Tables 1 and 4 and table 5 (Karras et al. 2022, eq. 5)."
     assert set(formulas._cited(text)) == {*(f"equation ({n})" for n in (2, 9, 14, 23)), "Table 1", "Table 4"}
     assert formulas.OTHERS.findall(text) == ["Karras et al. 2022, eq. 5"]

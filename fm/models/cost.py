@@ -10,7 +10,7 @@ from torch.func import functional_call
 PEAK_FLOPS = {"A100": 312e12, "H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "L40S": 362e12}
 H100_FLOPS = PEAK_FLOPS["H100"]
 UTILISATION = 0.2  # of them, by a training in bf16: measured (tests/benchmarks/README.md, "On a GPU")
-SLOWER = {"tf32": 1.4, "fp32": 5.4}  # than in bf16, by precision: measured on the same card
+SLOWER = {"tf32": 1.4, "fp32": 5.4}  # than in bf16, by precision, the least first: measured on the same card
 STATED = f"{UTILISATION:.0%} of {H100_FLOPS / 1e12:.0f} TFLOP/s (bf16)".replace("%", " %")
 
 

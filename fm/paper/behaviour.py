@@ -1,7 +1,7 @@
 """Claims on how training and sampling go: the spread of gradients and losses, and the ways of samples."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from statistics import fmean, pstdev
 
@@ -22,7 +22,7 @@ from fm.paper.claim import (
     unlike,
 )
 from fm.paper.methods import DIFFUSION, OT
-from fm.paper.reading import Value, better
+from fm.paper.reading import OfSolutions, Value, better
 from fm.paper.trained import Trained
 from fm.paths import OTPath, Path, VEPath, VPPath
 from fm.results import Row
@@ -179,9 +179,9 @@ def _way(
     return decided(key, title, says, test, found, WHOLE)
 
 
-def way(name: str) -> Callable[[Trained], float | None]:
+def way(name: str) -> Value:
     """The mean of `way_<name>` over samples: the same in all rows that have it, being of converged solutions."""
-    return lambda one: _row(one, name).get(f"way_{name}")
+    return OfSolutions(lambda one: _row(one, name).get(f"way_{name}"))
 
 
 def _row(one: Trained, name: str) -> Row:

@@ -27,7 +27,21 @@ from fm.paper.claim import (
 )
 from fm.paper.methods import DIFFUSION, OT
 from fm.paper.plan import SWEEP
-from fm.paper.reading import BASELINES, Form, Value, better, distance_name, forms, nfe, rows_of, sampled, swept, values
+from fm.paper.reading import (
+    BASELINES,
+    Form,
+    OfSolutions,
+    Value,
+    adrift,
+    better,
+    distance_name,
+    forms,
+    nfe,
+    rows_of,
+    sampled,
+    swept,
+    values,
+)
 from fm.paper.trained import Trained
 from fm.progress import GRID
 from fm.results import number
@@ -63,7 +77,7 @@ def _fewer(ours: Form, other: Form) -> Finding:
 
 def equal_error(trained: Sequence[Trained]) -> Claim:
     """Figure 7, left: numerical error against NFE."""
-    sides = [better(trained, name, _any_error) for name in (OT, DIFFUSION)]
+    sides = [better(trained, name, OfSolutions(_any_error)) for name in (OT, DIFFUSION)]
     lacks = lacking(*sides)
     found = (
         [Finding(None, lacks)]
@@ -89,8 +103,10 @@ def _any_error(one: Trained) -> float | None:
 
 def errors(one: Trained, solver: str, group: int | None = None) -> list[tuple[float, float]]:
     """(NFE, numerical error) of a solver by budget, without those that more evaluations do not make smaller; of all
-    samples, or without one group of them."""
+    samples, or without one group of them; none where the solutions that errors are measured against are adrift."""
     points: list[tuple[float, float]] = []
+    if adrift(one):
+        return points
     for cell in swept(one, solver):
         rows = [row for row in rows_of(one, cell) if row.get(ERROR)]
         found = [row[ERROR] if group is None else row[f"{ERROR}_without"][group] for row in rows]
@@ -119,6 +135,8 @@ def _logs(ours: Trained, other: Trained, solver: str) -> list[float] | str:
     rows = [
         [row for cell in swept(one, solver) for row in rows_of(one, cell) if row.get(ERROR)] for one in (ours, other)
     ]
+    if lost := adrift(ours) or adrift(other):
+        return lost
     if not all(row.get(f"{ERROR}_without") for side in rows for row in side):
         return f"its rows lack {ERROR}_without, of which its interval is"
     if all(rows) and unlike(rows[0][0], rows[1][0]):
@@ -145,7 +163,9 @@ def _decides(found: dict[str, Ratio], seed: int) -> Finding:
 
 
 def _told(found: dict[str, Ratio]) -> str:
-    """`euler 0.62 (0.60 to 0.64)` and so on."""
+    """`euler 0.62 (0.60 to 0.64)` and so on; why there is none once, if it is the same for all."""
+    if len(same := {*found.values()}) == 1 and isinstance(why := same.pop(), str):
+        return why
     return ", ".join(
         f"{name} {ratio if isinstance(ratio, str) else f'{ratio[0]:.2f} ({ratio[1]:.2f} to {ratio[2]:.2f})'}"
         for name, ratio in found.items()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 NAMES = (*dict.fromkeys(method.name for method in reversed(METHODS.values()) if method.published), "FM w/ VE")
 DOTS = "dot: a training seed, bar: their mean"
 CROSS = "; cross: published"
-FACTOR = 4  # of the gradient norm, that is half of a band of its figure
+GAP = 0.25  # between the bands of the gradient norms, in powers of ten
 WAYS = {
     "appears": "t from which the image shows",
     "bend": "bend (0: straight, even speed)",
@@ -32,7 +32,7 @@ WAYS = {
     "backtracking": "turning back (by distance)",
 }
 WAYS_OF = {"appears": ("appears",), "straight": ("bend", "detour"), "backtracking": ("backtracking",)}  # by claim
-WAYS_CAPTION = "of converged solutions; bars are 95 % intervals over samples, of each training by itself"
+WAYS_CAPTION = "of solutions that have converged; bars are 95 % intervals over samples, of each training by itself"
 Points = Callable[[Trained], Sequence[tuple[float, float]]]
 Shown = dict[str, tuple[bytes, str]]  # the claim's key -> PNG, caption
 
@@ -56,7 +56,7 @@ def drawn(plan: Plan, trained: Sequence[Trained]) -> Shown:
         ),
         "error": (
             lambda: swept_curves(trained, errors, "RMS error against the\nconverged solution"),
-            "a line for each seed; points that more evaluations do not improve are left out",
+            "a line for each seed whose solutions have converged, without points that more evaluations do not improve",
         ),
         "low-nfe": (
             lambda: swept_curves(trained, lambda one, solver: _distances(one, solver, name), name),
@@ -214,26 +214,45 @@ def stability(trained: Sequence[Trained]) -> bytes | None:
         return None
     methods = _methods(having)
     figure, (left, right) = _figure(2, (11.4, 4.8))
+    lines = _bands(having, methods)
     for one in having:
-        band = [
-            (seen, methods.index(one.method) - math.log(norm, FACTOR) / 2) for seen, norm in _norms(one) if norm > 0
-        ]
+        band = [(seen, lines[one.method] - norm) for seen, norm in _norms(one)]
         _by_images(left, band, alpha=0.6, **look(one.method) | {"marker": "", "linestyle": "-"})
         spreads = [(0.05 + tenth / 10, s) for tenth, s in enumerate(by_tenth(one)) if s is not None]
         right.plot(*_columns(spreads), linewidth=1.2, markersize=4.5, **look(one.method))
-    _down(left, methods)
-    left.set_title(f"gradient norm by its mean; from line to line a factor of {FACTOR**2}", fontsize=10)
-    right.set(xlabel="t (noise 0, data 1)", ylim=(0, None))
-    right.set_title("spread of the loss in each tenth of t, from report to report, by mean", fontsize=10)
+    left.set_yticks([*lines.values()], [method.title for method in methods])
+    left.invert_yaxis()
+    left.grid(axis="y", visible=False)
+    left.annotate(
+        "",
+        (1.02, 0),
+        (1.02, 1),
+        xycoords=left.get_yaxis_transform(),
+        arrowprops={"arrowstyle": "|-|,widthA=0.3,widthB=0.3"},
+    )
+    left.text(1.03, 0.5, "x 10", transform=left.get_yaxis_transform(), va="center", fontsize=9)
+    left.set_title("gradient norm by its mean, on a logarithmic scale", fontsize=10)
+    right.set(xlabel="t (noise 0, data 1), in tenths", ylim=(0, None))
+    right.set_title("spread of the loss from report to report, by its mean", fontsize=10)
     _legend(figure, methods)
     return png_of(figure)
 
 
 def _norms(one: Trained) -> list[tuple[float, float]]:
-    """The gradient norm of each report by the mean of the last three quarters."""
-    late = [record["grad_norm"] for record in settled(one) if record.get("grad_norm") is not None]
-    known = [record for record in one.records if record.get("grad_norm") is not None]
-    return [(record["images_seen"], record["grad_norm"] / fmean(late)) for record in known] if late else []
+    """The logarithm of the gradient norm of each report by the mean of the last three quarters, to base 10."""
+    late = [record["grad_norm"] for record in settled(one) if record.get("grad_norm")]
+    known = [record for record in one.records if record.get("grad_norm")]
+    return [(record["images_seen"], math.log10(record["grad_norm"] / fmean(late))) for record in known] if late else []
+
+
+def _bands(trained: Sequence[Trained], methods: Sequence[Method]) -> dict[Method, float]:
+    """Where the line of each method's mean lies, downwards, so that no band reaches into another."""
+    found, below = dict[Method, float](), -GAP
+    for method in methods:
+        norms = [norm for one in trained if one.method == method for _, norm in _norms(one)]
+        found[method] = below + GAP + max(0.0, *norms)
+        below = found[method] - min(0.0, *norms)
+    return found
 
 
 def ways(trained: Sequence[Trained], names: Sequence[str]) -> bytes | None:

@@ -88,8 +88,8 @@ TABLE_1 = {
     },
     "imagenet128": {OT: Figures(2.90, 20.9, None)},
 }
-"""By data set and method. FID there is TensorFlow-GAN's (guided-diffusion's at 128 px), of the training set. Two
-figures of ImageNet 32 differ from Table 4's at K = 15: Score Matching 3.57 and FM w/ Diffusion 3.56 there."""
+"""Table 1 by data set and method. FID there is TensorFlow-GAN's (guided-diffusion's at 128 px), of the training set.
+Two figures of ImageNet 32 differ from Table 4's at K = 15: Score Matching 3.57 and FM w/ Diffusion 3.56 there."""
 
 K = {"cifar10": 50, "imagenet32": 15, "imagenet64": 10}  # dequantisation draws of Table 1's bits/dim
 NLL_K1 = {

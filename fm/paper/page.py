@@ -1,6 +1,7 @@
 """OUT/report.html of the paper's comparison: verdicts, the table, each claim with its figure, settings, commands.
 
-Beside it in OUT/report the figures as PNG, all rows and the table as CSV, and the claims as JSON.
+Beside it in OUT/report the figures as PNG; all rows, the table and what was reported along the trainings as CSV; and
+the claims as JSON.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from fm.paper.methods import METHODS, TABLE_1
 from fm.paper.plan import Plan
 from fm.paper.reading import rows_of, sampled
 from fm.paper.settings import SPLITS, settings_table
-from fm.paper.table import BESIDE, csv_of, rows_csv, table, table_note
+from fm.paper.table import BESIDE, csv_of, reports_csv, rows_csv, solving_csv, table, table_note
 from fm.paper.trained import Trained
 from fm.report import page
 from fm.results import notes_on
@@ -32,8 +33,10 @@ SMALL = (
     " already show at this size; it does not repeat the paper's experiments, and a claim that does not show here may"
     " still hold at the paper's scale."
 )
-
-
+IDENTIFIED = (
+    "That these are the published data rests on their counts, classes and resizing: their bytes were not compared with"
+    " a published digest."
+)
 UNPUBLISHED = "The paper has no such data set: this is no recipe of its, and no figure of it is published."
 
 
@@ -59,10 +62,15 @@ def write_page(
     told: dict[str, Any] = {"data_set": plan.dataset.key, "scale": plan.scale, "table": table(plan, trained, marked)}
     told |= {"about": _what(plan, trained), "seeds": plan.seeds, "note": table_note(plan, trained, marked)}
     told |= {"methods": plan.some(METHODS), "changes": list(plan.changes), "cautions": _cautions(plan, trained, marked)}
-    told |= {"claims": [asdict(claim) for claim in found]}
+    told |= {
+        "claims": [asdict(claim) for claim in found],
+        "captions": {key: words for key, (_, words) in shown.items()},
+    }
     beside: page.Beside = {
         "table.csv": rows_csv(trained),
         "methods.csv": csv_of(plan, trained, marked),
+        "training.csv": reports_csv(trained),
+        "solving.csv": solving_csv(trained),
         "claims.json": told,
     }
     return page.written(out, _page(plan, trained, found, shown, links, commands, marked), shown, beside)
@@ -138,6 +146,7 @@ def _cautions(plan: Plan, trained: Sequence[Trained], marked: str) -> list[str]:
     """What has to be known before any figure is read."""
     found = [SMALL] * (plan.scale == "mini") + [UNPUBLISHED] * (plan.dataset.key not in TABLE_1)
     found += [f"These are NOT the published data: the data set {marked}."] * bool(marked)
+    found += [IDENTIFIED] * bool(plan.dataset.counts and not marked)
     single = len({one.seed for one in trained}) == 1
     found += [f"There is one training seed, and {ONE_SEED}: another one may decide a claim otherwise."] * single
     found += [

@@ -11,11 +11,30 @@ from fm.comparing import Cell, Run, run_of
 from fm.paper.methods import METHODS, OT, Method
 from fm.paper.trained import Trained
 from fm.report.comparison_figures import evaluations
-from fm.results import SIMILARITIES, Row, distances
+from fm.results import SETTLED, SIMILARITIES, Row, apart, distances, number
 
 BASELINES = tuple(dict.fromkeys(m.name for m in METHODS.values() if m.published and m.name != OT))
 BLANK = 0.5  # share of the values of samples outside of a picture's from which on they are no images
 Value = Callable[[Trained], float | None]
+
+
+@dataclass(frozen=True)
+class OfSolutions:
+    """A value of converged solutions; none where they have not converged."""
+
+    value: Value
+
+    def __call__(self, one: Trained) -> float | None:
+        return None if adrift(one) else self.value(one)
+
+
+def adrift(one: Trained) -> str:
+    """Why what counts as converged solutions of a network is none; empty if another fine solution agrees with them."""
+    far = apart(one.rows)
+    if far is None:
+        return "no adaptive solver shows that its solutions have converged"
+    words = f"its solutions have not converged: those of two fine tolerances lie {number(far)} apart"
+    return "" if far <= SETTLED else words
 
 
 @dataclass(frozen=True)
@@ -72,8 +91,14 @@ def _lacks(form: Form, value: Value) -> str:
     if not form.trained:
         return f"{form.title} was not trained"
     bare = [one for one in form.trained.values() if value(one) is None]
-    why = "has not converged" if value is bits and any(map(scored, bare)) else "has no value"
-    return "; ".join(f"{form.title}, seed {one.seed}: {one.failed or why}" for one in bare)
+    return "; ".join(f"{form.title}, seed {one.seed}: {one.failed or _why(one, value)}" for one in bare)
+
+
+def _why(one: Trained, value: Value) -> str:
+    """Why a training has no such value, though nothing of it failed."""
+    if value is bits and scored(one):
+        return "has not converged"
+    return (adrift(one) if isinstance(value, OfSolutions) else "") or "has no value"
 
 
 def _blank(form: Form) -> str:

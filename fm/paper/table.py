@@ -1,4 +1,4 @@
-"""The paper's table: what each method got here beside what was published of it, and the difference where there is one.
+"""The paper's Table 1: what each method got here beside what was published of it, and the difference if there is one.
 
 A figure of another kind (another distance, another K or probe, other data, another scale) is never subtracted.
 """
@@ -37,6 +37,7 @@ NOTHING = Figures(None, None, None)
 NOT_COMPARABLE = "not comparable: "
 FID_SAMPLES = 50_000
 BESIDE = ("published ", "difference in ")  # how the columns that are not of our own figures begin
+REPORTED = ("images_seen", "loss", "grad_norm", *(f"loss_t{tenth}" for tenth in range(10)))
 Line = dict[str, Any]
 
 
@@ -231,18 +232,35 @@ def table_note(plan: Plan, trained: Sequence[Trained], marked: str = "") -> str:
 
 def csv_of(plan: Plan, trained: Sequence[Trained], marked: str = "") -> str:
     """The table's lines in full precision."""
-    found = lines(plan, trained, marked)
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(dict.fromkeys(key for line in found for key in line)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(found)
-    return out.getvalue()
+    return _csv(lines(plan, trained, marked))
 
 
 def rows_csv(trained: Sequence[Trained]) -> str:
     """Every row that was measured with its method and training seed, in full precision."""
     rows: list[Row] = []
     for one in trained:
-        own = {"member": one.method.title, "training_seed": one.seed}
-        rows += [own | {"kept": kept} | row for kept, some in (("end", one.rows), ("along", one.along)) for row in some]
+        sorts = (("end", one.rows), ("along", one.along))
+        rows += [_member(one) | {"kept": kept} | row for kept, some in sorts for row in some]
     return csv_table(rows)
+
+
+def reports_csv(trained: Sequence[Trained]) -> str:
+    """What the claim on stable training rests on: the gradient norm and losses of every report, in full precision."""
+    return _csv([_member(one) | {k: v for k, v in r.items() if k in REPORTED} for one in trained for r in one.records])
+
+
+def solving_csv(trained: Sequence[Trained]) -> str:
+    """What drawing a grid took at each checkpoint."""
+    return _csv([_member(one) | {k: v for k, v in r.items() if k != "time"} for one in trained for r in one.solving])
+
+
+def _member(one: Trained) -> Line:
+    return {"member": one.method.title, "training_seed": one.seed}
+
+
+def _csv(found: Sequence[Line]) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(dict.fromkeys(key for line in found for key in line)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
+    return out.getvalue()

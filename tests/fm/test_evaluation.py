@@ -17,6 +17,7 @@ from fm.noise import draws
 from fm.objectives import FlowMatching
 from fm.paths import OTPath
 from fm.reference import Reference, measure_reference
+from fm.results import SETTLED, apart, notes_on
 
 FD = "fd_random_conv"
 GRID = [{"solver": "euler", "nfe": 2}, {"solver": "dopri5", "tolerance": 1e-3, "samples": 20}]
@@ -354,6 +355,27 @@ def test_a_solvers_error_is_the_distance_to_the_converged_solution(features, ref
         assert row["solution_error_images"] == 20 and row["solution_error_stderr"] > 0
         errors[nfe] = row["solution_error"]
     assert errors[16] / errors[64] == pytest.approx(4, rel=0.3)
+
+
+class Chaotic(nn.Module):
+    """Neighbouring values drive each other: what is almost the same at first is not for long."""
+
+    def __init__(self):
+        super().__init__()
+        self.rate = nn.Parameter(torch.tensor(5.0))
+
+    def forward(self, x, t, y=None):
+        return self.rate * torch.sin(6 * x.roll(1, -1))
+
+
+def test_solutions_of_a_network_too_stiff_to_solve_are_said_to_have_not_converged(features, reference):
+    """No closed form is needed: solutions at 1e-6 and 1e-5 differ, whichever is nearer to the truth."""
+    for model, settled in ((Scaling(), True), (Chaotic(), False)):
+        net = Flow(model, FlowMatching(OTPath()), (3, 8, 8), None, {"weights": "w"})
+        cell = Cell(solver="dopri5", tolerance=1e-5, samples=8, batch=8, error_images=8, nll_images=0)
+        row = evaluate(net, cell, features, reference, converge(net, 0, 0, 8, reference.labels))
+        assert (apart([row]) <= SETTLED) is settled
+        assert any("which so have not" in note for note in notes_on([row])) is not settled
 
 
 def test_the_values_without_each_group_give_the_interval(features, reference):

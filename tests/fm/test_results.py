@@ -6,10 +6,12 @@ import pytest
 from fm.errors import DataError
 from fm.files import read_json, write_json
 from fm.results import (
+    apart,
     bits_text,
     csv_table,
     distances,
     in_order,
+    notes_on,
     pooled,
     read_row,
     read_rows,
@@ -145,6 +147,19 @@ def test_the_table_says_where_a_frechet_distance_is_of_a_singular_covariance() -
         == table_note([row | {"reference_images": 5000, "samples": 5000}])
         == ""
     )
+
+
+def test_solutions_that_the_finest_adaptive_row_does_not_meet_have_not_converged() -> None:
+    """A row at the tolerance of the solutions themselves would prove nothing, nor does one of fixed steps."""
+    known = {"solution_error_tolerance": 1e-6}
+    same = a_row("s", tolerance=1e-6, solution_error=0.0, weights="w", **known)
+    fine = a_row("f", tolerance=1e-5, solution_error=0.3, weights="w", **known)
+    coarse = a_row("c", tolerance=1e-3, solution_error=0.001, weights="w", **known)
+    euler = a_row("e", solution_error=0.001, weights="w", **known)
+    assert apart([same, fine, coarse, euler]) == 0.3 and apart([same, euler]) is None
+    (note,) = notes_on([fine, coarse, euler])
+    assert "ends 0.3 from those that count as converged, which so have not" in note
+    assert not notes_on([a_row("o", tolerance=1e-5, solution_error=0.003, weights="o", **known)])
 
 
 def test_similarities_come_last_and_are_better_the_higher() -> None:

@@ -24,7 +24,8 @@ def section(out: Path) -> list[str]:
     def figure(key: str) -> str:
         keys = [key, *["trajectories"] * (key == "appears")]
         there = [one for one in keys if (out / "report" / f"{one}.png").exists()]
-        return "\n\n".join(f"![{titles.get(one, titles[key])}]({out.name}/{one}.png)" for one in there)
+        shown = [(f"![{titles.get(one, titles[key])}]({out.name}/{one}.png)", found["captions"][one]) for one in there]
+        return "\n\n".join(part for parts in shown for part in parts)
 
     return kept(out, HERE, "fm paper --scale mini", figure)
 

@@ -11,7 +11,8 @@ def test_the_head_says_what_is_trained_for_how_long_and_of_which_size() -> None:
     network, flops, sampling = known.text().splitlines()
     assert network == "tiny: 16 x 16 pixels, 0.706 M parameters, batches of 64, 6,400 images seen, 1 worker"
     assert flops.startswith(
-        "the training by FLOP, not measured: 2.4e+12 FLOP, 0.0000033 H100-hours in bf16, 0.000018 in fp32 ("
+        "the training by FLOP, not measured: 2.4e+12 FLOP, 0.0000033 H100-hours in bf16, 0.0000047 in tf32, "
+        "0.000018 in fp32 ("
     )
     assert sampling.startswith("sampling, counted: ") and sampling.endswith(
         " beside the weights for 20 images drawn at once"
@@ -26,4 +27,5 @@ def test_the_head_says_what_is_trained_for_how_long_and_of_which_size() -> None:
 def test_hours_are_told_in_the_precision_that_trains() -> None:
     hour = 989e12 * 0.2 * 3600
     assert h100_words(79 * hour, "bf16") == "79 H100-hours in bf16"
-    assert h100_words(79 * hour, "fp32") == "79 H100-hours in bf16, 430 in fp32"
+    assert h100_words(79 * hour, "fp32") == "79 H100-hours in bf16, 110 in tf32, 430 in fp32"
+    assert h100_words(79 * hour, "tf32") == "79 H100-hours in bf16, 110 in tf32"

@@ -3,9 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from fm.models import MLP, UNet, blocks
-from fm.models.cost import Cost, cost, h100_hours
+from fm.models.cost import PEAK_FLOPS, Cost, cost, h100_hours
+from fm.recipe import Recipe
 
 
 def test_a_network_of_matrix_products_by_hand() -> None:
@@ -54,3 +56,25 @@ def test_weights_stay_where_they_are() -> None:
 def test_hours_of_a_card_are_flops_at_a_stated_utilisation() -> None:
     assert Cost(1, forward_flops=10).training_flops(images=4) == 120
     assert h100_hours(989e12 * 0.2 * 3600) == 1
+
+
+def test_a_training_step_takes_three_forward_passes() -> None:
+    """Backward twice as many products as forward, less those for the gradient of the images, which none needs."""
+    with torch.device("meta"):
+        net, x, t = UNet(32, 64, (1, 2), 2, (16,), 32), torch.empty(1, 3, 32, 32), torch.empty(())
+        with FlopCounterMode(display=False) as counter:
+            net(x, t).sum().backward()
+    assert counter.get_total_flops() / cost(net, 32).forward_flops == pytest.approx(3, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "gflops", "hours"),
+    [("cifar10", 56.1, 10.5), ("imagenet32", 73.1, 35.0), ("imagenet64", 219.3, 132.0), ("imagenet128", 798.1, 1148)],
+)
+def test_the_published_recipes_in_hours_at_45_percent_of_the_bf16_peak(name: str, gflops: float, hours: float) -> None:
+    recipe = Recipe.load(name)
+    with torch.device("meta"):
+        found = cost(recipe.build(recipe.data.shape, None)[0], recipe.data.size)
+    flops = found.training_flops(recipe.training.total_images)
+    assert found.forward_flops / 1e9 == pytest.approx(gflops, abs=0.05)
+    assert flops / (0.45 * PEAK_FLOPS["H100"]) / 3600 == pytest.approx(hours, rel=0.003)

@@ -39,7 +39,8 @@ def row(worse: float, seed: int, **values):
     one |= {"way_appears": 0.4 + worse / 10}
     for name in ("bend", "detour", "backtracking", "appears"):
         one |= {f"way_{name}_stderr": 0.002, f"way_{name}_without": without(one[f"way_{name}"], 0.0005, seed)}
-    return one | {"solution_error_images": 64, "nll_converged": None, "samples_outside": 0.1} | values
+    one |= {"solution_error_images": 64, "solution_error_tolerance": 1e-6}
+    return one | {"nll_converged": None, "samples_outside": 0.1} | values
 
 
 def distance(value: float, seed: int):
@@ -67,6 +68,7 @@ def rows_of(key: str, worse: float, seed: int):
             made.append(values | distance(400 + 40 * worse + 300 * (1 + worse) / nfe + seed, seed))
     nfe = 68 + 20 * worse + 2 * seed
     fine = {"solver": "dopri5", "nfe": math.ceil(nfe), "nfe_mean": nfe, "tolerance": 1e-5, "control": "joint"}
+    fine |= {"solution_error": 5e-4, "solution_error_without": [5e-4] * 10, "solution_error_stderr": 1e-5}
     made.append(fine | distance(400 + 40 * worse + seed, seed))
     coarse = fine | {"tolerance": 1e-4, "samples": 20, "nfe": 50, "nfe_mean": 50.0}
     made.append(coarse | distance(900.0, seed) | likelihood(worse, seed))

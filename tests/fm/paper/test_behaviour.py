@@ -49,6 +49,14 @@ def test_ways_that_differ_by_less_than_their_interval_are_not_shown(trained):
     assert behaviour.early(found).verdict == NOT_SHOWN and behaviour.straight(found).verdict == SHOWN
 
 
+@pytest.mark.parametrize("key", ["fm-ot", "fm-vp"])
+def test_ways_of_a_network_too_stiff_to_solve_are_not_measured(trained, key):
+    stiff = each_row(trained, key, lambda row: row | {"solution_error": 0.2} if row["tolerance"] else row)
+    for claim in (behaviour.early, behaviour.straight, behaviour.onward):
+        assert claim(trained).verdict == SHOWN and claim(stiff).verdict == NOT_MEASURED
+        assert "its solutions have not converged" in "".join(claim(stiff).evidence)
+
+
 def test_what_the_ways_of_two_methods_share_drops_out(trained):
     """Each way is unsure by far more than they differ, but by the same samples."""
     shared = lambda row: row | {"way_appears_without": [row["way_appears"] + w for w in without(0.0, 0.2)]}  # noqa: E731

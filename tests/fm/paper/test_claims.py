@@ -5,6 +5,7 @@ import pytest
 from fm.paper.claim import NOT_MEASURED, NOT_SHOWN, SHOWN
 from fm.paper.claims import CLAIMS, MORE_SEEDS, claims
 from fm.paper.plan import planned
+from tests.benchmarks.paper_mini import kept
 
 from .conftest import changed, each_row, swapped
 
@@ -109,3 +110,11 @@ def test_emoji_decide_no_claim_on_bits(trained):
 def test_the_paper_s_own_scale_is_not_sent_to_the_paper_s_scale(trained):
     other = swapped(trained, "fm-ot", "score-matching-raw")
     assert {claim.needs for claim in claims(planned("cifar10", "full"), other)} == {MORE_SEEDS}
+
+
+@pytest.mark.parametrize("section", kept.SECTIONS)
+def test_what_the_benchmarks_say_follows_from_the_tables_beside_it(section):
+    found, page = kept.recomputed(section), kept.told(section)["claims"]
+    assert [(c.key, c.verdict, [*c.evidence]) for c in found] == [(c["key"], c["verdict"], c["evidence"]) for c in page]
+    assert SHOWN in {claim.verdict for claim in found}
+    assert SHOWN not in {claim.verdict for claim in kept.recomputed(section, "FM w/ OT", "Score Matching (raw)")}

@@ -77,6 +77,17 @@ def test_errors_without_groups_have_no_interval_and_are_not_measured(trained):
     assert other.verdict == NOT_MEASURED and "of other noise or samples" in other.evidence[0]
 
 
+def test_errors_against_solutions_that_have_not_converged_are_none(trained):
+    stiff = each_row(trained, "ddpm", lambda row: row | {"solution_error": 0.2} if row["tolerance"] else row)
+    ddpm = next(one for one in stiff if one.method.key == "ddpm")
+    assert effort.errors(trained[0], "euler") and not effort.errors(ddpm, "euler")
+    claim = effort.equal_error(stiff)
+    assert claim.verdict == SHOWN  # it is of FM w/ Diffusion; DDPM stands beside it
+    assert any("DDPM: " in line and "two fine tolerances lie 0.2 apart" in line for line in claim.evidence)
+    stiff = each_row(trained, "fm-vp", lambda row: row | {"solution_error": 0.2} if row["tolerance"] else row)
+    assert effort.equal_error(stiff).verdict == NOT_MEASURED
+
+
 def test_flat_says_what_its_evaluations_are_of(trained):
     claim = effort.flat(trained)
     assert "a grid of 16 samples, one joint batch" in claim.test and "for the grid of 16 samples" in claim.evidence[0]

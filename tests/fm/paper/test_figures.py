@@ -1,4 +1,6 @@
 import io
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -61,6 +63,27 @@ def test_a_line_for_each_training_in_each_solver(trained, panels):
     figures.swept_curves(trained, figures.errors, "words")
     assert [axes.get_title() for axes in panels()] == ["euler", "midpoint", "rk4"]
     assert all(len(axes.lines) == len(trained) and axes.get_yscale() == "log" for axes in panels())
+
+
+def test_no_band_of_gradient_norms_reaches_into_another_or_out_of_the_picture(trained, panels):
+    """Whatever the norms do: one training's rise a thousandfold at first, another's fall."""
+
+    def early(record, rise):
+        return record | {"grad_norm": record["grad_norm"] * rise ** (record["images_seen"] < 9000)}
+
+    rises = (1e3 if i % 2 else 1e-3 for i in range(len(trained)))
+    wild = [
+        replace(one, records=tuple(early(record, rise) for record in one.records))
+        for one, rise in zip(trained, rises, strict=True)
+    ]
+    figures.stability(wild)
+    left, _ = panels()
+    spans: dict[str, list[float]] = {}
+    for one, line in zip(wild, left.lines, strict=False):
+        spans.setdefault(one.method.title, []).extend(line.get_ydata())
+    ends = sorted((min(ys), max(ys)) for ys in spans.values())
+    assert len(ends) == 7 and all(above[1] < below[0] for above, below in pairwise(ends))
+    assert min(left.get_ylim()) < ends[0][0] and ends[-1][1] < max(left.get_ylim()) and left.yaxis_inverted()
 
 
 def test_strips_stand_a_row_for_each_method():

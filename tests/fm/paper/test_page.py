@@ -55,7 +55,7 @@ def test_the_claims_lie_beside_it_as_json(written, trained, tmp_path):
     written(trained)
     found = json.loads((tmp_path / "report" / "claims.json").read_text())
     assert [claim["verdict"] for claim in found["claims"]] == ["shown"] * 12 and found["claims"][0]["evidence"]
-    assert found["table"][0][0] == "method" and found["note"]
+    assert found["table"][0][0] == "method" and found["note"] and "line for each seed" in found["captions"]["along"]
     assert found["seeds"] == 2 and "80,128 images seen with 2 seeds" in found["about"]
 
 
@@ -87,6 +87,8 @@ def test_data_that_the_paper_has_not_are_said_to_be_none_of_its(written, trained
     cifar = planned("cifar10", "full")
     text = write_page(tmp_path, cifar, trained, {}, {}, [], "", times=())[0].read_text()
     assert "The paper has no such data set" not in text and "This is a miniature" not in text
+    assert "rests on their counts, classes and resizing: their bytes" in text
+    assert "rests on their counts" not in written(trained)[1]
 
 
 def test_other_data_and_failures_are_said(written, trained):

@@ -72,3 +72,26 @@ def test_baselines_are_the_published_methods_but_ot():
 def test_the_distance_is_the_first_by_name_and_fid_only_with_inception(trained):
     assert reading.distance_name(trained) == FD and reading.distance_name([]) == ""
     assert reading.is_fid("fd_inception_x") and not reading.is_fid(FD)
+
+
+def adrift(row):
+    """The finest solution that is not the converged one lies far from it, as on a stiff network."""
+    return row | {"solution_error": 0.25} if row["tolerance"] == 1e-5 else row
+
+
+def test_solutions_that_no_other_fine_one_agrees_with_have_no_value(trained):
+    value = reading.OfSolutions(lambda one: 1.0)
+    assert reading.better(trained, "ScoreFlow", value).trained and not reading.adrift(trained[0])
+    stiff = each_row(trained, "scoreflow-raw", adrift)
+    form = reading.better(stiff, "ScoreFlow", value)
+    assert form.title == "ScoreFlow (scaled)" and form.doubt.startswith("ScoreFlow (raw) is missing")
+    form = reading.better(each_row(stiff, "scoreflow-scaled", adrift), "ScoreFlow", value)
+    assert (
+        "ScoreFlow (raw), seed 1: its solutions have not converged: those of two fine tolerances lie 0.25" in form.lacks
+    )
+
+
+def test_without_an_adaptive_solver_nothing_shows_that_solutions_have_converged(trained):
+    fixed = each_row(trained, "", lambda row: row | {"solution_error": None} if row["tolerance"] else row)
+    form = reading.better(fixed, OT, reading.OfSolutions(lambda one: 1.0))
+    assert "no adaptive solver shows" in form.lacks and reading.nfe(fixed[0]) == 68

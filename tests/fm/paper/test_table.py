@@ -131,6 +131,15 @@ def test_nothing_measured_is_a_table_without_figures(plan):
     assert table.table(plan, [])[0] == ["method", "seeds", "note"]
 
 
+def test_reports_and_solves_along_the_trainings_stand_in_csv_with_all_digits(trained):
+    reports = list(csv.DictReader(table.reports_csv(trained).splitlines()))
+    assert len(reports) == sum(len(one.records) for one in trained)
+    assert set(reports[0]) == {"member", "training_seed", *table.REPORTED}
+    assert float(reports[0]["grad_norm"]) == trained[0].records[0]["grad_norm"] and reports[0]["member"] == "FM w/ OT"
+    solves = list(csv.DictReader(table.solving_csv(trained).splitlines()))
+    assert [float(line["nfe"]) for line in solves[:4]] == [record["nfe"] for record in trained[0].solving]
+
+
 def test_both_csv_hold_all_digits(plan, trained):
     lines = list(csv.DictReader(table.csv_of(plan, trained).splitlines()))
     assert float(by_method(lines)["DDPM"]["NFE, s.d."]) == 2**0.5

@@ -159,7 +159,8 @@ def _notes(trained: Sequence[Trained], form: Form, shown: dict[str, Value]) -> l
     notes += ["extra row: the paper has no figure of it"] * (not method.published)
     judged = {words: value for words, value in shown.items() if words != "floor"}
     if len(forms(trained, method.name)) > 1 and form.trained:
-        found = {words: better(trained, method.name, value) for words, value in judged.items()}
+        drawn = distance_name(trained)  # a form that draws no images is no better one in distance, as in the claims
+        found = {words: better(trained, method.name, value, words == drawn) for words, value in judged.items()}
         best = [words for words, one in found.items() if one.method == method and not one.lacks]
         notes += [f"the better form in {', '.join(best)}"] * bool(best)
     failed = [f"seed {one.seed}: {one.failed}" for one in form.trained.values() if one.failed]

@@ -127,6 +127,13 @@ def test_no_form_is_the_better_one_where_none_has_the_value(plan, trained):
     assert "bits/dim" not in better_in(lost) and "NFE" in better_in(lost)
 
 
+def test_a_form_that_draws_no_images_is_not_the_better_one_in_distance(plan, trained):
+    blank = each_row(trained, "scoreflow-scaled", lambda row: row | {"samples_outside": 0.9})
+    found = by_method(table.lines(plan, blank))
+    assert FD in found["ScoreFlow (raw)"]["note"] and FD not in found["ScoreFlow (scaled)"]["note"]
+    assert FD in by_method(table.lines(plan, trained))["ScoreFlow (scaled)"]["note"]
+
+
 def test_nothing_measured_is_a_table_without_figures(plan):
     assert table.table(plan, [])[0] == ["method", "seeds", "note"]
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -14,6 +15,7 @@ from fm.lineage import digest
 Row = dict[str, Any]
 SIMILARITIES = ("precision", "recall")  # among the distances: better the higher
 SETTLED = 1 / 256  # half of a grey level: by so much two fine solutions may differ and count as converged
+FINE = 10.5  # a tolerance is fine up to so many times that of the solutions; beyond, a difference is its own
 UNIFORM_BITS = (
     8.0  # what uniform noise over 256 levels costs: no model of it can do better, any model of pictures should
 )
@@ -301,11 +303,13 @@ def notes_on(rows: Sequence[Row]) -> list[str]:
             "not converged: with twice the steps bits/dim moves by 0.001 or more (its images by 0.01 on average), "
             "as it does for few fixed steps"
         )
-    if adrift := [far for far in map(apart, _by_network(rows)) if far is not None and not far <= SETTLED]:
+    if adrift := [far for far in map(apart, _by_network(rows)) if far is not None and far > SETTLED]:
         notes.append(
-            f"solver's error: the finest adaptive solution ends {number(max(adrift))} from those that count as"
-            " converged, which so have not, and no such figure of that network is an error"
+            f"solver's error: another fine solution ends {number(max(adrift))} from those that count as converged,"
+            " which so have not, and no such figure of that network is an error"
         )
+    if unsolved := [row["solution_failed"] for row in rows if row.get("solution_failed")]:
+        notes.append(f"solver's error: there are no solutions to measure it against: {unsolved[0]}")
     if failed := [row for row in rows if "failed" in row]:
         notes.append(f"{several(len(failed), 'cell')} failed, the first one so: {failed[0]['failed']}")
     if short := [row for row in rows if _rank_deficient(row)]:
@@ -315,13 +319,13 @@ def notes_on(rows: Sequence[Row]) -> list[str]:
 
 
 def apart(rows: Iterable[Row]) -> float | None:
-    """RMS a value between the solutions that errors of these rows of one network are measured against, and those of
-    the finest coarser tolerance: two solutions that differ by more than `SETTLED` show that the network is too stiff
-    for either. None where no adaptive solver was measured."""
+    """RMS a value between the solutions that errors of these rows of one network are measured against, and others of a
+    tolerance nearly as fine: where they differ by more than `SETTLED`, the network is too stiff for either. None where
+    no such row was measured, infinite where one of its samples has no solution."""
     known = [row for row in rows if row.get("solution_error") is not None and row.get("tolerance")]
-    coarser = [row for row in known if row["tolerance"] > row.get("solution_error_tolerance", 0.0)]
-    finest = min((row["tolerance"] for row in coarser), default=None)
-    return max((row["solution_error"] for row in coarser if row["tolerance"] == finest), default=None)
+    fine = [row for row in known if 1 < row["tolerance"] / row.get("solution_error_tolerance", math.inf) <= FINE]
+    lost = any(row.get("samples_not_finite") or not math.isfinite(row["solution_error"]) for row in fine)
+    return math.inf if lost else max((row["solution_error"] for row in fine), default=None)
 
 
 def _by_network(rows: Iterable[Row]) -> list[list[Row]]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from fm.cells import cell_of
 from fm.checkpoints import Saved, newest
 from fm.data import ShardedImages
-from fm.errors import CheckpointError, DataError, SettingsError, Unfinished, UserError, several
+from fm.errors import CheckpointError, DataError, NumericalError, SettingsError, Unfinished, UserError, several
 from fm.facts import facts_of
 from fm.keeping import mark_best
 from fm.lineage import digest
@@ -178,11 +178,18 @@ def _rows(jobs: list[Job], name: str) -> list[Row]:
     gpus = cluster.gpus_each()
     jobs = [replace(job, device="cuda" if gpus else "cpu", reference=kept_in()) for job in jobs]
     _describe_real(jobs[0], gpus)
-    for job in {(job.weights, job.cell.seed): job for job in jobs if job.cell.error_images}.values():
-        _solve(job, gpus)
+    erring = {(job.weights, job.cell.seed): job for job in jobs if job.cell.error_images}
+    unsolved = {of: _solve(job, gpus) for of, job in erring.items()}
     chosen = {job.weights: job for job in jobs if job.cell.grid == OPTIMISED}
     grids = {weights: _grids(job, gpus) for weights, job in chosen.items()}
-    jobs = [replace(job, grids=grids.get(job.weights)) for job in jobs]
+    jobs = [
+        replace(
+            job,
+            grids=grids.get(job.weights),
+            unsolved=unsolved.get((job.weights, job.cell.seed), "") if job.cell.error_images else "",
+        )
+        for job in jobs
+    ]
     progress = Shares(sum(len(job.missing()) for job in jobs), name)
     longest_first = sorted(jobs, key=lambda job: -(job.cell.nfe or 1000))
     waiting = [measure.with_options(task_run_name=job.name).submit(job, gpus, progress) for job in longest_first]
@@ -222,14 +229,20 @@ def _describe_real(job: Job, gpus: float) -> None:
     describe_real(ShardedImages(data, TRAINING), ShardedImages(data, HELDOUT), features, settings, None, describe)
 
 
-def _solve(job: Job, gpus: float) -> None:
-    """The solutions that numerical errors are measured against, unless they are there."""
+def _solve(job: Job, gpus: float) -> str:
+    """The solutions that numerical errors are measured against, unless they are there; why there are none of a network
+    too stiff for a solver, whose rows lack them then."""
     file, count, batch = measuring.solutions_file(job), job.cell.error_images, job.cell.batch
     if not file.exists():
         watching.say(f"evaluate: {count:,} converged solutions, which numerical errors are measured against")
         items = [Solutions(job, range(start, min(start + batch, count))) for start in range(0, count, batch)]
-        found = [outcome.needed() for outcome in mapped(measuring.converged, items, gpus)]
+        try:
+            found = [outcome.needed() for outcome in mapped(measuring.converged, items, gpus)]
+        except NumericalError as error:
+            watching.say(f"evaluate: no converged solutions, so rows lack numerical errors and ways: {error}")
+            return str(error)
         measuring.write(file, {name: torch.cat([part[name] for part in found]) for name in found[0]})
+    return ""
 
 
 def _grids(job: Job, gpus: float) -> measuring.Found:

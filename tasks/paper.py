@@ -15,7 +15,7 @@ from fm.cells import along, cell_of, in_grid
 from fm.checkpoints import Saved, newest
 from fm.data import Manifest, load_manifest
 from fm.data.addresses import is_address
-from fm.errors import Diverged, SettingsError, Unfinished, several
+from fm.errors import Diverged, NumericalError, SettingsError, Unfinished, several
 from fm.lineage import code_digest, digest, leaves, page_digest
 from fm.paper.methods import METHODS
 from fm.paper.page import write_page
@@ -196,7 +196,11 @@ def _strips(found: list[Trained]) -> dict[str, Tensor]:
     strips = {}
     for one in found:
         if one.seed == 0 and one.rows:
-            states = load(one.where).trajectory(SHOWN, TIMES, method="dopri5", rtol=1e-4, atol=1e-4)
+            try:
+                states = load(one.where).trajectory(SHOWN, TIMES, method="dopri5", rtol=1e-4, atol=1e-4)
+            except NumericalError as error:
+                watching.say(f"report: no trajectories of {one.method.title}: {error}")
+                continue
             strips[one.method.title] = to_pixels(states.flatten(0, 1)).view(states.shape)
     return strips
 

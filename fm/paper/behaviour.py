@@ -22,7 +22,7 @@ from fm.paper.claim import (
     unlike,
 )
 from fm.paper.methods import DIFFUSION, OT
-from fm.paper.reading import OfSolutions, Value, better
+from fm.paper.reading import CONVERGED, OfSolutions, Value, better
 from fm.paper.trained import Trained
 from fm.paths import OTPath, Path, VEPath, VPPath
 from fm.results import Row
@@ -175,8 +175,9 @@ def _way(
         for one in against_all(trained, way(name), _ways(name))
     ]
     found += [Finding(True, beside)] * bool(beside)
-    test = f"{what}, of converged solutions: {paired_below('noise')} {limits}"
-    return decided(key, title, says, test, found, WHOLE)
+    test = f"{what}: {paired_below('noise')}{CONVERGED} {limits}"
+    needs = f"{WHOLE}; of a network that is too stiff to solve, another training"
+    return decided(key, title, says, test, found, needs)
 
 
 def way(name: str) -> Value:

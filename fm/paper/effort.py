@@ -14,6 +14,7 @@ from fm.paper.claim import (
     Difference,
     Finding,
     Judge,
+    against,
     against_all,
     alone,
     by_rows,
@@ -25,10 +26,11 @@ from fm.paper.claim import (
     paired_below,
     unlike,
 )
-from fm.paper.methods import DIFFUSION, OT
+from fm.paper.methods import DIFFUSION, METHODS, OT
 from fm.paper.plan import SWEEP
 from fm.paper.reading import (
     BASELINES,
+    CONVERGED,
     Form,
     OfSolutions,
     Value,
@@ -44,7 +46,7 @@ from fm.paper.reading import (
 )
 from fm.paper.trained import Trained
 from fm.progress import GRID
-from fm.results import number
+from fm.results import apart, number
 
 ERROR = "solution_error"
 TOGETHER = "together"
@@ -91,7 +93,7 @@ def equal_error(trained: Sequence[Trained]) -> Claim:
         f"The mean ratio of NFE at {LEVELS} levels of numerical error that both reach, interpolated on logarithmic"
         " scales, its 95 % interval from leaving out the same groups of samples of both. About 60 % counts as shown if"
         f" in each seed the upper end lies below 1 with each of {', '.join(SWEEP)}, and the ratio over the three is at"
-        f" most {SHARE}; fewer than 60 % count too.",
+        f" most {SHARE}; fewer than 60 % count too.{CONVERGED}",
         found + _beside(sides[0], trained),
         "a network as large as the paper's, trained to the end, and sweeps up to 100 evaluations (`--scale full`)",
     )
@@ -102,15 +104,16 @@ def _any_error(one: Trained) -> float | None:
 
 
 def errors(one: Trained, solver: str, group: int | None = None) -> list[tuple[float, float]]:
-    """(NFE, numerical error) of a solver by budget, without those that more evaluations do not make smaller; of all
-    samples, or without one group of them; none where the solutions that errors are measured against are adrift."""
+    """(NFE, numerical error) of a solver by budget, without those that more evaluations do not make smaller, and those
+    that are no larger than what two converged solutions differ by; of all samples, or without one group of them."""
     points: list[tuple[float, float]] = []
     if adrift(one):
         return points
+    floor = apart(one.rows) or 0.0
     for cell in swept(one, solver):
         rows = [row for row in rows_of(one, cell) if row.get(ERROR)]
         found = [row[ERROR] if group is None else row[f"{ERROR}_without"][group] for row in rows]
-        if found and all(found) and (not points or fmean(found) < points[-1][1]):
+        if found and floor < fmean(found) < (points[-1][1] if points else math.inf):
             points.append((float(cell.nfe or 0), fmean(found)))
     return points
 
@@ -205,6 +208,11 @@ def _log_nfe(points: Sequence[tuple[float, float]], level: float) -> float:
 def few_steps(trained: Sequence[Trained]) -> Claim:
     """Figure 7, right: FID against NFE."""
     name = distance_name(trained)
+    found = [
+        Finding(one.holds, f"{solver}: {one.says}")
+        for solver in SWEEP
+        for one in against_all(trained, at_largest(name, solver), _rises(name, solver), pictures=True)
+    ]
     return decided(
         "low-nfe",
         "Distance at few evaluations",
@@ -212,13 +220,25 @@ def few_steps(trained: Sequence[Trained]) -> Claim:
         f"The rise of {name or 'the distance'} from a solver's largest budget to its smallest, for each of"
         f" {', '.join(SWEEP)}: {paired_below('noise', 'the difference of the rises')} The better form is that of the"
         f" lower distance at the largest budget: one that is bad at every budget rises little.{DRAWING}",
-        [
-            Finding(found.holds, f"{solver}: {found.says}")
-            for solver in SWEEP
-            for found in against_all(trained, at_largest(name, solver), _rises(name, solver), pictures=True)
-        ],
+        found + _other_rises(trained, name),
         WHOLE,
     )
+
+
+def _other_rises(trained: Sequence[Trained], name: str) -> list[Finding]:
+    """The rises against the forms that are not the better ones: said, and decide nothing."""
+    found, repeated = list[Finding](), [one for one in METHODS.values() if one.same_as]
+    for solver in SWEEP:
+        value = at_largest(name, solver)
+        ours = better(trained, OT, value, pictures=True)
+        for baseline in BASELINES if not ours.lacks else ():
+            best = better(trained, baseline, value, pictures=True)
+            for form in forms(trained, baseline):
+                if form.method not in (best.method, *repeated) and len(values(form, value)) == len(form.trained) > 0:
+                    found.append(
+                        Finding(True, f"beside it, {solver}: {against(ours, form, _rises(name, solver)).says}")
+                    )
+    return found
 
 
 def at_largest(name: str, solver: str) -> Value:

@@ -15,6 +15,7 @@ from fm.paper.plan import Plan
 from fm.paper.reading import (
     Form,
     Value,
+    adrift,
     better,
     bits,
     distance,
@@ -165,7 +166,12 @@ def _notes(trained: Sequence[Trained], form: Form, shown: dict[str, Value]) -> l
         notes += [f"the better form in {', '.join(best)}"] * bool(best)
     failed = [f"seed {one.seed}: {one.failed}" for one in form.trained.values() if one.failed]
     unconverged = any(row.get("nll_converged") is False for one in form.trained.values() for row in one.rows)
-    return notes + failed + ["bits/dim not converged in some rows"] * (unconverged and not _all_bits(form))
+    stiff = [
+        f"seed {one.seed}: {why}"
+        for one in form.trained.values()
+        if any("solution_error" in row or "solution_failed" in row for row in one.rows) and (why := adrift(one))
+    ]
+    return notes + failed + stiff + ["bits/dim not converged in some rows"] * (unconverged and not _all_bits(form))
 
 
 def _all_bits(form: Form) -> bool:

@@ -1,5 +1,5 @@
 """Deaths and bad storage in the middle of a run: `python -m tests.drills`, or only some: shards, prepare, ranks,
-worker, driver, leave, five, storage, mlflow, prefect, database, postgresql, node, elastic, head.
+worker, driver, leave, evaluation, five, storage, mlflow, prefect, database, postgresql, node, elastic, head.
 
 Each drill prepares or trains, disturbs, and compares with a run that nothing disturbed: images lost, seconds to
 recover, final files or weights equal to the last bit or not. Exit code 1 if a drill fails.

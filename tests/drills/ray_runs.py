@@ -1,6 +1,7 @@
 """Deaths under Ray and Prefect: preset tiny by the command line, one of its processes killed in the middle."""
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -13,7 +14,9 @@ from pathlib import Path
 import psutil
 
 from fm.checkpoints import newest
+from fm.lineage import digest
 from fm.records import read
+from fm.results import read_rows
 from infra import local
 from infra.services import ask
 from infra.state import Ports, Record
@@ -27,13 +30,23 @@ AWAY_S, LATE_S, FROZEN_S = 60, 10, 30
 LONGER_IMAGES = 19_200  # longer than AWAY_S, on the slowest machine that this ran on
 FM = [sys.executable, "-m", "flows.cli"]
 ROOT = Path(__file__).parent.parent.parent
+STOPS, STOPS_APART_S = 10, 0.5
+EVALUATING = ["evaluate", "--solvers", "euler,midpoint,rk4", "--nfe", "16,32,64,100", "--samples", "400"]
+CLOCK = ("seconds", "nll_seconds", "seal")
 TRAINING = ["--preset", "tiny", "--set", "training.save_images=640", "--set", "training.total_images=6400"]
 
 
 def start(run: Path, data: Path, *options: str) -> subprocess.Popen:
-    command = [*FM, "train", str(data), str(run), *TRAINING, *PORTS, *options]
-    log = open(run.parent / f"{run.name}.log", "ab")  # noqa: SIM115 - the process holds it
-    return subprocess.Popen(command, cwd=run.parent, stdout=log, stderr=log, start_new_session=True)
+    return launch(run, "train", str(data), str(run), *TRAINING, *options)
+
+
+def launch(run: Path, *arguments: str) -> subprocess.Popen:
+    log = open(logged(run), "ab")  # noqa: SIM115 - the process holds it
+    return subprocess.Popen([*FM, *arguments, *PORTS], cwd=run.parent, stdout=log, stderr=log, start_new_session=True)
+
+
+def logged(run: Path) -> Path:
+    return run.parent / f"{run.name}.log"
 
 
 def seen(run: Path) -> int:
@@ -51,7 +64,7 @@ def wait(until: Callable[[], bool], process: subprocess.Popen, limit_s: float = 
 
 def finish(process: subprocess.Popen, run: Path) -> str:
     if process.wait(timeout=400) != 0:
-        raise SystemExit(f"{run.name}: failed\n" + (run.parent / f"{run.name}.log").read_text()[-2000:])
+        raise SystemExit(f"{run.name}: failed\n" + logged(run).read_text()[-2000:])
     saved = newest(run)
     if saved is None:
         raise SystemExit(f"{run.name}: no checkpoint")
@@ -111,6 +124,32 @@ def leave(run: Path, data: Path, undisturbed: str) -> Result:
         return start(run, data)
 
     return disturbed("SIGTERM to the flow process, started again", run, data, undisturbed, strike)
+
+
+def evaluation(run: Path, data: Path, undisturbed: str) -> Result:
+    """SIGTERM to an evaluation ten times, each a little later in it, and started again; the slowest stop is told."""
+    alone, slowest = run.with_name("evaluated"), 0.0
+    for copy in (run, alone):
+        shutil.copytree(run.with_name("undisturbed"), copy)
+    for stop in range(STOPS):
+        process, before = launch(run, *EVALUATING, str(run)), len(logged(run).read_text())
+        wait(lambda at=before: "cells, and features of" in logged(run).read_text()[at:], process)  # type: ignore[misc]
+        time.sleep(stop * STOPS_APART_S)
+        if process.poll() is not None:
+            raise SystemExit(f"{run.name}: over before stop {stop + 1} of {STOPS}")
+        struck = time.monotonic()
+        process.terminate()
+        process.wait(timeout=60)
+        slowest = max(slowest, time.monotonic() - struck)
+    for copy in (run, alone):
+        finish(launch(copy, *EVALUATING, str(copy)), copy)
+    return Result(f"SIGTERM to an evaluation, {STOPS} times", 0, slowest, measured(run), measured(alone))
+
+
+def measured(run: Path) -> str:
+    """What all rows say but for the clock."""
+    rows = [{k: v for k, v in row.items() if k not in CLOCK} for row in read_rows(run)]
+    return digest(sorted(rows, key=lambda row: row["key"]))
 
 
 def five(run: Path, data: Path, undisturbed: str) -> Result:
@@ -291,6 +330,7 @@ DRILLS = {
     "worker": worker,
     "driver": driver,
     "leave": leave,
+    "evaluation": evaluation,
     "five": five,
     "storage": storage,
     "mlflow": mlflow,

@@ -1,5 +1,6 @@
 import csv
 import io
+import math
 
 import pytest
 
@@ -157,9 +158,13 @@ def test_solutions_that_the_finest_adaptive_row_does_not_meet_have_not_converged
     coarse = a_row("c", tolerance=1e-3, solution_error=0.001, weights="w", **known)
     euler = a_row("e", solution_error=0.001, weights="w", **known)
     assert apart([same, fine, coarse, euler]) == 0.3 and apart([same, euler]) is None
+    assert apart([coarse, euler]) is None  # that 1e-3 is off says nothing of 1e-6
+    assert apart([fine | {"solution_error": math.nan}]) == apart([fine | {"samples_not_finite": 1}]) == math.inf
     (note,) = notes_on([fine, coarse, euler])
-    assert "ends 0.3 from those that count as converged, which so have not" in note
+    assert not notes_on([coarse, euler]) and "ends 0.3 from those that count as converged, which so have not" in note
     assert not notes_on([a_row("o", tolerance=1e-5, solution_error=0.003, weights="o", **known)])
+    (note,) = notes_on([a_row("n", solution_failed="the step size vanished")])
+    assert note.endswith("no solutions to measure it against: the step size vanished")
 
 
 def test_similarities_come_last_and_are_better_the_higher() -> None:

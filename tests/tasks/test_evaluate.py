@@ -4,11 +4,12 @@ import pytest
 
 from fm.cells import Cell
 from fm.checkpoints import Saved
-from fm.errors import CheckpointError
+from fm.errors import CheckpointError, NumericalError
 from fm.files import read_json
 from fm.keeping import named
 from fm.recipe import Recipe
 from tasks import evaluate
+from tasks.items import Outcome
 from tasks.measuring import Job
 
 SAVED = Saved(100, 1.0, Path("c"), "0" * 64)
@@ -30,6 +31,23 @@ def test_the_checkpoint_that_came_nearest_is_kept(tmp_path: Path, monkeypatch: p
         evaluate.keep_if_best(tmp_path, recipe, saved, rows)
         assert (read_json(tmp_path / "checkpoints" / "best.json")["checkpoint"] == saved.path.name) is best
     assert said == [f"evaluate: the best checkpoint so far, fd {value}: kept" for value in (5, 4)]
+
+
+def test_a_network_too_stiff_to_solve_loses_its_errors_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("tasks.watching.say", said.append)
+    monkeypatch.setattr("tasks.measuring.solutions_file", lambda job: tmp_path / "none")
+    settings, cell = Recipe.load("tiny").evaluation, Cell(solver="euler", nfe=4, error_images=8)
+    job = Job("", "runs/x", tmp_path, settings, cell, "a" * 64)
+    for error in (NumericalError("the step size vanished", where="t = 0.99"), OSError("no space")):
+        outcomes = [Outcome(job, error=error)]
+        monkeypatch.setattr("tasks.evaluate.mapped", lambda *_, outcomes=outcomes: outcomes)
+        if isinstance(error, OSError):
+            with pytest.raises(OSError, match="no space"):
+                evaluate._solve(job, 0.0)
+        else:
+            assert "the step size vanished" in evaluate._solve(job, 0.0)
+    assert not (tmp_path / "none").exists() and "rows lack numerical errors and ways" in said[-1] + said[-2]
 
 
 def test_the_checkpoint_of_a_guide_stays_where_it_lies(tmp_path: Path) -> None:

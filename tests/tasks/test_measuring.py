@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,15 @@ def test_parts_make_the_row_that_one_process_makes(run: Path, trained: bool) -> 
     timed = ("seconds", "nll_seconds")
     assert {k: v for k, v in whole.items() if k not in timed} == {k: v for k, v in made.items() if k not in timed}
     assert (made["solution_error"] > 0) is trained  # a network before its first step answers zero
+
+
+def test_a_row_without_solutions_says_why_and_holds_no_error(run: Path) -> None:
+    job = replace(job_of(run), unsolved="the step size vanished", keep=False)
+    for part in job.parts():
+        Share(job, part).keep(measuring.found(Share(job, part)))
+    made = measuring.row(job)
+    assert made["solution_failed"] == "the step size vanished" and made["samples"] == job.cell.samples
+    assert not any(name.startswith(("solution_error", "way_")) for name in made)
 
 
 def test_a_damaged_part_is_measured_again(run: Path) -> None:

@@ -68,7 +68,7 @@ def rows_of(key: str, worse: float, seed: int):
             made.append(values | distance(400 + 40 * worse + 300 * (1 + worse) / nfe + seed, seed))
     nfe = 68 + 20 * worse + 2 * seed
     fine = {"solver": "dopri5", "nfe": math.ceil(nfe), "nfe_mean": nfe, "tolerance": 1e-5, "control": "joint"}
-    fine |= {"solution_error": 5e-4, "solution_error_without": [5e-4] * 10, "solution_error_stderr": 1e-5}
+    fine |= {"solution_error": 1e-7, "solution_error_without": [1e-7] * 10, "solution_error_stderr": 1e-9}
     made.append(fine | distance(400 + 40 * worse + seed, seed))
     coarse = fine | {"tolerance": 1e-4, "samples": 20, "nfe": 50, "nfe_mean": 50.0}
     made.append(coarse | distance(900.0, seed) | likelihood(worse, seed))

@@ -67,7 +67,7 @@ def test_one_seed_leaves_what_has_no_interval_of_its_own_open(trained):
 
 def test_a_baseline_without_its_other_form_shows_nothing(trained):
     found = claims(PLAN, [one for one in trained if one.method.key != "scoreflow-scaled"])
-    said = "ScoreFlow (scaled) is missing, which may be the better form"
+    said = "ScoreFlow (scaled) was not trained, and may be the better form"
     assert {claim.key for claim in found if claim.verdict == SHOWN} == {"error"}  # of other baselines
     assert all(any(said in line for line in claim.evidence) for claim in found if claim.verdict == NOT_MEASURED)
 

@@ -88,6 +88,12 @@ def test_errors_against_solutions_that_have_not_converged_are_none(trained):
     assert effort.equal_error(stiff).verdict == NOT_MEASURED
 
 
+def test_an_error_below_what_two_converged_solutions_differ_by_is_none(trained):
+    rough = each_row(trained, "fm-ot", lambda row: row | {"solution_error": 0.003} if row["tolerance"] else row)
+    assert [nfe for nfe, _ in effort.errors(trained[0], "rk4")] == [4, 8, 16, 32]
+    assert effort.errors(rough[0], "rk4") == effort.errors(trained[0], "rk4")[:1]
+
+
 def test_flat_says_what_its_evaluations_are_of(trained):
     claim = effort.flat(trained)
     assert "a grid of 16 samples, one joint batch" in claim.test and "for the grid of 16 samples" in claim.evidence[0]
@@ -114,7 +120,8 @@ def test_few_steps_are_judged_against_the_form_with_the_better_pictures(trained)
     """A form that is as bad at every budget rises by nothing, and would make OT's rise look large."""
     level = each_row(trained, "scoreflow-raw", lambda row: row | distance(2000.0, 0) if row["samples"] == 256 else row)
     found = effort.few_steps(level)
-    assert found.verdict == SHOWN and not any("ScoreFlow (raw)" in line for line in found.evidence)
+    about = [line for line in found.evidence if "ScoreFlow (raw)" in line]
+    assert found.verdict == SHOWN and about and all(line.startswith("beside it, ") for line in about)
 
 
 def test_evaluations_above_a_baseline_s_at_any_checkpoint_are_told(trained):

@@ -46,7 +46,7 @@ def test_a_form_that_is_missing_is_in_doubt_and_that_of_ddpm_may_be_trained_by_i
     assert reading.better(trained, "ScoreFlow", reading.nfe).doubt == ""
     raw = [one for one in trained if one.method.key != "scoreflow-scaled"]
     doubt = reading.better(raw, "ScoreFlow", reading.nfe).doubt
-    assert doubt == "ScoreFlow (scaled) is missing, which may be the better form"
+    assert doubt == "ScoreFlow (scaled) was not trained, and may be the better form"
     own = [replace(one, method=METHODS["score-matching-scaled"]) for one in trained if one.method.key == "ddpm"]
     form = reading.better([one for one in trained if one.method.key != "ddpm"] + own, "Score Matching", reading.nfe)
     assert form.title == "Score Matching (scaled)" and not form.doubt
@@ -84,14 +84,24 @@ def test_solutions_that_no_other_fine_one_agrees_with_have_no_value(trained):
     assert reading.better(trained, "ScoreFlow", value).trained and not reading.adrift(trained[0])
     stiff = each_row(trained, "scoreflow-raw", adrift)
     form = reading.better(stiff, "ScoreFlow", value)
-    assert form.title == "ScoreFlow (scaled)" and form.doubt.startswith("ScoreFlow (raw) is missing")
+    assert form.title == "ScoreFlow (scaled)" and "tolerances lie 0.25 apart, and may be the better form" in form.doubt
     form = reading.better(each_row(stiff, "scoreflow-scaled", adrift), "ScoreFlow", value)
     assert (
         "ScoreFlow (raw), seed 1: its solutions have not converged: those of two fine tolerances lie 0.25" in form.lacks
     )
 
 
+def test_a_coarse_row_does_not_stand_in_for_a_failed_fine_one_and_no_solution_is_none(trained):
+    def lost(row):
+        return row | {"solution_error": None, "failed": "no"} if row["tolerance"] == 1e-5 else row
+
+    value = reading.OfSolutions(lambda one: 1.0)
+    assert "nothing shows" in reading.better(each_row(trained, "fm-ot", lost), OT, value).lacks
+    unsolved = each_row(trained, "fm-ot", lambda row: row | {"solution_failed": "the step size vanished"})
+    assert "no converged solutions: the step size vanished" in reading.better(unsolved, OT, value).lacks
+
+
 def test_without_an_adaptive_solver_nothing_shows_that_solutions_have_converged(trained):
     fixed = each_row(trained, "", lambda row: row | {"solution_error": None} if row["tolerance"] else row)
     form = reading.better(fixed, OT, reading.OfSolutions(lambda one: 1.0))
-    assert "no adaptive solver shows" in form.lacks and reading.nfe(fixed[0]) == 68
+    assert "nothing shows that its solutions have converged" in form.lacks and reading.nfe(fixed[0]) == 68

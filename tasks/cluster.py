@@ -27,7 +27,7 @@ from fm.runs import of
 from tasks import losses
 from tasks.answering import check_answers
 from tasks.attending import attended
-from tasks.door import Door
+from tasks.door import Door, shut
 from tasks.items import Outcome, Try, Word, dismiss, end, heard, telling
 from tasks.losses import unwrapped
 from tasks.nodes import Nodes
@@ -101,7 +101,7 @@ def disconnect() -> None:
     _resident.clear()  # a job's workers end with it
     _door.close()
     if "ray" in sys.modules and _ray().is_initialized():
-        _ray().shutdown()
+        shut(_ray().shutdown)
 
 
 def _connect() -> Any:

@@ -1,5 +1,7 @@
 """A door that closes waits for those inside and lets nobody in."""
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -40,3 +42,23 @@ def test_an_error_inside_leaves_the_door_free() -> None:
     with pytest.raises(ValueError, match="inside"), door.asking():
         raise ValueError("inside")
     door.close()  # at once
+
+
+def test_a_shutdown_that_does_not_come_back_is_left_behind_and_not_called_at_exit() -> None:
+    """In a process of its own, since it ends with one: Ray's shutdown at exit would wait for ever too."""
+    script = """
+import atexit, threading, time
+from tasks.door import shut
+calls = []
+def shutdown():
+    calls.append(1)
+    threading.Event().wait()
+atexit.register(shutdown)
+start = time.monotonic()
+shut(shutdown, limit_s=0.2)
+print(len(calls), time.monotonic() - start < 5)
+shut(lambda: calls.append(2), limit_s=5)
+print(calls)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "1 True\n[1, 2]\n" and done.returncode == 0, done.stderr

@@ -27,7 +27,7 @@ from fm.runs import of
 from tasks import losses
 from tasks.answering import check_answers
 from tasks.attending import attended
-from tasks.door import Door, shut
+from tasks.door import Door, settle, shut
 from tasks.items import Outcome, Try, Word, dismiss, end, heard, telling
 from tasks.losses import unwrapped
 from tasks.nodes import Nodes
@@ -98,8 +98,9 @@ def address() -> str:
 
 def disconnect() -> None:
     """Ends this process's work on Ray, and the Ray that it started."""
-    _resident.clear()  # a job's workers end with it
+    _resident.clear()
     _door.close()
+    settle(_keeper)
     if "ray" in sys.modules and _ray().is_initialized():
         shut(_ray().shutdown)
 

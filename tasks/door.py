@@ -1,18 +1,18 @@
 """Whether this process may ask Ray for anything: not while its session ends, nor after."""
 
-import atexit
 import os
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, wait
 from contextlib import contextmanager
-
-import psutil
 
 from fm.errors import UserError
 
 ENDING_S = 5  # that calls under way have
-SHUT_S = 15  # that Ray's own shutdown has
-RAYS = ("raylet", "gcs_server")  # what a Ray of this process's own consists of
+STARTING_S, SETTLING_S = 30, 1.0  # that a start of Ray may take, and rests after it
+SHUT_S = 10  # that Ray's own shutdown has
 
 
 class Door:
@@ -50,17 +50,24 @@ class Door:
             self._changed.wait_for(lambda: not self._inside, timeout=ENDING_S)
 
 
-def shut(shutdown: Callable[[], None], limit_s: float = SHUT_S) -> None:
-    """Calls Ray's shutdown, which with work under way may wait in its compiled code for ever.
+def settle(keeper: Executor) -> None:
+    """Waits for what the thread that starts Ray is at, and a moment longer: the shutdown of a Ray that is just starting
+    would wait for ever."""
+    if wait([keeper.submit(int)], 0.1).not_done:
+        wait([keeper.submit(time.sleep, SETTLING_S)], STARTING_S)
 
-    One that has not come back in time is left behind, the Ray that this process started killed, and Ray's own call at
-    exit, which would wait for it, left out.
-    """
-    calling = threading.Thread(target=shutdown, daemon=True)
-    calling.start()
-    calling.join(limit_s)
-    if calling.is_alive():
-        atexit.unregister(shutdown)
-        for process in psutil.Process(os.getpid()).children(recursive=True):
-            if process.name() in RAYS:
-                process.kill()
+
+def shut(shutdown: Callable[[], None], limit_s: float = SHUT_S) -> None:
+    """Calls Ray's shutdown; if it has not come back in time, which in its compiled code may be never, this process ends
+    here, as by SIGTERM. Its Ray and services end with it."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        if not ended.wait(limit_s):
+            os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        shutdown()
+    finally:
+        ended.set()

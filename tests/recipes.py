@@ -17,7 +17,7 @@ PAPER = "Lipman et al. 2023, Table 3"
 SOURCES = {
     "best": (
         "",
-        "ours: preset demo with the persistent coupling, nearer at every NFE (tests/benchmarks, Beyond the paper)",
+        "ours: preset demo with the persistent coupling, nearer at all NFE tried (tests/benchmarks, Beyond the paper)",
     ),
     "cifar10": ("171.27", f"{PAPER}: 391k steps, which are 2,000 epochs"),
     "cifar10-otcfm": ("", "Tong et al. 2024 and the code of torchcfm's CIFAR-10 example"),

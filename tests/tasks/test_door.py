@@ -3,11 +3,13 @@
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from fm.errors import UserError
-from tasks.door import Door
+from tasks.door import SETTLING_S, Door, settle, shut
 
 
 def test_closing_waits_for_those_inside_and_lets_nobody_in() -> None:
@@ -44,21 +46,26 @@ def test_an_error_inside_leaves_the_door_free() -> None:
     door.close()  # at once
 
 
-def test_a_shutdown_that_does_not_come_back_is_left_behind_and_not_called_at_exit() -> None:
-    """In a process of its own, since it ends with one: Ray's shutdown at exit would wait for ever too."""
-    script = """
-import atexit, threading, time
-from tasks.door import shut
-calls = []
-def shutdown():
-    calls.append(1)
-    threading.Event().wait()
-atexit.register(shutdown)
-start = time.monotonic()
-shut(shutdown, limit_s=0.2)
-print(len(calls), time.monotonic() - start < 5)
-shut(lambda: calls.append(2), limit_s=5)
-print(calls)
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
-    assert done.stdout == "1 True\n[1, 2]\n" and done.returncode == 0, done.stderr
+def test_a_start_under_way_is_waited_for_and_nothing_else() -> None:
+    with ThreadPoolExecutor(1) as keeper:
+        before = time.monotonic()
+        settle(keeper)
+        assert time.monotonic() - before < SETTLING_S
+        start = keeper.submit(time.sleep, 0.5)
+        settle(keeper)
+        assert start.done() and time.monotonic() - before > 0.5 + SETTLING_S
+
+
+def test_a_shutdown_that_does_not_come_back_ends_its_process() -> None:
+    script = "from tasks.door import shut; import threading; shut({}, limit_s=0.5); print('came back')"
+    for waits, ended in (("threading.Event().wait", ("", 143)), ("lambda: None", ("came back\n", 0))):
+        done = subprocess.run([sys.executable, "-c", script.format(waits)], capture_output=True, text=True, timeout=60)
+        assert (done.stdout, done.returncode) == ended, done.stderr
+
+
+def test_an_error_of_a_shutdown_is_raised() -> None:
+    def fails() -> None:
+        raise OSError("no such Ray")
+
+    with pytest.raises(OSError, match="no such Ray"):
+        shut(fails)

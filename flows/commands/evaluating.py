@@ -234,6 +234,8 @@ def measurements(
         points += [
             f"{{solver = {json.dumps(solver)}, {budget}{how}}}" for how in guided for budget in budgets[adaptive]
         ]
+    if grids and all(tableau(solver).error for solver in solvers.split(",")):
+        raise SettingsError(f"changes nothing of {solvers}", "--grids", "they choose their own steps; leave it out")
     if tolerances and not any(tableau(solver).error for solver in solvers.split(",")):
         raise SettingsError(f"changes nothing of {solvers}", "--tolerances", "they have fixed steps; leave it out")
     return [*changes, f"evaluation.grid=[{', '.join(points)}]"]

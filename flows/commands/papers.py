@@ -43,11 +43,11 @@ def paper(
     source: Comparing = "",
     seeds: Seeds = 2,
     methods: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Some alone, by key: fm-ot,fm-vp,ddpm, ...; with --beyond fm-ot,skewed,mean-flow, ... Default: all."
         ),
-    ] = "",
+    ] = None,
     beyond: Annotated[
         bool, typer.Option("--beyond", help="What came after the paper beside FM w/ OT, in one table, instead.")
     ] = False,
@@ -69,7 +69,9 @@ def paper(
 
     Started again it continues. A method that fails is said, ends the command with 1, and leaves the others be.
     """
-    chosen = tuple(key.strip() for key in methods.split(",") if key.strip())
+    chosen = tuple(key.strip() for key in (methods or "").split(",") if key.strip())
+    if methods is not None and not chosen:  # as of a shell's variable that is not set
+        raise SettingsError("names none", "--methods", "leave it out for all of them")
     of = known(dataset, scale, () if beyond else chosen)
     source = source or of.source
     check_comparison(of, source, out, estimate)

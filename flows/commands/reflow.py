@@ -1,5 +1,6 @@
 """`fm reflow`: a trained network draws, and another one learns its pairs of noise and image."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -15,6 +16,7 @@ from flows.commands.asked import (
     RunFolder,
     Workers,
     existing,
+    is_address,
     look,
     place,
     trainable,
@@ -44,6 +46,8 @@ def reflow(
     The recipe is TEACHER's. RUN is judged by the same real images. Started again it continues.
     """
     existing(teacher)
+    if not is_address(run) and os.path.realpath(run) == os.path.realpath(teacher):
+        raise SettingsError("is the training that draws", str(run), "give another folder for the one that learns of it")
     if begin not in ("run", "scratch"):
         raise SettingsError(f"{begin!r} is nothing to begin with", "--begin", "take run or scratch")
     for what, value, low, high in (("--images", images, 20, 100_000_000), ("--tolerance", tolerance, 1e-9, 1.0)):

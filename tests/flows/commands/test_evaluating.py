@@ -37,6 +37,11 @@ def test_options_of_evaluate_that_cannot_be_meant(solvers: str, nfe: str, tolera
         measurements(solvers, nfe, tolerances)
 
 
+def test_grids_of_solvers_that_choose_their_own_steps_are_refused() -> None:
+    with pytest.raises(SettingsError, match="--grids: changes nothing of dopri5; they choose their own steps"):
+        measurements("dopri5", "", "1e-3", grids="edm")
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

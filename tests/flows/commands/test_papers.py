@@ -17,6 +17,7 @@ from fm.beyond.plan import planned
             ["--dataset", "photos", "--methods", "fm-ott"],
             "error: --methods: unknown method 'fm-ott'; did you mean 'fm-ot'?",
         ),
+        (["--dataset", "photos", "--methods", " "], "error: --methods: names none; leave it out for all of them"),
         (
             ["--dataset", "cifar10"],
             "error: --source: is missing, for CIFAR-10 does not come with this project; name its pictures: "

@@ -20,19 +20,19 @@ from typing import Any
 
 from fm.checkpoints import newest_name
 from fm.errors import SettingsError, UserError, several
-from fm.files import write_json
 from fm.lineage import versions
 from fm.mirror import LEAVE
 from fm.runs import of
 from tasks import losses
 from tasks.answering import check_answers
 from tasks.attending import attended
-from tasks.door import Door, settle, shut
+from tasks.door import SHUT_S, Door, settle, shut
 from tasks.items import Outcome, Try, Word, dismiss, end, heard, telling
 from tasks.losses import unwrapped
 from tasks.nodes import Nodes
 from tasks.overseeing import Overseer
 from tasks.place import Place
+from tasks.trainer import trainer
 from tasks.worker import Member, Work, logs_of
 
 RAY = {
@@ -50,9 +50,6 @@ RAY = {
 }
 """Ray's settings, unless the environment has others."""
 ENDING_S = 60  # in which the process of an item that hangs is ended
-LOSSES = 3  # of workers in a row, without a new checkpoint, that end a training
-# By which a training's workers share tensors; some of a training's, as those of a coupling, never leave the CPU.
-BACKENDS = {"GPU": "cpu:gloo,cuda:nccl", "CPU": "gloo"}
 CODE = [Path(__file__).parents[1] / name for name in ("fm", "tasks")]  # what runs in workers
 # Ray's processes die with the thread that started them (Linux: PR_SET_PDEATHSIG), so that thread must live on.
 _keeper = ThreadPoolExecutor(1, "ray")
@@ -66,11 +63,16 @@ def session(place: Place, joined: Callable[[str], None] | None = None, asked_by:
     """
     global _place, _joined, _asked_by
     _place, _joined, _asked_by = place, joined, asked_by
-    _door.open = True
+    _door.open, leaving = True, False
     try:
         yield
+    except Exception:
+        raise
+    except BaseException:  # a signal
+        leaving = True
+        raise
     finally:
-        disconnect()
+        disconnect(leaving)
 
 
 _door = Door()
@@ -96,13 +98,13 @@ def address() -> str:
     return _place.address
 
 
-def disconnect() -> None:
-    """Ends this process's work on Ray, and the Ray that it started."""
+def disconnect(leaving: bool) -> None:
+    """Ends this process's work on Ray, and the Ray that it started; of a process that is leaving, soon in any case."""
     _resident.clear()
     _door.close()
     settle(_keeper)
     if "ray" in sys.modules and _ray().is_initialized():
-        shut(_ray().shutdown)
+        shut(_ray().shutdown, SHUT_S if leaving else None)
 
 
 def _connect() -> Any:
@@ -285,10 +287,10 @@ def fit(
 ) -> None:
     """Runs `work(config)` on every worker of the place as one torch.distributed group, until all have returned.
 
-    A lost worker restarts the group; `work` resumes from RUN's own checkpoints, the only authority. With no new one
-    after `LOSSES` losses it is over. `tick` is called here every half second, `say` where this waits for slots or has
-    lost workers, `tell` each line that they print, which RUN/logs/rank-N.log has. Before a signal ends this process,
-    the file RUN/.ray/leave tells the workers, who save and leave.
+    A lost worker restarts the group; `work` resumes from RUN's own checkpoints, the only authority. After a few losses
+    without a new one (`tasks.trainer`) it is over. `tick` is called here every half second, `say` where this waits for
+    slots or has lost workers, `tell` each line that they print, which RUN/logs/rank-N.log has. Before a signal ends
+    this process, the file RUN/.ray/leave tells the workers, who save and leave.
 
     Raises: SettingsError if the cluster has fewer free slots than workers, or a node other versions than this process;
     a worker's own error, unwrapped; UserError if the workers are lost for good.
@@ -314,7 +316,7 @@ def fit(
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         try:
-            attended(lambda: _trainer(whole, config, name, scratch, place, gpus).fit(), look, leave=leave.touch)
+            attended(lambda: trainer(whole, config, name, scratch, place, gpus).fit(), look, leave=leave.touch)
             return
         except Exception as error:
             own, lost = unwrapped(error), losses.lost(error)
@@ -364,38 +366,3 @@ def _slots(ray: Any, place: Place, say: Callable[[str], None]) -> bool:
             say(f"waits up to {place.wait_s:.0f} s for {place.workers} slots: {has}")
             told = True
         time.sleep(0.5)
-
-
-def _trainer(work: Any, config: dict[str, Any], name: str, scratch: Path, place: Place, gpus: bool) -> Any:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    class Trainer(TorchTrainer):
-        """Starts no actors for what is not used here: each costs five CPU seconds in which the workers wait."""
-
-        def _create_default_callbacks(self) -> list[Any]:
-            # No Ray Data comes in, and a placement group ends with this process's job anyway.
-            unused = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
-            callbacks = super()._create_default_callbacks()  # type: ignore[misc]
-            return [c for c in callbacks if type(c).__name__ not in unused]
-
-    class Telling(UserCallback):
-        """Leaves word of each loss, which Ray mends without a word; in Ray's process on the driver's machine."""
-
-        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-            if words := losses.in_words(worker_exceptions):
-                write_json(scratch / f"loss-{time.time_ns()}.json", words)
-
-    workers: Any = (place.fewest, place.workers) if place.fewest < place.workers else place.workers
-    return Trainer(
-        work,
-        train_loop_config=config,
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus, resources_per_worker={"CPU": 1}),
-        torch_config=TorchConfig(backend=BACKENDS["GPU" if gpus else "CPU"]),
-        run_config=RunConfig(
-            name=name,
-            storage_path=str(scratch),
-            failure_config=FailureConfig(max_failures=LOSSES - 1),
-            callbacks=[Telling()],  # type: ignore[list-item]  # where Ray names the older kind
-        ),
-    )

@@ -1,4 +1,4 @@
-"""Whether this process may ask Ray for anything: not while its session ends, nor after."""
+"""How a session of Ray ends: nobody asks Ray for anything any more, a start under way is waited for, and it is shut."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from fm.errors import UserError
 
 ENDING_S = 5  # that calls under way have
 STARTING_S, SETTLING_S = 30, 1.0  # that a start of Ray may take, and rests after it
-SHUT_S = 10  # that Ray's own shutdown has
+SHUT_S = 10  # that Ray's own shutdown has in a process that is leaving
 
 
 class Door:
@@ -57,9 +57,9 @@ def settle(keeper: Executor) -> None:
         wait([keeper.submit(time.sleep, SETTLING_S)], STARTING_S)
 
 
-def shut(shutdown: Callable[[], None], limit_s: float = SHUT_S) -> None:
-    """Calls Ray's shutdown; if it has not come back in time, which in its compiled code may be never, this process ends
-    here, as by SIGTERM. Its Ray and services end with it."""
+def shut(shutdown: Callable[[], None], limit_s: float | None) -> None:
+    """Calls Ray's shutdown. With a limit, this process ends here, as by SIGTERM, if it has not come back in time, which
+    in Ray's compiled code may be never; its Ray and services end with it."""
     ended = threading.Event()
 
     def watch() -> None:

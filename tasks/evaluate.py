@@ -182,14 +182,8 @@ def _rows(jobs: list[Job], name: str) -> list[Row]:
     unsolved = {of: _solve(job, gpus) for of, job in erring.items()}
     chosen = {job.weights: job for job in jobs if job.cell.grid == OPTIMISED}
     grids = {weights: _grids(job, gpus) for weights, job in chosen.items()}
-    jobs = [
-        replace(
-            job,
-            grids=grids.get(job.weights),
-            unsolved=unsolved.get((job.weights, job.cell.seed), "") if job.cell.error_images else "",
-        )
-        for job in jobs
-    ]
+    whys = [unsolved.get((job.weights, job.cell.seed), "") for job in jobs]
+    jobs = [replace(job, grids=grids.get(job.weights), unsolved=why) for job, why in zip(jobs, whys, strict=True)]
     progress = Shares(sum(len(job.missing()) for job in jobs), name)
     longest_first = sorted(jobs, key=lambda job: -(job.cell.nfe or 1000))
     waiting = [measure.with_options(task_run_name=job.name).submit(job, gpus, progress) for job in longest_first]

@@ -58,7 +58,7 @@ class Job:
     reference: Path | None = None  # where the driver keeps features of real pictures
     keep: bool = True  # the row, in RUN
     grids: dict[str, Tensor] | None = None  # of these weights, where the cell's grid is optimised
-    unsolved: str = ""  # why there is nothing to measure numerical errors against
+    unsolved: str = ""  # why there is nothing that numerical errors of its noise could be measured against
 
     @property
     def name(self) -> str:
@@ -226,13 +226,14 @@ def row(job: Job) -> Row:
     reference = measure_reference(*sets, features, settings, job.reference)
     check(flow, features, reference)
     whole = [(part, _read(job.file(part))) for part in job.parts()]
-    exact = _read(solutions_file(job)) if job.cell.error_images and not job.unsolved else None
+    unsolved = job.unsolved if job.cell.error_images else ""
+    exact = _read(solutions_file(job)) if job.cell.error_images and not unsolved else None
     if exact is not None and not exact:
         solutions_file(job).unlink(missing_ok=True)
         raise MachineError("the converged solutions cannot be read any more", str(job.folder), "start again")
     made = row_of(flow, job.cell, whole, features, reference, exact)
-    if job.unsolved:
-        made["solution_failed"] = job.unsolved
+    if unsolved:
+        made["solution_failed"] = unsolved
     if job.cell.guide:
         made["guide_run"] = job.settings.guide
     if job.keep:

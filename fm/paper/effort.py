@@ -93,7 +93,8 @@ def equal_error(trained: Sequence[Trained]) -> Claim:
         f"The mean ratio of NFE at {LEVELS} levels of numerical error that both reach, interpolated on logarithmic"
         " scales, its 95 % interval from leaving out the same groups of samples of both. About 60 % counts as shown if"
         f" in each seed the upper end lies below 1 with each of {', '.join(SWEEP)}, and the ratio over the three is at"
-        f" most {SHARE}; fewer than 60 % count too.{CONVERGED}",
+        f" most {SHARE}; fewer than 60 % count too.{CONVERGED} Errors no"
+        " larger than what these differ by do not count.",
         found + _beside(sides[0], trained),
         "a network as large as the paper's, trained to the end, and sweeps up to 100 evaluations (`--scale full`)",
     )

@@ -9,7 +9,7 @@ from torch import nn
 
 from fm.cells import Cell, Evaluation, cell_of, cells
 from fm.errors import NumericalError, SettingsError, UserError
-from fm.evaluation import converge, evaluate, failed_row, parts, row_key, row_of, sample, score
+from fm.evaluation import evaluate, failed_row, parts, row_key, row_of, sample, score
 from fm.flow import NOISE, Flow
 from fm.likelihood import Likelihood
 from fm.metrics import DISTANCES, load_features
@@ -17,7 +17,6 @@ from fm.noise import draws
 from fm.objectives import FlowMatching
 from fm.paths import OTPath
 from fm.reference import Reference, measure_reference
-from fm.results import SETTLED, apart, notes_on
 
 FD = "fd_random_conv"
 GRID = [{"solver": "euler", "nfe": 2}, {"solver": "dopri5", "tolerance": 1e-3, "samples": 20}]
@@ -340,42 +339,6 @@ def test_both_probe_rules_stand_side_by_side(features, reference):
     assert both["bits_per_dim"] == pytest.approx(one["bits_per_dim"], abs=1e-6)
     expected = flow().bits_per_dim(reference.images, 4, method="rk4", nfe=80, probe="per_draw").bpd.double().mean()
     assert both["bits_per_dim_per_draw"] == pytest.approx(float(expected)) and "bits_per_dim_per_draw" not in one
-
-
-def test_a_solvers_error_is_the_distance_to_the_converged_solution(features, reference):
-    """Against the closed form x_0 s(1)/s(0) of the Gaussian flow; four times the steps, a quarter of Euler's error."""
-    exact = converge(flow(), 0, 0, 24, reference.labels)
-    errors = {}
-    for nfe in (16, 64):
-        cell = Cell(solver="euler", nfe=nfe, samples=20, batch=16, error_images=24, nll_images=0)
-        row = evaluate(flow(), cell, features, reference, exact)
-        truth = 0.3 * draws(0, NOISE, torch.arange(20), (3, 8, 8))
-        states = flow().draw(20, method="euler", nfe=nfe).x
-        assert row["solution_error"] == pytest.approx(float((states - truth).square().mean().sqrt()), rel=0.01)
-        assert row["solution_error_images"] == 20 and row["solution_error_stderr"] > 0
-        errors[nfe] = row["solution_error"]
-    assert errors[16] / errors[64] == pytest.approx(4, rel=0.3)
-
-
-class Chaotic(nn.Module):
-    """Neighbouring values drive each other: what is almost the same at first is not for long."""
-
-    def __init__(self):
-        super().__init__()
-        self.rate = nn.Parameter(torch.tensor(5.0))
-
-    def forward(self, x, t, y=None):
-        return self.rate * torch.sin(6 * x.roll(1, -1))
-
-
-def test_solutions_of_a_network_too_stiff_to_solve_are_said_to_have_not_converged(features, reference):
-    """No closed form is needed: solutions at 1e-6 and 1e-5 differ, whichever is nearer to the truth."""
-    for model, settled in ((Scaling(), True), (Chaotic(), False)):
-        net = Flow(model, FlowMatching(OTPath()), (3, 8, 8), None, {"weights": "w"})
-        cell = Cell(solver="dopri5", tolerance=1e-5, samples=8, batch=8, error_images=8, nll_images=0)
-        row = evaluate(net, cell, features, reference, converge(net, 0, 0, 8, reference.labels))
-        assert (apart([row]) <= SETTLED) is settled
-        assert any("which so have not" in note for note in notes_on([row])) is not settled
 
 
 def test_the_values_without_each_group_give_the_interval(features, reference):

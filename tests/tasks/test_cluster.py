@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch.distributed as dist
 
 from fm.errors import DataError, MachineError, SettingsError, UserError
 from tasks import cluster, items
@@ -261,12 +260,6 @@ def test_what_answers_but_is_no_ray_is_one_sentence_at_once(services: Any) -> No
     server.shutdown()
 
 
-@pytest.mark.parametrize("backend", cluster.BACKENDS.values())
-def test_workers_share_what_never_leaves_the_cpu_too(backend: str) -> None:
-    """NCCL alone would refuse a coupling's table, and no test here has two GPUs to see it."""
-    assert dist.BackendConfig(dist.Backend(backend)).get_device_backend_map()["cpu"] == "gloo"
-
-
 def test_gpus_that_must_be_and_are_not_are_refused(services: Any, tmp_path: Path) -> None:
     with (
         cluster.session(Place(workers=1, gpus="all", wait_s=1)),
@@ -315,7 +308,7 @@ def alone(script: str, folder: Path) -> list[str]:
 LOGICAL_GPUS = """
 import json, os, sys
 from pathlib import Path
-from tasks import cluster, items
+from tasks import cluster, items, trainer
 from tasks.place import Place
 
 run = Path(sys.argv[1])
@@ -329,9 +322,9 @@ def work(config):
     (run / f"rank-{dist.get_rank()}.json").write_text(json.dumps(facts | {"size": dist.get_world_size()}))
 
 cluster._ray().init(address="local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
-trainer = cluster._trainer(work, {}, "gpus", run, Place(workers=2), gpus=True)
-print(trainer.backend_config.backend)
-cluster.BACKENDS["GPU"] = "gloo"  # for there is no card behind these GPUs
+made = trainer.trainer(work, {}, "gpus", run, Place(workers=2), gpus=True)
+print(made.backend_config.backend)
+trainer.BACKENDS["GPU"] = "gloo"  # for there is no card behind these GPUs
 with cluster.session(Place(workers=2, gpus="all")):
     print(*sorted(outcome.value for outcome in cluster.ray_map(visible, range(8), cpus=1, gpus=1)))
     cluster.fit(work, {}, "gpus", run, tick=lambda: None)
@@ -341,7 +334,7 @@ ONE_GPU = """
 import os, sys
 from pathlib import Path
 import psutil
-from tasks import cluster
+from tasks import cluster, trainer
 from tasks.place import Place
 
 def process(item):
@@ -351,7 +344,7 @@ def trained(config):
     assert not any(psutil.pid_exists(worker) for worker in config["workers"])
 
 cluster._ray().init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
-cluster.BACKENDS["GPU"] = "gloo"
+trainer.BACKENDS["GPU"] = "gloo"
 with cluster.session(Place(workers=1, gpus="all")):
     first, second = ([one.value for one in cluster.ray_map(process, range(4), gpus=1)] for _ in range(2))
     print(len({*first, *second}))

@@ -39,15 +39,15 @@ def test_a_network_too_stiff_to_solve_loses_its_errors_alone(tmp_path: Path, mon
     monkeypatch.setattr("tasks.measuring.solutions_file", lambda job: tmp_path / "none")
     settings, cell = Recipe.load("tiny").evaluation, Cell(solver="euler", nfe=4, error_images=8)
     job = Job("", "runs/x", tmp_path, settings, cell, "a" * 64)
-    for error in (NumericalError("the step size vanished", where="t = 0.99"), OSError("no space")):
-        outcomes = [Outcome(job, error=error)]
-        monkeypatch.setattr("tasks.evaluate.mapped", lambda *_, outcomes=outcomes: outcomes)
-        if isinstance(error, OSError):
-            with pytest.raises(OSError, match="no space"):
-                evaluate._solve(job, 0.0)
-        else:
-            assert "the step size vanished" in evaluate._solve(job, 0.0)
-    assert not (tmp_path / "none").exists() and "rows lack numerical errors and ways" in said[-1] + said[-2]
+
+    def ends_by(error: Exception) -> str:
+        monkeypatch.setattr("tasks.evaluate.mapped", lambda *_: [Outcome(job, error=error)])
+        return evaluate._solve(job, 0.0)
+
+    assert "the step size vanished" in ends_by(NumericalError("the step size vanished", where="t = 0.99"))
+    assert "rows lack numerical errors and ways" in said[-1] and not (tmp_path / "none").exists()
+    with pytest.raises(OSError, match="no space"):
+        ends_by(OSError("no space"))
 
 
 def test_the_checkpoint_of_a_guide_stays_where_it_lies(tmp_path: Path) -> None:

@@ -58,8 +58,9 @@ def settle(keeper: Executor) -> None:
 
 
 def shut(shutdown: Callable[[], None], limit_s: float | None) -> None:
-    """Calls Ray's shutdown. With a limit, this process ends here, as by SIGTERM, if it has not come back in time, which
-    in Ray's compiled code may be never; its Ray and services end with it."""
+    """Calls Ray's shutdown. With a limit, this process ends here, with SIGTERM's code, if it has not come back in time,
+    which in Ray's compiled code may be never. A Ray that it started ends with it; its services stay, as after SIGKILL,
+    for the next command, which takes them over and stops them."""
     ended = threading.Event()
 
     def watch() -> None:
